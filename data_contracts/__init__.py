@@ -1,0 +1,1 @@
+"""What the data is: records, Arrow schemas, identity, rejects, provenance and errors."""

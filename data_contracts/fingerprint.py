@@ -1,0 +1,57 @@
+"""Fingerprints of configuration: the same meaning gives the same digest, on any machine, in any process."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from data_contracts.errors import RecipeError
+
+
+def identity_of(value: object, where: str = "value") -> Any:
+    """``value`` as plain JSON types, dataclasses as their class's name and fields.
+
+    Raises:
+        RecipeError: for anything without a stable identity: a callable, a set, an open file, a NaN.
+    """
+    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, float) and value == value:
+        return value
+    if isinstance(value, Enum):
+        return identity_of(value.value, where)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: identity_of(getattr(value, field.name), f"{where}.{field.name}")
+            for field in dataclasses.fields(value)
+            if field.metadata.get("identity", True)
+        }
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): identity_of(item, f"{where}.{key}") for key, item in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [identity_of(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise RecipeError(
+        what=f"cannot fingerprint {where}: a {type(value).__name__} has no stable identity",
+        evidence=repr(value)[:80],
+        remedy="make the value a dataclass, an Enum, a number or a string",
+    )
+
+
+def fingerprint(identity: Any) -> str:
+    """sha256 of the canonical JSON of what :func:`identity_of` gave, hex."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """The first field that differs, as (dotted path, old value, new value); ``None`` when nothing does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            if found:
+                return found
+        return None
+    return None if old == new else (where, old, new)

@@ -1,0 +1,177 @@
+"""The records that travel: one frozen model each, from which the Arrow schema is derived.
+
+The row that travels is an *image occurrence*: a url (or a path relative to its source) with the list of
+its web texts. A stage writes only its new columns, keyed by id, in the same shard as its input.
+"""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Hex128 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Pixels = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
+
+
+class Split(StrEnum):
+    """What a human image is for: training, setting the threshold, or every reported figure."""
+
+    TRAIN = "train"
+    CALIBRATE = "calibrate"
+    TEST = "test"
+
+
+class Source(StrEnum):
+    """Where a text comes from."""
+
+    WEB = "web"
+    SYNTHETIC = "synthetic"
+    HUMAN = "human"
+
+
+class Record(BaseModel):
+    """A row of a contract. ``version`` rises when a column changes its meaning, name or type.
+
+    ``key`` names the columns that are unique within a part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: ClassVar[int] = 1
+    key: ClassVar[tuple[str, ...]] = ("row_id",)
+
+
+class Occurrence(Record):
+    """A place in a source where an image is said to be, and the texts found with it."""
+
+    row_id: Hex128
+    source_name: str = Field(description="the source's name in the recipe")
+    url: str = Field(description="the url, or the path relative to the source")
+    texts: list[str]
+    place: str = Field(description="where to read the bytes: a path, or a Parquet file, row group and row")
+    size: int = Field(ge=0, description="bytes, as the listing saw it")
+
+
+class Picture(Record):
+    """An image that was read and decodes, with its original bytes and its cleaned web texts."""
+
+    row_id: Hex128
+    image_id: Hex256
+    source_name: str
+    url: str
+    texts: list[str]
+    image: bytes = Field(description="the original bytes, not re-encoded")
+    format: str = Field(description="the format found in the bytes, such as JPEG")
+    width: Pixels
+    height: Pixels
+
+
+class HumanPicture(Picture):
+    """An image with its human captions and what it is for."""
+
+    split: Split
+
+
+class Caption(Record):
+    """A synthetic text written by the captioner."""
+
+    key: ClassVar[tuple[str, ...]] = ("row_id", "caption_index")
+
+    row_id: Hex128
+    image_id: Hex256
+    caption_index: int = Field(ge=0)
+    text: str
+    logprob: float = Field(le=1e-3, description="sum over tokens under the model, nats")
+
+
+class Score(Record):
+    """The filter's judgement of one text, web or synthetic, of one image."""
+
+    key: ClassVar[tuple[str, ...]] = ("pair_id",)
+
+    pair_id: Hex128
+    row_id: Hex128
+    image_id: Hex256
+    source: Source
+    caption_index: int | None = Field(ge=0, description="of a synthetic text; null for web text")
+    text: str
+    itm: Probability = Field(description="softmax(ITM logits)[1]: the probability of a match")
+    itc: Cosine = Field(description="cosine of the unimodal embeddings")
+
+
+class Decision(Record):
+    """A text that selection keeps. What it drops is a reject with a reason."""
+
+    key: ClassVar[tuple[str, ...]] = ("pair_id",)
+
+    pair_id: Hex128
+    row_id: Hex128
+    source: Source
+    itm: Probability
+    threshold: float = Field(description="the ITM probability that it had to reach")
+
+
+class CleanPair(Record):
+    """One image-text pair of the cleaned dataset, with where it comes from."""
+
+    key: ClassVar[tuple[str, ...]] = ("pair_id",)
+
+    pair_id: Hex128
+    row_id: Hex128
+    image_id: Hex256
+    image: bytes | None = Field(description="the original bytes when the export embeds them")
+    width: Pixels
+    height: Pixels
+    source_name: str
+    url: str
+    text: str
+    source: Source
+    itm: Probability | None = Field(description="null for human pairs, which are not judged")
+    itc: Cosine | None
+    caption_index: int | None = Field(ge=0)
+    split: Split | None = Field(description="of a human pair; keep `test` out of training; null otherwise")
+    round: int = Field(ge=1)
+
+
+class CleanId(Record):
+    """A row of a subset list: which pairs stay, without any content."""
+
+    key: ClassVar[tuple[str, ...]] = ("pair_id",)
+
+    pair_id: Hex128
+    row_id: Hex128
+    image_id: Hex256
+    source: Source
+
+
+class TrainingStep(Record):
+    """What one optimiser step reported; null where a figure does not belong to the job."""
+
+    key: ClassVar[tuple[str, ...]] = ("step",)
+
+    step: int = Field(ge=1)
+    loss: float
+    itc: float | None
+    itm: float | None
+    itm_accuracy: Probability | None
+    lm: float | None
+    recall: Probability | None = Field(description="ITC's running recall at 1 within the batch")
+    accuracy: Probability | None = Field(description="of the warm-up's classification")
+    lr: float = Field(ge=0.0)
+    grad_norm: float = Field(ge=0.0)
+    seconds: float = Field(ge=0.0, description="wall-clock time of the step")
+
+
+class Metric(Record):
+    """One figure of an evaluation, with its 95% interval where one was computed."""
+
+    key: ClassVar[tuple[str, ...]] = ("name",)
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    count: int = Field(ge=0, description="the number of cases behind the figure")
+    note: str

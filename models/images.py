@@ -1,0 +1,97 @@
+"""Images on their way into a model: bytes to RGB pictures, pictures to tensors.
+
+The preparation is BLIP's evaluation transform: a bicubic resize to a square (aspect ratio not kept), then
+CLIP's mean and standard deviation. It runs on Pillow alone, so it does not depend on whether torchvision is
+installed (transformers picks another back end then, and pixels differ by up to 0.015).
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+RGB = tuple[float, ...]
+
+
+class UndecodableImage(ValueError):  # noqa: N818 (a state of the image, as in its reject reason)
+    """Bytes that are not a whole, readable image; the message is a short reason."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in ``data`` as RGB: upright by its EXIF orientation, transparency on white, first frame.
+
+    Raises :class:`UndecodableImage` for bytes that are no image, truncated or corrupt, and for images over
+    Pillow's pixel limit (its warning for a possible decompression bomb counts as the error it hints at).
+    """
+    if not data:
+        raise UndecodableImage("no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images it reads perfectly well
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return _on_white(_upright(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UndecodableImage("too many pixels (possible decompression bomb)") from error
+    except UnidentifiedImageError as error:
+        raise UndecodableImage("not an image in a known format") from error
+    except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
+        raise UndecodableImage(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """``image`` resized (bicubic) to a square; shape (size, size, 3), uint8."""
+    resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def prepare(
+    images: Sequence[Image.Image], size: int, mean: RGB = CLIP_MEAN, std: RGB = CLIP_STD
+) -> torch.Tensor:
+    """BLIP's evaluation transform; shape (images, 3, size, size), float32."""
+    pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+    for row, image in enumerate(images):
+        pixels[row] = square(image, size)
+    return normalise(torch.from_numpy(pixels), mean, std)
+
+
+def normalise(pixels: torch.Tensor, mean: RGB = CLIP_MEAN, std: RGB = CLIP_STD) -> torch.Tensor:
+    """Pixels (n, height, width, 3), uint8, to a model's input: (n, 3, height, width), float32."""
+    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+    centre = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    return scaled.sub_(centre).div_(spread).contiguous()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF is no reason to lose the picture
+        return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits or more: convert() would clip to white, so scale first
+        return _eight_bits(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(canvas, layer).convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float32)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    top = 65535.0 if image.mode.startswith("I") else 1.0
+    if values.max(initial=0.0) > top or image.mode == "F":
+        top = max(float(values.max(initial=0.0)), 1e-12)
+    return Image.fromarray(np.clip(values / top * 255.0, 0, 255).astype(np.uint8), mode=None)

@@ -1,0 +1,1 @@
+"""MED, BLIP's mixture of encoder-decoder: sizes, modules, tokenizer, decoding, model directories."""

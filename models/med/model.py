@@ -1,0 +1,50 @@
+"""MED, the multimodal mixture of encoder-decoder (BLIP, section 3.1): one model for ITC, ITM and LM."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.med.attention import KeyValue, initialise
+from models.med.config import MedConfig
+from models.med.text import TextDecoder, TextModel
+from models.med.vision import VisionModel
+
+
+class Med(nn.Module):
+    """The image encoder, the text encoder and decoder, the ITC projections and temperature, the ITM head."""
+
+    def __init__(self, config: MedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_model = VisionModel(config)
+        self.text_encoder = TextModel(config)
+        self.text_decoder = TextDecoder(config, self.text_encoder)
+        self.vision_proj = nn.Linear(config.vision_width, config.projection)
+        self.text_proj = nn.Linear(config.text_width, config.projection)
+        self.itm_head = nn.Linear(config.text_width, 2)
+        self.temp = nn.Parameter(torch.tensor(0.07))
+        self.apply(initialise)
+
+    def temperature(self) -> Tensor:
+        """The ITC temperature, clamped to [0.001, 0.5] at every use, as in BLIP."""
+        return self.temp.clamp(0.001, 0.5)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """States (n, 1 + patches, width) of ``pixels`` (n, 3, size, size), float32."""
+        states: Tensor = self.vision_model(pixels)
+        return states
+
+    def embed_images(self, states: Tensor) -> Tensor:
+        """ITC embeddings (n, projection) of image states, L2-normalised."""
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
+
+    def embed_texts(self, ids: Tensor) -> Tensor:
+        """ITC embeddings (rows, projection) of ``ids`` (rows, length) that start with [CLS], L2-normalised."""
+        states, _ = self.text_encoder(ids, ids != self.config.pad)
+        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
+
+    def match(self, ids: Tensor, image: list[KeyValue]) -> Tensor:
+        """ITM logits (rows, 2), index 1 = match. ``ids`` start with [ENC]; image rows as in ``attend``."""
+        states, _ = self.text_encoder(ids, ids != self.config.pad, image)
+        logits: Tensor = self.itm_head(states[:, 0])
+        return logits

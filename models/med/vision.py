@@ -1,0 +1,112 @@
+"""The image encoder: a stem that cuts the image into tokens, then a pre-norm ViT (BLIP, section 3.1).
+
+Names follow Hugging Face's BLIP, so that a state dict with the ``patch`` stem is theirs.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.med.attention import KeyValue, attend, split_heads
+from models.med.config import MedConfig
+
+
+class ConvStem(nn.Sequential):
+    """(n, 3, size, size) to (n, width, size / patch, size / patch): each halving with one more 3x3.
+
+    BatchNorm is what makes it start: with GroupNorm, or with one strided convolution, training from scratch on
+    noisy pairs stays at chance for the time a laptop has.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *widths[:-1]), widths, strict=True):
+            for source, stride in ((before, 2), (after, 1)):
+                layers += [
+                    nn.Conv2d(source, after, 3, stride, 1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(inplace=True),
+                ]
+        super().__init__(*layers)
+
+
+class VisionEmbeddings(nn.Module):
+    def __init__(self, config: MedConfig) -> None:
+        super().__init__()
+        width = config.vision_width
+        self.class_embedding = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.position_embedding = nn.Parameter(torch.randn(1, config.patches + 1, width) * 0.02)
+        self.patch_embedding: nn.Module = (
+            ConvStem((*config.stem_widths, width))
+            if config.stem == "conv"
+            else nn.Conv2d(3, width, config.patch, config.patch)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        start = self.class_embedding.expand(len(pixels), -1, -1)
+        return torch.cat([start, patches], 1) + self.position_embedding
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(states).chunk(3, -1))
+        projected: Tensor = self.projection(attend(query, KeyValue(key, value)))
+        return projected
+
+
+class VisionMlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        mixed: Tensor = self.fc2(F.gelu(self.fc1(states)))
+        return mixed
+
+
+class VisionLayer(nn.Module):
+    def __init__(self, config: MedConfig) -> None:
+        super().__init__()
+        width, eps = config.vision_width, config.vision_eps
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.self_attn = VisionAttention(width, config.vision_heads)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = VisionMlp(width, config.mlp_ratio * width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = states + self.self_attn(self.layer_norm1(states))
+        mixed: Tensor = states + self.mlp(self.layer_norm2(states))
+        return mixed
+
+
+class VisionEncoder(nn.Module):
+    def __init__(self, config: MedConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.vision_layers))
+
+    def forward(self, states: Tensor) -> Tensor:
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+
+class VisionModel(nn.Module):
+    """Pixels (n, 3, size, size), float32, to states (n, 1 + patches, width); position 0 is [CLS]."""
+
+    def __init__(self, config: MedConfig) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(config)
+        self.encoder = VisionEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.vision_width, eps=config.vision_eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        states: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixels)))
+        return states

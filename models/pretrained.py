@@ -1,0 +1,88 @@
+"""Loading a transformers model from a checkpoint directory: complete, float32, quiet, with its tokenizer.
+
+transformers fills missing weights with random numbers and accepts any tokenizer; here both are errors.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from data_contracts.errors import ModelError
+from models.checkpoint import Checkpoint, weight_files
+
+# A vocabulary padded to a multiple of 128 is common; a wider gap means another model's tokenizer.
+_VOCABULARY_PADDING = 128
+
+
+def load_model(architecture: Any, checkpoint: Checkpoint) -> Any:
+    """An instance of ``architecture``, frozen, in eval mode, on CPU; :class:`ModelError` if incomplete."""
+    weight_files(checkpoint)  # refuses pickles with a better message than transformers'
+    try:
+        with _quietly():
+            model, loading = architecture.from_pretrained(
+                checkpoint.directory,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            what=f"transformers cannot load {checkpoint.where} as {architecture.__name__}",
+            evidence=str(error).strip().splitlines()[0],
+            remedy="check that config.json belongs to these weights",
+        ) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            what=f"{checkpoint.where} lacks weights of {architecture.__name__}, which would be random",
+            evidence=f"{len(missing)} tensors, such as {missing[0]}; written as {checkpoint.architecture}",
+            remedy=f"give a complete {architecture.__name__} checkpoint",
+        )
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bar and no table of unused weights: what is missing raises, the rest does not matter."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(checkpoint: Checkpoint, text: Any) -> Any:
+    """The checkpoint's tokenizer, if it and the text model agree on the vocabulary and its special tokens."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            what=f"the model {checkpoint.where} has no readable tokenizer",
+            evidence=str(error).strip().splitlines()[0],
+            remedy="put the tokenizer it was trained with (tokenizer.json or vocab.txt) beside the weights",
+        ) from error
+    tokens, rows = len(tokenizer), text.vocab_size
+    wrong = [
+        f"the {name} token is {getattr(tokenizer, name)} there and {getattr(text, name)} in config.json"
+        for name in ("sep_token_id", "pad_token_id")
+        if getattr(tokenizer, name) != getattr(text, name)
+    ]
+    if not tokens <= rows < tokens + _VOCABULARY_PADDING:
+        wrong.insert(0, f"it has {tokens} tokens, the model {rows} embeddings")
+    if wrong:
+        raise ModelError(
+            what=f"the tokenizer of {checkpoint.where} does not fit its vocabulary",
+            evidence="; ".join(wrong),
+            remedy="put the tokenizer it was trained with beside the weights",
+        )
+    return tokenizer

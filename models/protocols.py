@@ -1,0 +1,71 @@
+"""What a stage may ask of a model: write captions, match texts to images, embed both.
+
+Images are RGB :class:`PIL.Image.Image`; every model prepares them in its own way. Texts are plain strings.
+Implementations hold no state that depends on the order of calls: the same input gives the same output
+whatever else is in the batch (up to floating point error of batched arithmetic).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Images = Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are decoded. All of it can change a caption, so all of it is identity.
+
+    BLIP (arXiv 2201.12086, section 3.3) uses nucleus sampling with p = 0.9 for CapFilt. Lengths count tokens
+    after the prompt, the end token excluded. ``repetition_penalty`` applies when sampling, as in BLIP's code.
+    """
+
+    strategy: Literal["nucleus", "greedy", "beam"] = "nucleus"
+    top_p: float = 0.9
+    per_image: int = 1
+    min_tokens: int = 5
+    max_tokens: int = 20
+    repetition_penalty: float = 1.1
+    beams: int = 3
+    prompt: str = "a picture of"
+    seed: int = 0
+
+
+class Written(NamedTuple):
+    """One caption without its prompt, and the sum of its tokens' log-probabilities in nats."""
+
+    text: str
+    logprob: float
+
+
+class Match(NamedTuple):
+    """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1]."""
+
+    itm: float
+    itc: float
+
+
+class Captioner(Protocol):
+    def caption(self, images: Images, image_ids: Sequence[str], decoding: Decoding) -> list[list[Written]]:
+        """``decoding.per_image`` captions an image; draws depend on (seed, image_id, caption index) alone."""
+        ...
+
+
+class Matcher(Protocol):
+    def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
+        """One :class:`Match` for every text of every image; each image is encoded once."""
+        ...
+
+
+class Embedder(Protocol):
+    def embed_images(self, images: Images) -> NDArray[np.float32]:
+        """ITC embeddings, shape (images, dim), float32, L2-normalised."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """ITC embeddings, shape (texts, dim), float32, L2-normalised."""
+        ...

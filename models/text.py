@@ -1,0 +1,16 @@
+"""Caption text as BLIP reads it."""
+
+import re
+
+_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
+_SPACES = re.compile(r"\s{2,}")
+
+
+def normalise_caption(text: str, max_words: int = 30) -> str:
+    """BLIP's ``pre_caption``: lower case, ``. ! " ( ) * # : ; ~`` to spaces, runs of space to one, stripped,
+    cut at ``max_words`` words. The same text must go to training and to judging, so this is the one place.
+    """
+    text = _PUNCTUATION.sub(" ", text.lower())
+    text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
+    words = text.split(" ")
+    return " ".join(words[:max_words]) if len(words) > max_words else text

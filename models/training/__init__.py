@@ -1,0 +1,1 @@
+"""Training MED: objectives, pair sets, the loop and its four jobs."""

@@ -1,0 +1,113 @@
+"""BLIP's three objectives as pure functions (arXiv 2201.12086, section 3.2, and its training code).
+
+Keys (rows, 3), int64, say which pairs of a batch are the same: one column each for the image, the text and the
+scene. Pairs equal in any column are positives of one another for ITC and never negatives for ITM.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.med.attention import KeyValue
+from models.med.model import Med
+
+IGNORED = -100
+
+
+def same_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """(a, b) bool: whether pair i of ``left`` (a, 3) and pair j of ``right`` (b, 3) share a key."""
+    return (left[:, None] == right[None]).any(-1)
+
+
+def itc_targets(same: Tensor) -> Tensor:
+    """(a, b) float32 rows that sum to 1: all positives alike, as in BLIP's retrieval finetuning."""
+    positives = same.float()
+    return positives / positives.sum(1, keepdim=True)
+
+
+def itc_loss(
+    image_to_text: Tensor, text_to_image: Tensor, image_targets: Tensor, text_targets: Tensor
+) -> Tensor:
+    """Mean of the cross-entropies both ways; similarities (rows, candidates) are already over temperature."""
+    towards_text = -(F.log_softmax(image_to_text, 1) * image_targets).sum(1).mean()
+    towards_image = -(F.log_softmax(text_to_image, 1) * text_targets).sum(1).mean()
+    return (towards_text + towards_image) / 2
+
+
+def negative_weights(similarity: Tensor, same: Tensor, hardness: float) -> Tensor:
+    """Weights (rows, candidates) to draw one negative per row; rows without any candidate are all zero.
+
+    BLIP draws by ``softmax(similarity)``, which teaches a still unaligned model to answer "never". So the draw
+    starts uniform (``hardness`` 0) and ends as BLIP's (1). Every candidate keeps a little weight: a softmax can
+    underflow to zero on all that are allowed, and ``multinomial`` fails on such rows.
+    """
+    allowed = (~same).float()
+    hard = F.softmax(similarity, 1) * allowed
+    hard = hard / hard.sum(1, keepdim=True).clamp_min(1e-12)
+    even = allowed / allowed.sum(1, keepdim=True).clamp_min(1.0)
+    return (hardness * hard + (1 - hardness) * even + 1e-4) * allowed
+
+
+class Negatives(NamedTuple):
+    """For each pair an image and a text that do not belong to it (int64), and whether there is one (bool)."""
+
+    images: Tensor
+    texts: Tensor
+    found: Tensor
+
+    def to(self, device: str) -> "Negatives":
+        return Negatives(*(part.to(device) for part in self))
+
+
+def draw_negatives(
+    similarity: Tensor, same: Tensor, hardness: float, generator: torch.Generator
+) -> Negatives:
+    """One negative image per text and one negative text per image; ``similarity`` is (images, texts)."""
+    similarity = similarity.detach()
+    found = ~same.all(1)
+    safe = torch.where(found, 0.0, 1.0)[:, None]  # any weight will do where the draw is thrown away
+    images = torch.multinomial(
+        negative_weights(similarity.T, same.T, hardness) + safe, 1, generator=generator
+    )
+    texts = torch.multinomial(negative_weights(similarity, same, hardness) + safe, 1, generator=generator)
+    return Negatives(images[:, 0], texts[:, 0], found)
+
+
+class Itm(NamedTuple):
+    loss: Tensor
+    accuracy: Tensor
+
+
+def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negatives) -> Itm:
+    """Cross-entropy over each pair (1), its text with a negative image (0), a negative text with its image (0).
+
+    ``ids`` (rows, length) of the texts, whose first token is replaced by [ENC].
+    """
+    own = torch.arange(len(ids), device=ids.device)
+    texts = torch.cat([own, own[negatives.found], negatives.texts[negatives.found]])
+    images = torch.cat([own, negatives.images[negatives.found], own[negatives.found]])
+    labels = torch.zeros(len(texts), dtype=torch.int64, device=ids.device)
+    labels[: len(own)] = 1
+    ids = ids.clone()
+    ids[:, 0] = model.config.enc
+    logits = model.match(ids[texts], [layer.rows(images) for layer in image])
+    return Itm(F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean())
+
+
+def lm_loss(
+    model: Med, ids: Tensor, image: list[KeyValue], prompt_tokens: int = 0, smoothing: float = 0.1
+) -> Tensor:
+    """Label-smoothed cross-entropy of the next token; pads and the first ``prompt_tokens`` targets do not count.
+
+    ``ids`` (rows, length) of the texts (with the prompt, if any), whose first token is replaced by [DEC]. The
+    vocabulary matmul runs only where there is a target.
+    """
+    inputs, labels = ids[:, :-1].clone(), ids[:, 1:].masked_fill(ids[:, 1:] == model.config.pad, IGNORED)
+    inputs[:, 0] = model.config.dec
+    labels[:, :prompt_tokens] = IGNORED
+    states, _ = model.text_decoder.bert(inputs, image=image, causal=True)
+    counted = labels != IGNORED
+    logits = model.text_decoder.cls.predictions(states[counted])
+    return F.cross_entropy(logits, labels[counted], label_smoothing=smoothing)

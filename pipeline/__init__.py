@@ -1,0 +1,1 @@
+"""How stages become a run: recipe, plan, ledger, Ray runner, command line, report."""

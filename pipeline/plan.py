@@ -1,0 +1,252 @@
+"""From a recipe to a graph of stages with fingerprints: pure, besides looking at sources and models."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from data_contracts.contract import Contract
+from data_contracts.errors import RecipeError
+from data_contracts.fingerprint import fingerprint, identity_of
+from models.checkpoint import Role
+from models.med.config import preset
+from models.open import check_model, digest_of
+from models.protocols import Decoding
+from pipeline.recipe import Recipe, SourceKeys, settings_of
+from stages.calibrate import Calibrate
+from stages.caption import WriteCaptions
+from stages.evaluate import Evaluate
+from stages.export import ExportIds, ExportPairs
+from stages.ingest import IngestHuman, IngestPictures
+from stages.list_source import KINDS, ListSource
+from stages.score import ScorePairs
+from stages.select import FractionThreshold, SelectPairs
+from stages.sources.source import SourceSpec
+from stages.stage import Checkpoint, ModelRef, Stage, Trained
+from stages.train import (
+    FinetuneCaptioner,
+    FinetuneFilter,
+    Fresh,
+    Pretrain,
+    Start,
+    TrainTokenizer,
+    WarmUp,
+    WarmUpOnLabels,
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage in its place: the stages whose parts it reads, and those whose models it needs."""
+
+    name: str
+    stage: Stage
+    upstream: tuple[str, ...]
+    fingerprint: str
+    identity: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        trained = (model.stage for model in self.stage.models if isinstance(model, Trained))
+        return tuple(dict.fromkeys((*self.upstream, *trained)))
+
+
+class Plan:
+    """The stages of a recipe in an order in which they can run."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.nodes: dict[str, Node] = {}
+        _Builder(self, recipe).build()
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def add(self, name: str, stage: Stage, *upstream: str) -> None:
+        identity = {
+            "stage": identity_of(stage, name),
+            "reads": {record.__name__: Contract(record).identity for record in stage.consumes},
+            "writes": Contract(stage.produces).identity,
+        }
+        trained = [model.stage for model in stage.models if isinstance(model, Trained)]
+        above = {need: self.nodes[need].fingerprint for need in (*upstream, *trained)}
+        self.nodes[name] = Node(name, stage, upstream, fingerprint({**identity, "after": above}), identity)
+
+
+class _Builder:
+    """Turns recipe keys into stages; what the recipe leaves out is not in the plan."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        self.plan, self.recipe = plan, recipe
+        self.models: Any = recipe.models
+
+    def build(self) -> None:
+        recipe, plan = self.recipe, self.plan
+        decoder = f"pillow {PIL.__version__}"
+        web = tuple(self._source(source) for source in recipe.web)
+        plan.add("list_web", ListSource(web, recipe.shards.target))
+        if recipe.human:
+            human = tuple(self._source(source) for source in recipe.human)
+            plan.add("list_human", ListSource(human, recipe.shards.target, "h"))
+            plan.add("human", IngestHuman(human, decoder), "list_human")
+        plan.add("ingest", IngestPictures(web, decoder), "list_web")
+        filter, captioner = self._models()
+        calibrated = recipe.select.threshold == "calibrated"
+        if calibrated:
+            self._demand_human("select.threshold: calibrated")
+            plan.add("calibrate", Calibrate(filter, recipe.seed), "human")
+        decoding: Decoding = settings_of(Decoding, recipe.caption, recipe.seed)
+        if recipe.human:
+            plan.add("evaluate", Evaluate(filter, captioner, decoding, recipe.seed), "human", "ingest")
+        plan.add("caption", WriteCaptions(captioner, decoding), "ingest")
+        plan.add("score", ScorePairs(filter), "ingest", "caption")
+        self._select()
+        self._export()
+
+    def _source(self, keys: SourceKeys) -> SourceSpec:
+        spec = SourceSpec(**keys.model_dump())
+        return SourceSpec(**{**vars(spec), "digest": KINDS[spec.format].digest(spec)})
+
+    def _demand_human(self, what: str) -> None:
+        if not self.recipe.human:
+            raise RecipeError(
+                what=f"{what} needs human pairs",
+                evidence="the recipe has no `human` source",
+                remedy="add one, or bring checkpoints for both models and set select.threshold to a number",
+            )
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def _models(self) -> tuple[ModelRef, ModelRef]:
+        models = self.models
+        brought = {
+            "filter": self._brought("filter", models.filter),
+            "captioner": self._brought("captioner", models.captioner),
+        }
+        seed = self.recipe.seed
+        trained = {
+            role
+            for role, keys in (("filter", models.filter), ("captioner", models.captioner))
+            if brought[role] is None or keys.steps
+        }
+        start: Start | None = self._pretrained() if any(brought[role] is None for role in trained) else None
+        for role in sorted(trained, reverse=True):  # the filter first
+            self._demand_human(f"training the {role}")
+            begin = brought[role] or start
+            assert begin is not None
+            if role == "filter":
+                from models.training.jobs import FilterSettings
+
+                stage: Stage = FinetuneFilter(begin, settings_of(FilterSettings, models.filter, seed))
+            else:
+                from models.training.jobs import CaptionerSettings
+
+                settings = settings_of(CaptionerSettings, models.captioner, seed)
+                stage = FinetuneCaptioner(begin, settings)
+            self.plan.add(role, stage, "human")
+        refs = {role: Trained(role) if role in trained else ref for role, ref in brought.items()}
+        return refs["filter"], refs["captioner"]  # type: ignore[return-value]  # none is left None
+
+    def _brought(self, role: Role, keys: Any) -> Checkpoint | None:
+        """The checkpoint that the recipe names for a role, looked at before anything runs."""
+        if not keys.checkpoint:
+            return None
+        facts = check_model(keys.checkpoint, role)
+        if keys.steps and facts.model_type != "capfilt-med":
+            raise RecipeError(
+                what=f"models.{role}: finetuning starts from models that capfilt trained",
+                evidence=f"{keys.checkpoint} is a {facts.model_type} checkpoint and steps is {keys.steps}",
+                remedy="use it as it is (steps: 0), or give `models.init` and train from there",
+            )
+        return Checkpoint(digest_of(keys.checkpoint), facts.where)
+
+    def _pretrained(self) -> Start:
+        """The model that both finetunings start from, with the stages that make it."""
+        models, seed = self.models, self.recipe.seed
+        self._demand_human("training")
+        if not models.init:
+            raise RecipeError(
+                what="a model is to be trained, but from what?",
+                evidence="models.init is absent, and filter or captioner names no checkpoint",
+                remedy="set models.init to a preset (tiny, small, base, large) or a capfilt model directory",
+            )
+        start: Start
+        if os.path.isdir(models.init):
+            check_model(models.init, "filter")
+            start = Checkpoint(digest_of(models.init), models.init)
+        else:
+            preset(models.init)  # refuses an unknown name here, not on a worker
+            start = Fresh(models.init, self._tokenizer(), seed)
+        if models.warmup is not None:
+            from models.training.jobs import WarmupSettings
+
+            settings = settings_of(WarmupSettings, models.warmup, seed)
+            if models.warmup.images or models.warmup.labels:
+                images, labels = models.warmup.images or "", models.warmup.labels or ""
+                digest = _digest_of_files(Path(images), Path(labels))
+                self.plan.add("warmup", WarmUpOnLabels(start, settings, images, labels, digest))
+            else:
+                self.plan.add("warmup", WarmUp(start, settings), "human")
+            start = Trained("warmup")
+        if models.pretrain is not None:
+            from models.training.jobs import PretrainSettings
+
+            settings = settings_of(PretrainSettings, models.pretrain, seed)
+            self.plan.add("pretrain", Pretrain(start, settings), "human", "ingest")
+            start = Trained("pretrain")
+        return start
+
+    def _tokenizer(self) -> ModelRef:
+        given = self.models.tokenizer
+        if match := re.fullmatch(r"wordpiece:(\d+)", given):
+            self.plan.add("tokenizer", TrainTokenizer(int(match[1])), "human", "ingest")
+            return Trained("tokenizer")
+        path = Path(given) / "tokenizer.json"
+        if not path.is_file():
+            raise RecipeError(
+                what=f"models.tokenizer: {given} is no tokenizer",
+                evidence=f"there is no {path}",
+                remedy="give wordpiece:SIZE, or a directory with tokenizer.json",
+            )
+        return Checkpoint(hashlib.sha256(path.read_bytes()).hexdigest(), given)
+
+    # -- what to keep -------------------------------------------------------------------------------------
+
+    def _select(self) -> None:
+        select = self.recipe.select
+        threshold: float | None = None
+        upstream = ["score"]
+        if select.threshold == "calibrated":
+            upstream.append("calibrate")
+        elif isinstance(select.threshold, float | int):
+            threshold = float(select.threshold)
+        else:
+            self.plan.add("threshold", FractionThreshold(select.threshold.keep_fraction), "score")
+            upstream.append("threshold")
+        self.plan.add("select", SelectPairs(select.rule, threshold), *upstream)
+
+    def _export(self) -> None:
+        images = self.recipe.export.images
+        stage = ExportIds(embed=False) if images == "ids" else ExportPairs(embed=images == "embed")
+        human = ("human",) if self.recipe.human else ()
+        self.plan.add("export", stage, "ingest", *human, "score", "select")
+
+
+def _digest_of_files(images: Path, labels: Path) -> str:
+    """sha256 over the label table's bytes and the names and sizes of the pictures, hex."""
+    if not images.is_dir() or not labels.is_file():
+        missing = labels if images.is_dir() else images
+        raise RecipeError(
+            what="models.warmup needs both `images` (a folder) and `labels` (a table file,label)",
+            evidence=f"{missing} is not there",
+            remedy="give both, or neither to warm up on the words of the human captions",
+        )
+    seen = hashlib.sha256(labels.read_bytes())
+    for path in sorted(path for path in images.rglob("*") if path.is_file()):
+        seen.update(f"{path.relative_to(images)}\x1f{path.stat().st_size}\x1e".encode())
+    return seen.hexdigest()

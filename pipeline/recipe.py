@@ -1,0 +1,276 @@
+"""The recipe: what a user writes. Strict: an unknown key is refused, with the nearest known one."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from data_contracts.errors import RecipeError
+from models.protocols import Decoding
+from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
+from stages.select import Rule
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _bytes(value: object) -> object:
+    """`256MB` to 256000000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)?", str(value).strip(), re.IGNORECASE)
+    return int(float(match[1]) * _SIZES[(match[2] or "").upper()]) if match else value
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceKeys(Strict):
+    """Where pictures and texts are. ``path`` and ``captions`` are relative to the recipe's folder."""
+
+    name: str = ""
+    format: Literal["folder", "parquet"]
+    path: str
+    captions: str = ""
+    file_column: str = ""
+    text_column: str = ""
+    url_column: str = ""
+    image_column: str = ""
+
+
+def _keys(name: str, settings: type, **extra: Any) -> type[Strict]:
+    """Recipe keys for a settings dataclass: each optional, the dataclass's own default where it is absent.
+
+    ``seed`` is left out: a recipe has one seed.
+    """
+    hints = {key: hint for key, hint in get_type_hints(settings).items() if key != "seed"}
+    fields: dict[str, Any] = {key: (hint | None, None) for key, hint in hints.items()}
+    return create_model(name, __base__=Strict, **fields, **extra)
+
+
+_Where = (str | None, None)
+WarmupKeys = _keys("WarmupKeys", WarmupSettings, images=_Where, labels=_Where)
+PretrainKeys = _keys("PretrainKeys", PretrainSettings)
+FilterKeys = _keys("FilterKeys", FilterSettings, checkpoint=_Where)
+CaptionerKeys = _keys("CaptionerKeys", CaptionerSettings, checkpoint=_Where)
+CaptionKeys = _keys("CaptionKeys", Decoding)
+
+
+class ModelsKeys(Strict):
+    """Models brought (`checkpoint`) or trained here, from ``init``: a preset or a capfilt model directory."""
+
+    init: str | None = None
+    tokenizer: str = "wordpiece:8000"
+    warmup: WarmupKeys | None = None  # type: ignore[valid-type]  # made by create_model above
+    pretrain: PretrainKeys | None = None  # type: ignore[valid-type]
+    filter: FilterKeys  # type: ignore[valid-type]
+    captioner: CaptionerKeys  # type: ignore[valid-type]
+
+
+class KeepFraction(Strict):
+    keep_fraction: float = Field(gt=0.0, le=1.0)
+
+
+class SelectKeys(Strict):
+    threshold: Literal["calibrated"] | Annotated[float, Field(ge=0.0, le=1.0)] | KeepFraction = "calibrated"
+    rule: Rule = Rule.BOTH
+
+
+class ExportKeys(Strict):
+    images: Literal["embed", "reference", "ids"] = "embed"
+
+
+class ShardKeys(Strict):
+    target: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] = 256 * 10**6
+
+
+class PlacementKeys(Strict):
+    """Where and how a stage runs; none of it changes a result. ``deadline`` is in seconds for one shard."""
+
+    actors: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+    batch: int = Field(default=64, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    deadline: float | None = Field(default=None, gt=0)
+
+
+class Recipe(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output: str
+    seed: int = Field(default=0, ge=0)
+    web: tuple[SourceKeys, ...]
+    human: tuple[SourceKeys, ...] = ()
+    models: ModelsKeys
+    caption: CaptionKeys = CaptionKeys()  # type: ignore[valid-type]
+    select: SelectKeys = SelectKeys()
+    export: ExportKeys = ExportKeys()
+    shards: ShardKeys = ShardKeys()
+    placement: dict[str, PlacementKeys] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: Any) -> Any:
+        """One source or a list of them; every source gets a name."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for role in ("web", "human"):
+            given = values.get(role)
+            if isinstance(given, Mapping):
+                given = [given]
+            if isinstance(given, Sequence) and not isinstance(given, str):
+                values[role] = [
+                    {"name": role if len(given) == 1 else f"{role}-{number}", **source}
+                    if isinstance(source, Mapping)
+                    else source
+                    for number, source in enumerate(given, 1)
+                ]
+        return values
+
+    @property
+    def run(self) -> Path:
+        return Path(self.output) / self.name
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with ``a.b=c`` changes applied and its paths made absolute.
+
+    Raises:
+        RecipeError: the file, a key or a value cannot be used.
+    """
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(what=f"there is no recipe {path}", remedy="give the path of a YAML file") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise RecipeError(what=f"{path} cannot be read as YAML", evidence=str(error)) from error
+    if not isinstance(values, dict):
+        raise RecipeError(what=f"{path} is not a recipe", evidence="it has no keys at its top level")
+    for change in changes:
+        _apply(values, change)
+    return _absolute(parse(values), path.resolve().parent)
+
+
+def parse(values: Mapping[str, Any]) -> Recipe:
+    """Checked values. Raises :class:`RecipeError` with the key, and the nearest one for an unknown key."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] != "extra_forbidden":
+            given = f" (given: {first['input']!r})" if first["type"] != "missing" else ""
+            raise RecipeError(
+                what=f"recipe key {where}: {first['msg'].lower()}",
+                evidence=f"{len(error.errors())} problems in all{given}",
+                remedy="see the recipe section of the README for every key",
+            ) from error
+        known = _known_keys(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1, 0.0)
+        raise RecipeError(
+            what=f"unknown recipe key {where}",
+            evidence=f"known here: {', '.join(known)}",
+            remedy=f"did you mean {near[0]!r}?" if near else "remove it",
+        ) from error
+
+
+def _known_keys(path: Sequence[Any]) -> list[str]:
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int):
+            continue
+        if not (isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields):
+            break
+        model = _model_in(model.model_fields[part].annotation)
+    return sorted(model.model_fields) if model else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The first pydantic model inside an annotation such as ``tuple[Model, ...]`` or ``Model | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """``select.threshold=0.7`` on nested dictionaries; the value is read as YAML."""
+    path, sign, text = change.partition("=")
+    if not sign or not path:
+        raise RecipeError(what=f"--set {change}: not of the form a.b=c", remedy="--set select.threshold=0.7")
+    *folders, last = path.split(".")
+    place: Any = values
+    for folder in folders:
+        if isinstance(place, list) and folder.isdigit() and int(folder) < len(place):
+            place = place[int(folder)]
+        elif isinstance(place, dict):
+            if not isinstance(place.get(folder), dict | list):
+                place[folder] = {}
+            place = place[folder]
+        else:
+            raise RecipeError(what=f"--set {change}: {folder} cannot be reached")
+    if not isinstance(place, dict):
+        raise RecipeError(what=f"--set {change}: {last} cannot be set there")
+    place[last] = yaml.safe_load(text)
+
+
+def _absolute(recipe: Recipe, base: Path) -> Recipe:
+    """Paths relative to the recipe's folder become absolute; a model that is no folder there is a hub id."""
+
+    def path(value: str) -> str:
+        return value and os.path.normpath(base / Path(value).expanduser())
+
+    def model(value: str | None) -> str | None:
+        return (
+            path(value) if value and (value.startswith((".", "/", "~")) or (base / value).exists()) else value
+        )
+
+    def sources(given: tuple[SourceKeys, ...]) -> Iterator[SourceKeys]:
+        for source in given:
+            yield source.model_copy(update={"path": path(source.path), "captions": path(source.captions)})
+
+    def keys(given: Any, **update: Any) -> Any:
+        return given and given.model_copy(update=update)
+
+    models: Any = recipe.models
+    warmup = models.warmup
+    return recipe.model_copy(
+        update={
+            "output": path(recipe.output),
+            "web": tuple(sources(recipe.web)),
+            "human": tuple(sources(recipe.human)),
+            "models": models.model_copy(
+                update={
+                    "init": model(models.init),
+                    "tokenizer": model(models.tokenizer),
+                    "filter": keys(models.filter, checkpoint=model(models.filter.checkpoint)),
+                    "captioner": keys(models.captioner, checkpoint=model(models.captioner.checkpoint)),
+                    "warmup": warmup
+                    and keys(warmup, images=path(warmup.images or ""), labels=path(warmup.labels or "")),
+                }
+            ),
+        }
+    )
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON types, without keys that were not given; :func:`parse` reads it back."""
+    return recipe.model_dump(mode="json", exclude_unset=False, exclude_none=True)
+
+
+def settings_of(kind: type[Any], keys: Any, seed: int) -> Any:
+    """A settings dataclass from recipe keys: what is absent keeps the dataclass's default."""
+    names = get_type_hints(kind).keys()
+    given = {} if keys is None else {key: getattr(keys, key, None) for key in names if key != "seed"}
+    return kind(**{key: value for key, value in given.items() if value is not None}, seed=seed)

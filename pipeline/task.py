@@ -1,0 +1,327 @@
+"""One attempt at one shard, or at one global stage, in whatever process: read, work, check, commit.
+
+Plain Python without Ray, so that tests and the command line can run it in a bare process.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts.contract import Contract
+from data_contracts.errors import ConservationError, StageError
+from data_contracts.ledger import InputPart, ShardRecord
+from data_contracts.records import Record
+from data_contracts.rejects import Reason, Reject
+from pipeline.ledger import RECORD, Ledger, Part
+from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Transform
+
+ROW_GROUP = 2048
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The committed parts of one upstream stage that a task reads, by shard."""
+
+    stage: str
+    record: type[Record]
+    parts: Mapping[str, Part]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a worker needs to know. ``shard`` is empty for a global stage.
+
+    ``suspects`` are the ids that a dead attempt had in hand: they are handled one by one. ``poison`` maps ids
+    that killed their process alone to how it died: they leave as rejects.
+    """
+
+    run: Path
+    name: str
+    stage: Stage
+    fingerprint: str
+    shard: str
+    upstream: tuple[Upstream, ...]
+    models: Mapping[ModelRef, str]
+    digests: Mapping[str, str]
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 64
+    attempt: int = 1
+    generation: int = 0
+    suspects: frozenset[str] = frozenset()
+    poison: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-{self.shard}" if self.shard else self.name
+
+
+class Crumb:
+    """The breadcrumb: what an attempt has in hand and how far it is, in the run's own storage."""
+
+    def __init__(self, run: Path, label: str) -> None:
+        self.path = run / "_tmp" / "crumbs" / f"{label}.json"
+
+    def drop(self, ids: Sequence[str], done: int, total: int, text: str = "") -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"ids": list(ids), "done": done, "total": total, "text": text}))
+        temporary.replace(self.path)
+
+    def read(self) -> tuple[list[str], int, int, str]:
+        try:
+            found = json.loads(self.path.read_text())
+        except (FileNotFoundError, ValueError):
+            return [], 0, 0, ""
+        return found["ids"], found["done"], found["total"], found["text"]
+
+    def sweep(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class CommittedInput:
+    """The committed parts that a task reads: a :class:`ShardInput` and a :class:`StageInput` in one."""
+
+    def __init__(self, task: Task, ledger: Ledger, crumb: Crumb) -> None:
+        self.shard = task.shard
+        self._task, self._ledger, self._crumb = task, ledger, crumb
+        self._by_record = {upstream.record: upstream for upstream in task.upstream}
+        self._buffers: dict[tuple[str, str], pa.BufferReader] = {}
+        self.quarantined: list[str] = []
+
+    def _names(self, record: type[Record]) -> list[str]:
+        parts = self._by_record[record].parts
+        return [self.shard] if self.shard in parts else sorted(parts)
+
+    def _file(self, record: type[Record], shard: str, *, keep: bool) -> pq.ParquetFile:
+        upstream = self._by_record[record]
+        buffer = self._buffers.get((upstream.stage, shard)) or self._ledger.read(
+            upstream.stage, upstream.parts[shard]
+        )
+        if keep:
+            self._buffers[upstream.stage, shard] = buffer
+        return pq.ParquetFile(buffer)
+
+    def has(self, record: type[Record]) -> bool:
+        return record in self._by_record and bool(self._by_record[record].parts)
+
+    def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        for shard in self._names(record):
+            yield self._file(record, shard, keep=False).read(columns=columns)
+
+    def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
+        tables = [self._file(record, shard, keep=True).read(columns=columns) for shard in self._names(record)]
+        return pa.concat_tables(tables)
+
+    def stream(self, record: type[Record], rows: int) -> Iterator[pa.RecordBatch]:
+        file = self._file(record, self.shard, keep=True)
+        done, total = 0, file.metadata.num_rows
+        for whole in file.iter_batches(batch_size=rows):
+            for batch in self._cut(whole):
+                ids = batch["row_id"].to_pylist()
+                self._crumb.drop(ids, done, total)
+                done += len(ids)
+                yield batch
+
+    def _cut(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The batch; without its poison rows, and row by row when it holds a suspect."""
+        ids = batch["row_id"].to_pylist()
+        poison, suspects = self._task.poison, self._task.suspects
+        if suspects.isdisjoint(ids) and poison.keys().isdisjoint(ids):
+            yield batch
+            return
+        for index, row in enumerate(ids):
+            if row in poison:
+                self.quarantined.append(row)
+            else:
+                yield batch.slice(index, 1)
+
+
+class PartWriter:
+    """Writes one part and its rejects under ``_tmp``, then publishes both: rejects first, then the part."""
+
+    def __init__(self, ledger: Ledger, task: Task, shard: str, folder: Path) -> None:
+        self._ledger, self._task, self._shard = ledger, task, shard
+        self._contract = Contract(task.stage.produces)
+        self._path = folder / f"{shard}.parquet"
+        self._writer = pq.ParquetWriter(
+            self._path, self._contract.schema, compression="zstd", write_page_checksum=True
+        )
+        self._rejects: list[Reject] = []
+        self._keys: list[pa.Table] = []
+        self._started = time.monotonic()
+        self.notes: list[str] = []
+        self.facts: dict[str, object] = {}
+        self.kept = 0
+
+    def write(self, rows: Rows) -> None:
+        self._contract.check(rows.kept)
+        if rows.kept.num_rows:
+            self._writer.write_table(rows.kept, row_group_size=ROW_GROUP)
+        self._keys.append(rows.kept.select(list(self._contract.record.key)))
+        self._rejects += rows.rejected
+        self.notes += rows.notes
+        self.facts |= rows.facts
+        self.kept += rows.kept.num_rows
+
+    def reject(self, rejects: Sequence[Reject]) -> None:
+        self._rejects += rejects
+
+    def commit(self, units: int, inputs: Sequence[InputPart]) -> tuple[Part, bool]:
+        task, stage = self._task, self._task.stage
+        self._contract.check_key(self._keys)
+        reasons = [reject.reason for reject in self._rejects]
+        record = ShardRecord(
+            run=task.run.name,
+            stage=task.name,
+            shard=self._shard,
+            generation=task.generation,
+            fingerprint=task.fingerprint,
+            contract=self._contract.identity,
+            unit=stage.unit,
+            units_in=units,
+            fan_out=stage.fan_out,
+            kept=self.kept,
+            rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            rejects=self._publish_rejects(),
+            inputs=tuple(inputs),
+            models=dict(task.digests),
+            attempt=task.attempt,
+            host=socket.gethostname(),
+            seconds=round(time.monotonic() - self._started, 3),
+            finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            notes=tuple(self.notes),
+            facts=dict(self.facts),
+        )
+        if not record.conserved:
+            raise ConservationError(
+                what=f"{task.label}: rows are neither kept nor rejected",
+                evidence=f"{units} {stage.unit}s in, times {stage.fan_out}, against {self.kept} kept and "
+                f"{dict(record.rejected)} rejected",
+                remedy="this is a defect of the stage: nothing was committed",
+            )
+        self._writer.add_key_value_metadata({RECORD.decode(): record.model_dump_json()})
+        self._writer.close()
+        return self._ledger.commit(self._path, record)
+
+    def _publish_rejects(self) -> str | None:
+        if not self._rejects:
+            return None
+        name = f"_rejects/part-{self._shard}.{uuid.uuid4().hex[:12]}.parquet"
+        path = self._path.with_suffix(".rejects")
+        pq.write_table(Contract(Reject).table(self._rejects), path, compression="zstd")
+        self._ledger.publish(path, self._ledger.run / self._task.name / name)
+        return name
+
+
+Opened = Callable[[Task, Site], Transform]
+
+
+def run_task(task: Task, open_stage: Opened) -> list[tuple[Part, bool]]:
+    """Do the work and commit it; the parts that stand now, and whether this attempt wrote each.
+
+    ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard.
+
+    Raises:
+        ContractError, ConservationError: nothing of the shard is committed.
+        DamageError: an input part is not what was committed.
+    """
+    ledger, crumb = Ledger(task.run), Crumb(task.run, task.label)
+    inputs = CommittedInput(task, ledger, crumb)
+    read = [
+        InputPart(stage=upstream.stage, name=part.name, sha256=part.sha256)
+        for upstream in task.upstream
+        for part in upstream.parts.values()
+    ]
+    with ledger.temporary("work") as scratch:
+        scratch.mkdir()
+        lasting = task.run / "_tmp" / "lasting" / f"{task.name}-{task.fingerprint[:12]}"
+        site = Site(
+            device=task.device,
+            threads=task.threads,
+            batch=task.batch,
+            models=task.models,
+            scratch=scratch,
+            lasting=lasting,
+            progress=lambda done, total, text: crumb.drop([], done, total, text),
+        )
+        if isinstance(task.stage, ShardStage):
+            committed = [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]
+        elif isinstance(task.stage, GlobalStage):
+            committed = _run_global(task, task.stage, ledger, inputs, site, read)
+            shutil.rmtree(lasting, ignore_errors=True)
+        else:
+            raise TypeError(type(task.stage))
+    crumb.sweep()
+    return committed
+
+
+def _run_shard(
+    task: Task,
+    ledger: Ledger,
+    inputs: CommittedInput,
+    transform: Transform,
+    read: Sequence[InputPart],
+    scratch: Path,
+) -> tuple[Part, bool]:
+    stage = task.stage
+    assert isinstance(stage, ShardStage)
+    units = stage.units(inputs)
+    writer = PartWriter(ledger, task, task.shard, scratch)
+    for rows in transform(inputs):
+        writer.write(rows)
+    for row in inputs.quarantined:
+        writer.reject(
+            [
+                Reject(
+                    id=unit,
+                    row_id=row,
+                    stage=task.name,
+                    unit=stage.unit,
+                    reason=Reason.POISON,
+                    detail=task.poison[row],
+                )
+                for unit in units[row]
+                for _ in range(stage.fan_out)
+            ]
+        )
+    return writer.commit(sum(map(len, units.values())), read)
+
+
+def _run_global(
+    task: Task,
+    stage: GlobalStage,
+    ledger: Ledger,
+    inputs: CommittedInput,
+    site: Site,
+    read: Sequence[InputPart],
+) -> list[tuple[Part, bool]]:
+    """Parts that an earlier attempt committed stand: the same inputs make the same rows."""
+    committed, seen = [], set()
+    for made in stage.run(site, inputs):
+        if isinstance(made, Model):
+            ledger.publish_model(
+                made.directory, task.name, {"stage": task.name, "fingerprint": task.fingerprint}
+            )
+            continue
+        if made.shard is None or made.units is None or made.shard in seen:
+            raise StageError(
+                what=f"{task.name}: a global stage must name each of its shards once and count its units",
+                evidence=f"shard {made.shard!r}, units {made.units!r}",
+                remedy="this is a defect of the stage: that shard was not committed",
+            )
+        seen.add(made.shard)
+        writer = PartWriter(ledger, replace(task, shard=made.shard), made.shard, site.scratch)
+        writer.write(made)
+        committed.append(writer.commit(made.units, read))
+    return committed

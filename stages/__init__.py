@@ -1,0 +1,1 @@
+"""One verb a file: frozen dataclasses that say what they consume, produce and need."""

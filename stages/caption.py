@@ -1,0 +1,69 @@
+"""Write synthetic captions for the crawled images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from data_contracts.contract import Contract
+from data_contracts.records import Caption, Picture, Record
+from data_contracts.rejects import Reason, Reject
+from models.protocols import Captioner, Decoding
+from stages.stage import ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+
+
+@dataclass(frozen=True)
+class WriteCaptions(ShardStage):
+    """``decoding.per_image`` captions for each picture (BLIP, arXiv 2201.12086, section 3.3)."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    produces: ClassVar[type[Record]] = Caption
+
+    captioner: ModelRef
+    decoding: Decoding
+
+    @property
+    def fan_out(self) -> int:
+        return self.decoding.per_image
+
+    def open(self, site: Site) -> Transform:
+        from models.open import open_captioner
+        from models.threads import use_threads
+
+        use_threads(site.threads)
+        captioner = open_captioner(site.models[self.captioner], site.device, site.batch)
+        return lambda shard: self._transform(shard, captioner, site.batch)
+
+    def _transform(self, shard: ShardInput, captioner: Captioner, batch_rows: int) -> Iterator[Rows]:
+        from models.images import decode
+
+        for batch in shard.stream(Picture, batch_rows):
+            rows, images = batch["row_id"].to_pylist(), batch["image_id"].to_pylist()
+            pictures = [decode(data.as_py()) for data in batch["image"]]
+            kept, rejected = [], []
+            for row, image, captions in zip(
+                rows, images, captioner.caption(pictures, images, self.decoding), strict=True
+            ):
+                for index, written in enumerate(captions):
+                    text = " ".join(written.text.split())
+                    if text:
+                        kept.append(
+                            Caption(
+                                row_id=row,
+                                image_id=image,
+                                caption_index=index,
+                                text=text,
+                                logprob=written.logprob,
+                            )
+                        )
+                    else:
+                        rejected.append(
+                            Reject(
+                                id=row,
+                                row_id=row,
+                                stage="caption",
+                                unit=self.unit,
+                                reason=Reason.EMPTY_CAPTION,
+                                detail=f"caption {index}",
+                            )
+                        )
+            yield Rows(Contract(Caption).table(kept), rejected)

@@ -1,0 +1,108 @@
+"""Write the cleaned dataset: kept web pairs, kept synthetic pairs and all human pairs, with provenance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from data_contracts.contract import Contract
+from data_contracts.identity import pair_id
+from data_contracts.records import (
+    CleanId,
+    CleanPair,
+    Decision,
+    HumanPicture,
+    Picture,
+    Record,
+    Score,
+    Source,
+)
+from data_contracts.rejects import Reason, Reject
+from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class ExportPairs(ShardStage):
+    """The join of a shard's pictures, scores and decisions; a shard of the human set goes in whole.
+
+    ``embed`` puts the image bytes beside every pair; without it ``image`` is null and the bytes stay where
+    they are, in the `ingest` and `human` stages under the same row_id.
+    """
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, HumanPicture, Score, Decision)
+    produces: ClassVar[type[Record]] = CleanPair
+    unit: ClassVar[str] = "text"
+
+    embed: bool
+    round: int = 1
+
+    def open(self, site: Site) -> Transform:
+        return self._transform
+
+    def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
+        units: dict[str, list[str]] = {}
+        if shard.has(Decision):
+            for row in shard.table(Decision, ["row_id", "pair_id"]).to_pylist():
+                units.setdefault(row["row_id"], []).append(row["pair_id"])
+        else:
+            for row in shard.table(HumanPicture, ["row_id", "image_id", "texts"]).to_pylist():
+                units[row["row_id"]] = [pair_id(row["image_id"], text) for text in row["texts"]]
+        return units
+
+    def _transform(self, shard: ShardInput) -> Iterator[Rows]:
+        yield from self._crawled(shard) if shard.has(Decision) else self._human(shard)
+
+    def _crawled(self, shard: ShardInput) -> Iterator[Rows]:
+        decided = set(shard.table(Decision, ["pair_id"])["pair_id"].to_pylist())
+        texts: dict[str, list[dict[str, Any]]] = {}
+        for score in shard.table(Score).to_pylist():
+            if score["pair_id"] in decided:
+                texts.setdefault(score["row_id"], []).append(score)
+        for batch in shard.stream(Picture, BATCH):
+            pairs = [
+                self._row(picture, {**score, "split": None})
+                for picture in batch.to_pylist()
+                for score in texts.get(picture["row_id"], ())
+            ]
+            yield Rows(Contract(self.produces).table(pairs))
+
+    def _human(self, shard: ShardInput) -> Iterator[Rows]:
+        seen: set[str] = set()
+        unjudged = {"source": Source.HUMAN, "itm": None, "itc": None, "caption_index": None}
+        for batch in shard.stream(HumanPicture, BATCH):
+            pairs, rejected = [], []
+            for picture in batch.to_pylist():
+                for text in picture["texts"]:
+                    pair = pair_id(picture["image_id"], text)
+                    if pair in seen:
+                        rejected.append(
+                            Reject(
+                                id=pair,
+                                row_id=picture["row_id"],
+                                stage="export",
+                                unit=self.unit,
+                                reason=Reason.DUPLICATE_PAIR,
+                                detail=f"human: {text[:200]}",
+                            )
+                        )
+                        continue
+                    seen.add(pair)
+                    pairs.append(self._row(picture, {**unjudged, "pair_id": pair, "text": text}))
+            yield Rows(Contract(self.produces).table(pairs), rejected)
+
+    def _row(self, picture: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
+        values = {**picture, **text, "round": self.round}
+        values["image"] = picture["image"] if self.embed else None
+        return CleanPair(**{name: values[name] for name in CleanPair.model_fields})
+
+
+@dataclass(frozen=True)
+class ExportIds(ExportPairs):
+    """A subset list: the same pairs as ids, to be joined with the stages or with another copy."""
+
+    produces: ClassVar[type[Record]] = CleanId
+
+    def _row(self, picture: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
+        values = {**picture, **text}
+        return CleanId(**{name: values[name] for name in CleanId.model_fields})

@@ -1,0 +1,109 @@
+"""Judge every text of an image, web and synthetic alike, in one pass over the image."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from data_contracts.contract import Contract
+from data_contracts.identity import pair_id
+from data_contracts.records import Caption, Picture, Record, Score, Source
+from data_contracts.rejects import Reason, Reject
+from models.protocols import Matcher
+from stages.stage import ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+
+
+class _Text(NamedTuple):
+    pair: str
+    source: Source
+    caption: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class ScorePairs(ShardStage):
+    """One :class:`Score` a text: the ITM probability that decides, and the ITC cosine beside it."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Caption)
+    produces: ClassVar[type[Record]] = Score
+    unit: ClassVar[str] = "text"
+
+    filter: ModelRef
+
+    def open(self, site: Site) -> Transform:
+        from models.open import open_matcher
+        from models.threads import use_threads
+
+        use_threads(site.threads)
+        matcher = open_matcher(site.models[self.filter], site.device, site.batch)
+        return lambda shard: self._transform(shard, matcher, site.batch)
+
+    def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
+        return {row: [text.pair for text in texts] for row, texts in self._texts(shard).items()}
+
+    def _texts(self, shard: ShardInput) -> dict[str, list[_Text]]:
+        """The texts of each row: its web texts, then its captions."""
+        texts: dict[str, list[_Text]] = {}
+        for row in shard.table(Picture, ["row_id", "image_id", "texts"]).to_pylist():
+            texts[row["row_id"]] = [
+                _Text(pair_id(row["image_id"], text), Source.WEB, None, text) for text in row["texts"]
+            ]
+        for row in shard.table(Caption).to_pylist() if shard.has(Caption) else ():
+            pair = pair_id(row["image_id"], row["text"])
+            texts[row["row_id"]].append(_Text(pair, Source.SYNTHETIC, row["caption_index"], row["text"]))
+        return texts
+
+    def _transform(self, shard: ShardInput, matcher: Matcher, batch_rows: int) -> Iterator[Rows]:
+        from models.images import decode
+        from models.text import normalise_caption
+
+        texts = self._texts(shard)
+        seen: set[str] = set()
+        for batch in shard.stream(Picture, batch_rows):
+            rejected: list[Reject] = []
+            to_judge: list[tuple[str, str, list[_Text]]] = []
+            pictures, readings = [], []
+            for row, image, data in zip(*map(batch.column, ("row_id", "image_id", "image")), strict=True):
+                judged = []
+                for text in texts[row.as_py()]:
+                    reason = self._refuse(text, normalise_caption(text.text), seen)
+                    if reason is None:
+                        judged.append(text)
+                    else:
+                        rejected.append(
+                            Reject(
+                                id=text.pair,
+                                row_id=row.as_py(),
+                                stage="score",
+                                unit=self.unit,
+                                reason=reason,
+                                detail=f"{text.source}: {text.text[:200]}",
+                            )
+                        )
+                if judged:
+                    to_judge.append((row.as_py(), image.as_py(), judged))
+                    pictures.append(decode(data.as_py()))
+                    readings.append([normalise_caption(text.text) for text in judged])
+            kept = [
+                Score(
+                    pair_id=text.pair,
+                    row_id=row_id,
+                    image_id=image_id,
+                    source=text.source,
+                    caption_index=text.caption,
+                    text=text.text,
+                    itm=match.itm,
+                    itc=match.itc,
+                )
+                for (row_id, image_id, judged), matches in zip(
+                    to_judge, matcher.match(pictures, readings), strict=True
+                )
+                for text, match in zip(judged, matches, strict=True)
+            ]
+            yield Rows(Contract(Score).table(kept), rejected)
+
+    @staticmethod
+    def _refuse(text: _Text, reading: str, seen: set[str]) -> Reason | None:
+        if text.pair in seen:
+            return Reason.DUPLICATE_PAIR
+        seen.add(text.pair)
+        return None if reading else Reason.EMPTY_TEXT

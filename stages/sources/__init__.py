@@ -1,0 +1,1 @@
+"""Where pictures and their texts come from, one kind of source a file."""

@@ -1,0 +1,144 @@
+"""What a stage is: a frozen dataclass whose fields are its identity, and one function that does the work.
+
+A *shard stage* turns the parts of one shard into new columns for it; it runs once a shard, on any worker. A
+*global stage* sees all committed parts: listing, training, calibration, evaluation. Neither knows of Ray or
+of files: a worker hands it :class:`ShardInput` or :class:`StageInput` and commits what it yields.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from data_contracts.records import Record
+from data_contracts.rejects import Reject
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that the user brings: its content is identity, where it lies is not."""
+
+    digest: str
+    where: str = field(metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model that a stage of this run makes."""
+
+    stage: str
+
+
+ModelRef = Checkpoint | Trained
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a stage runs: placement, never identity.
+
+    ``scratch`` is private to the attempt and vanishes with it; ``lasting`` belongs to the stage and survives
+    a failed attempt, so that a training can go on from its last checkpoint there.
+    """
+
+    device: str
+    threads: int
+    batch: int
+    models: Mapping[ModelRef, str]
+    scratch: Path
+    lasting: Path
+    progress: Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are kept and units that leave. A global stage names the shard that they belong to."""
+
+    kept: pa.Table
+    rejected: Sequence[Reject] = ()
+    shard: str | None = None
+    units: int | None = None
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model directory that a global stage has written under its scratch folder."""
+
+    directory: Path
+
+
+class ShardInput(Protocol):
+    """The committed parts of one shard, by contract."""
+
+    @property
+    def shard(self) -> str: ...
+
+    def has(self, record: type[Record]) -> bool:
+        """Whether this shard has a part of that contract."""
+        ...
+
+    def stream(self, record: type[Record], rows: int) -> Iterator[pa.RecordBatch]:
+        """Batches of at most ``rows`` rows. Call it once: it is what the poison guard watches."""
+        ...
+
+    def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows. For an upstream global stage: of all its parts."""
+        ...
+
+
+class StageInput(Protocol):
+    """All committed parts of the upstream stages, by contract."""
+
+    def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """One table a part, in the order of the shards."""
+        ...
+
+
+Transform = Callable[[ShardInput], Iterator[Rows]]
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """Common ground: contracts and the unit that is counted."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = ()
+    produces: ClassVar[type[Record]]
+    unit: ClassVar[str] = "image"
+
+    @property
+    def fan_out(self) -> int:
+        """How many rows one unit becomes when nothing is rejected."""
+        return 1
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """The models that it needs."""
+        return tuple(value for value in vars(self).values() if isinstance(value, Checkpoint | Trained))
+
+
+@dataclass(frozen=True)
+class ShardStage(Stage):
+    """Works shard by shard."""
+
+    @abstractmethod
+    def open(self, site: Site) -> Transform:
+        """Called once a worker: loads what is needed and returns the function that handles one shard."""
+
+    def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
+        """The ids of the units that come in, by the row_id of their image: what conservation is checked
+        against, and what leaves when an image is quarantined."""
+        primary = next(record for record in self.consumes if shard.has(record))
+        return {row: (row,) for row in shard.table(primary, ["row_id"])["row_id"].to_pylist()}
+
+
+@dataclass(frozen=True)
+class GlobalStage(Stage):
+    """Works on everything at once, on one worker."""
+
+    @abstractmethod
+    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
+        """Yields the parts (each with its shard's name) and at most one model, the model first."""
