@@ -9,7 +9,6 @@ under the next generation's name.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,6 +49,14 @@ def digest(path: Path) -> str:
     """sha256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(directory: Path) -> str:
+    """sha256 over the names and contents of all files below a folder, hex."""
+    seen = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        seen.update(f"{path.relative_to(directory)}\x1f{digest(path)}\x1e".encode())
+    return seen.hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -169,14 +175,19 @@ class Ledger:
         found = {shard: home.part(stage, name) for shard, (_, name) in sorted(newest.items())}
         return {shard: part for shard, part in found.items() if part.record is not None}
 
-    def next_generation(self, stage: str, shard: str) -> int:
-        """The generation to commit next: one above the newest whose name is taken."""
-        taken = [
-            int(m["generation"] or 0)
-            for p in (self.run / stage).glob(f"part-{shard}*.parquet")
-            if (m := _PART.match(p.name)) and m["shard"] == shard
-        ]
-        return max(taken, default=-1) + 1
+    def generation(self, stage: str, shard: str) -> int:
+        """The generation under which a shard is to be committed.
+
+        That of its newest part if that one stands (a commit will then lose to it), else the next one.
+        """
+        names = sorted(path.name for path in (self.run / stage).glob(f"part-{shard}*.parquet"))
+        taken = {
+            int(m["generation"] or 0): m[0] for n in names if (m := _PART.match(n)) and m["shard"] == shard
+        }
+        if not taken:
+            return 0
+        newest = max(taken)
+        return newest if self.part(stage, taken[newest]).record else newest + 1
 
     def part(self, stage: str, name: str) -> Part:
         """A part as the index knows it; an entry that a kill prevented is rebuilt from the footer."""
@@ -255,9 +266,11 @@ class Ledger:
     def model(self, name: str) -> Path:
         return self.home(name).run / "models" / name
 
-    def publish_model(self, directory: Path, name: str, facts: dict[str, Any]) -> Path:
-        """Move a finished model directory to its name; when the name is taken, the one that stands wins."""
-        (directory / "capfilt.json").write_text(json.dumps(facts, indent=2))
+    def publish_model(self, directory: Path, name: str) -> str:
+        """Move a finished model directory to its name, and give the digest of the model that stands there.
+
+        When the name is taken, the model under it wins.
+        """
         for path in directory.rglob("*"):
             _sync(path)
         target = self.run / "models" / name
@@ -268,4 +281,4 @@ class Ledger:
             if not target.is_dir():
                 raise error
         _sync(target.parent)
-        return target
+        return tree_digest(target)

@@ -150,10 +150,10 @@ class CommittedInput:
 class PartWriter:
     """Writes one part and its rejects under ``_tmp``, then publishes both: rejects first, then the part."""
 
-    def __init__(self, ledger: Ledger, task: Task, shard: str, folder: Path) -> None:
-        self._ledger, self._task, self._shard = ledger, task, shard
+    def __init__(self, ledger: Ledger, task: Task, folder: Path) -> None:
+        self._ledger, self._task = ledger, task
         self._contract = Contract(task.stage.produces)
-        self._path = folder / f"{shard}.parquet"
+        self._path = folder / f"{task.shard}.parquet"
         self._writer = pq.ParquetWriter(
             self._path, self._contract.schema, compression="zstd", write_page_checksum=True
         )
@@ -184,7 +184,7 @@ class PartWriter:
         record = ShardRecord(
             run=task.run.name,
             stage=task.name,
-            shard=self._shard,
+            shard=task.shard,
             generation=task.generation,
             fingerprint=task.fingerprint,
             contract=self._contract.identity,
@@ -217,7 +217,7 @@ class PartWriter:
     def _publish_rejects(self) -> str | None:
         if not self._rejects:
             return None
-        name = f"_rejects/part-{self._shard}.{uuid.uuid4().hex[:12]}.parquet"
+        name = f"_rejects/part-{self._task.shard}.{uuid.uuid4().hex[:12]}.parquet"
         path = self._path.with_suffix(".rejects")
         pq.write_table(Contract(Reject).table(self._rejects), path, compression="zstd")
         self._ledger.publish(path, self._ledger.run / self._task.name / name)
@@ -277,7 +277,7 @@ def _run_shard(
     stage = task.stage
     assert isinstance(stage, ShardStage)
     units = stage.units(inputs)
-    writer = PartWriter(ledger, task, task.shard, scratch)
+    writer = PartWriter(ledger, task, scratch)
     for rows in transform(inputs):
         writer.write(rows)
     for row in inputs.quarantined:
@@ -308,11 +308,10 @@ def _run_global(
 ) -> list[tuple[Part, bool]]:
     """Parts that an earlier attempt committed stand: the same inputs make the same rows."""
     committed, seen = [], set()
+    facts: dict[str, object] = {}
     for made in stage.run(site, inputs):
         if isinstance(made, Model):
-            ledger.publish_model(
-                made.directory, task.name, {"stage": task.name, "fingerprint": task.fingerprint}
-            )
+            facts["model"] = ledger.publish_model(made.directory, task.name)
             continue
         if made.shard is None or made.units is None or made.shard in seen:
             raise StageError(
@@ -321,7 +320,8 @@ def _run_global(
                 remedy="this is a defect of the stage: that shard was not committed",
             )
         seen.add(made.shard)
-        writer = PartWriter(ledger, replace(task, shard=made.shard), made.shard, site.scratch)
-        writer.write(made)
+        own = replace(task, shard=made.shard, generation=ledger.generation(task.name, made.shard))
+        writer = PartWriter(ledger, own, site.scratch)
+        writer.write(replace(made, facts={**facts, **made.facts}))
         committed.append(writer.commit(made.units, read))
     return committed

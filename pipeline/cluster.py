@@ -1,0 +1,69 @@
+"""The Ray cluster of a run: a laptop is a cluster of one."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from data_contracts.errors import StageError
+from pipeline.scheduler import Pool, Resources, fit
+
+# Image bytes never travel through the object store, so it can be small.
+OBJECT_STORE = 128 * 2**20
+
+
+class Cluster:
+    """A connection, and one pool of warm workers at a time. ``address`` null: RAY_ADDRESS, or start one here.
+
+    Raises:
+        StageError: the cluster does not answer.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        address = address or os.environ.get("RAY_ADDRESS")
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            # Ray puts the driver's working directory first on every worker's path, where a folder called
+            # `models` would hide ours. An empty working directory of its own hides nothing.
+            self._empty = tempfile.TemporaryDirectory(prefix="capfilt-")
+            options["runtime_env"] = {"working_dir": self._empty.name}
+        if not address:
+            options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StageError(
+                what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
+                evidence=str(error).strip().splitlines()[0],
+                remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token",
+            ) from error
+        self._pool: Pool | None = None
+
+    @property
+    def cpus(self) -> int:
+        """The most CPUs that one node has."""
+        nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return max(int(node["Resources"].get("CPU", 1)) for node in nodes if node["Alive"])
+
+    def pool(self, wanted: Resources) -> Pool:
+        """The pool for these resources: the one at hand, still warm, when they are the same."""
+        if not wanted.actors:
+            total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            many = total.get("GPU", 1) / wanted.gpus if wanted.gpus else total.get("CPU", 1) / wanted.cpus
+            wanted = Resources(max(1, int(many)), wanted.cpus, wanted.gpus)
+        wanted = fit(wanted)
+        if self._pool is None or self._pool.resources != wanted:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool = Pool(wanted)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        ray.shutdown()

@@ -1,0 +1,213 @@
+"""Looking into a run: its stages, one stage's rows, one row's whole story, and whether every part is whole.
+
+Storage only: works with Ray stopped, on a copy of the run, on another machine.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from data_contracts.errors import CapfiltError, SourceError
+from data_contracts.ledger import StageTotals
+from data_contracts.rejects import Reason
+from pipeline.ledger import Ledger, Part, tree_digest
+
+IDS = ("row_id", "image_id", "pair_id", "url", "id")
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage as it stands; ``totals`` are sums over what is committed so far."""
+
+    name: str
+    complete: bool
+    parent: str
+    totals: StageTotals
+    notes: tuple[str, ...]
+
+
+def stages(ledger: Ledger) -> list[StageView]:
+    """Every stage of the run's plan, in its order."""
+    return [_view(ledger, name) for name in ledger.record().fingerprints]
+
+
+def _view(ledger: Ledger, name: str) -> StageView:
+    closed = ledger.totals(name)
+    parts = ledger.parts(name)
+    records = [part.record for part in parts.values() if part.record]
+    rejected: Counter[Reason] = Counter()
+    for record in records:
+        rejected.update(record.rejected)
+    totals = StageTotals(
+        stage=name,
+        fingerprint=ledger.record().fingerprints[name],
+        shards=tuple(parts),
+        units_in=sum(record.units_in for record in records),
+        fan_out=max((record.fan_out for record in records), default=1),
+        kept=sum(record.kept for record in records),
+        rejected=dict(rejected),
+        seconds=sum(record.seconds for record in records),
+    )
+    notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
+    return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, notes)
+
+
+def figures(ledger: Ledger, stage: str) -> dict[str, dict[str, Any]]:
+    """The metrics that a stage wrote, by name; empty when it has not run or is not in the plan."""
+    return {row["name"]: row for row in _rows(ledger, stage)}
+
+
+def _rows(ledger: Ledger, stage: str) -> Iterator[dict[str, Any]]:
+    for part in ledger.parts(stage).values():
+        yield from pq.read_table(ledger.folder(stage) / part.name).to_pylist()
+
+
+def files(ledger: Ledger, stage: str) -> list[str]:
+    """The paths of a stage's committed parts."""
+    return [str(ledger.folder(stage) / part.name) for part in ledger.parts(stage).values()]
+
+
+def reject_files(ledger: Ledger, stage: str) -> list[str]:
+    """The paths of the rejects that belong to committed parts; leftovers of dead attempts do not count."""
+    return [
+        str(ledger.folder(stage) / part.record.rejects)
+        for part in ledger.parts(stage).values()
+        if part.record and part.record.rejects
+    ]
+
+
+def query(sql: str, paths: list[str], *parameters: Any) -> list[dict[str, Any]]:
+    """Rows of a DuckDB query in which ``{files}`` stands for these Parquet files; none without files."""
+    if not paths:
+        return []
+    with duckdb.connect() as connection:
+        connection.execute("SET threads TO 2")
+        names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+        statement = sql.replace("{files}", f"read_parquet([{names}], union_by_name = true)")
+        return connection.execute(statement, list(parameters)).to_arrow_table().to_pylist()
+
+
+def sample(ledger: Ledger, stage: str, rows: int, *, rejects: bool = False) -> list[dict[str, Any]]:
+    """The first rows of a stage, or of what left it; bytes as their length."""
+    demand_stage(ledger, stage)
+    paths = reject_files(ledger, stage) if rejects else files(ledger, stage)
+    found = query(f"SELECT * FROM {{files}} LIMIT {int(rows)}", paths)
+    return [{name: _short(value) for name, value in row.items()} for row in found]
+
+
+def demand_stage(ledger: Ledger, stage: str) -> None:
+    known = ledger.record().fingerprints
+    if stage not in known:
+        raise SourceError(
+            what=f"the run has no stage {stage!r}",
+            evidence=f"its stages: {', '.join(known)}",
+            remedy="name one of them",
+        )
+
+
+def _short(value: Any) -> Any:
+    return f"<{len(value):,} bytes>" if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened to a row in one stage: the rows it has there, the rejects that name it, who made them."""
+
+    stage: str
+    rows: list[dict[str, Any]]
+    rejects: list[dict[str, Any]]
+    part: str
+    models: dict[str, str]
+
+
+def explain(ledger: Ledger, identifier: str) -> list[Story]:
+    """Everything that the run knows of an id (row, image or pair) or a url, stage by stage.
+
+    Raises:
+        SourceError: nothing in the run has that id.
+    """
+    rows = _row_ids(ledger, identifier)
+    stories = []
+    for stage in ledger.record().fingerprints:
+        for part in ledger.parts(stage).values():
+            story = _story(ledger, stage, part, rows)
+            if story:
+                stories.append(story)
+    if not stories:
+        raise SourceError(
+            what=f"nothing in the run is called {identifier}",
+            evidence=f"looked for it as {', '.join(IDS)} in every stage",
+            remedy="`capfilt inspect RUN STAGE` shows ids; give a whole one, or a url",
+        )
+    return stories
+
+
+def _row_ids(ledger: Ledger, identifier: str) -> set[str]:
+    """The row ids behind any kind of id: a pair's and an image's story is that of its rows."""
+    found: set[str] = set()
+    for stage in ledger.record().fingerprints:
+        for path in (*files(ledger, stage), *reject_files(ledger, stage)):
+            columns = set(pq.read_schema(path).names)
+            if "row_id" in columns and (searched := [name for name in IDS if name in columns]):
+                where = " OR ".join(f"{name} = ?" for name in searched)
+                given = [identifier] * len(searched)
+                found |= {
+                    row["row_id"]
+                    for row in query(f"SELECT DISTINCT row_id FROM {{files}} WHERE {where}", [path], *given)
+                }
+    return found
+
+
+def _story(ledger: Ledger, stage: str, part: Part, rows: set[str]) -> Story | None:
+    path, record = str(ledger.folder(stage) / part.name), part.record
+    if record is None or "row_id" not in pq.read_schema(path).names:
+        return None
+    ids = list(rows)
+    kept = query("SELECT * FROM {files} WHERE list_contains(?, row_id)", [path], ids)
+    left = [str(ledger.folder(stage) / record.rejects)] if record.rejects else []
+    rejects = query("SELECT * FROM {files} WHERE list_contains(?, row_id)", left, ids)
+    if not kept and not rejects:
+        return None
+    shown = [{name: _short(value) for name, value in row.items()} for row in kept]
+    return Story(stage, shown, rejects, part.name, record.models)
+
+
+def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+    """Reread every committed part and model of the run: (stage, name, problem), problem empty when sound."""
+    for stage in ledger.record().fingerprints:
+        for part in ledger.parts(stage).values():
+            problem = ""
+            try:
+                pq.ParquetFile(ledger.read(stage, part), page_checksum_verification=True).read()
+                problem = _account(part)
+            except CapfiltError as error:
+                problem = error.evidence or error.what
+            yield stage, part.name, problem
+            model = part.record.facts.get("model") if part.record else None
+            if model:
+                place = ledger.model(stage)
+                found = tree_digest(place) if place.is_dir() else "missing"
+                yield stage, f"models/{stage}", "" if found == model else f"digest {found[:12]}"
+        yield from _unaccounted(ledger, stage)
+
+
+def _account(part: Part) -> str:
+    return "" if part.record is None or part.record.conserved else "its rows are not conserved"
+
+
+def _unaccounted(ledger: Ledger, stage: str) -> Iterator[tuple[str, str, str]]:
+    """Shards that the stage's totals name and that are not there."""
+    totals = ledger.totals(stage)
+    if totals is not None:
+        for shard in sorted(set(totals.shards) - ledger.parts(stage).keys()):
+            yield stage, f"shard {shard}", "its part is gone"
+
+
+def folder_size(path: Path) -> int:
+    """Bytes below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
