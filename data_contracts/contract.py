@@ -124,9 +124,7 @@ class Contract:
         if pattern:
             self._demand(table, name, pc.match_substring_regex(column, pattern), f"does not match {pattern}")
         if isinstance(plain, type) and issubclass(plain, StrEnum):
-            self._demand(
-                table, name, pc.is_in(column, pa.array([str(member) for member in plain])), "is not known"
-            )
+            self._demand(table, name, _within(column, plain), "is not known")
 
     def _demand(self, table: pa.Table, name: str, holds: pa.ChunkedArray, says: str) -> None:
         """Nulls pass: whether they may be there is a check of its own."""
@@ -168,3 +166,9 @@ def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
         if name in found.names and not found.field(name).equals(wanted.field(name))
     ]
     return "; ".join(problems) or "the columns' order"
+
+
+def _within(column: pa.ChunkedArray, members: type[StrEnum]) -> pa.ChunkedArray:
+    """Whether each value is a member; null where the value is."""
+    found = pc.is_in(column, pa.array([str(member) for member in members]))
+    return pc.or_(pc.is_null(column), found)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.errors import CapfiltError, SourceError
+from data_contracts.errors import CapfiltError, DamageError, SourceError
 from data_contracts.ledger import StageTotals
 from data_contracts.rejects import Reason
 from pipeline.ledger import Ledger, Part, tree_digest
@@ -89,7 +90,9 @@ def query(sql: str, paths: list[str], *parameters: Any) -> list[dict[str, Any]]:
         connection.execute("SET threads TO 2")
         names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
         statement = sql.replace("{files}", f"read_parquet([{names}], union_by_name = true)")
-        return connection.execute(statement, list(parameters)).to_arrow_table().to_pylist()
+        found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows
 
 
 def sample(ledger: Ledger, stage: str, rows: int, *, rejects: bool = False) -> list[dict[str, Any]]:
@@ -180,7 +183,12 @@ def _story(ledger: Ledger, stage: str, part: Part, rows: set[str]) -> Story | No
 def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     """Reread every committed part and model of the run: (stage, name, problem), problem empty when sound."""
     for stage in ledger.record().fingerprints:
-        for part in ledger.parts(stage).values():
+        try:
+            parts = ledger.parts(stage)
+        except DamageError as error:
+            yield stage, error.part, error.evidence
+            continue
+        for part in parts.values():
             problem = ""
             try:
                 pq.ParquetFile(ledger.read(stage, part), page_checksum_verification=True).read()

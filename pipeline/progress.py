@@ -30,7 +30,7 @@ class Progress:
         self.console.print(text, highlight=False, markup=False)
 
     def skip(self, stage: str, why: str) -> None:
-        self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False)
+        self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, stage: str, ledger: Ledger, rows: int, shards: int) -> Iterator["Bar"]:
@@ -43,11 +43,14 @@ class Progress:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
         with live:
             bar = Bar(live, live.add_task(stage, total=rows or None, facts=""), ledger)
             yield bar
-        self.console.print(f"  [green]{stage:<11}[/green] {bar.summary(shards)}", highlight=False)
+        self.console.print(
+            f"  [green]{stage:<11}[/green] {bar.summary(shards)}", highlight=False, soft_wrap=True
+        )
 
 
 @dataclass

@@ -52,10 +52,17 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
         if parent is not None:
             _refer(plan, ledger, parent)
         return
+    demand_same(plan, ledger)
+
+
+def demand_same(plan: Plan, ledger: Ledger) -> None:
+    """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
     found = ledger.record()
     changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
     if changed or found.fingerprints.keys() - plan.nodes.keys():
-        where, old, new = first_difference(found.stages, record.stages) or ("stages", "", "")
+        where, old, new = first_difference(
+            found.stages, {node.name: dict(node.identity) for node in plan}
+        ) or ("stages", "", "")
         raise RunChangedError(
             what=f"{ledger.run} was made by another recipe: {where} differs",
             evidence=f"the run has {old!r}, this recipe {new!r}",

@@ -150,7 +150,7 @@ class CommittedInput:
 class PartWriter:
     """Writes one part and its rejects under ``_tmp``, then publishes both: rejects first, then the part."""
 
-    def __init__(self, ledger: Ledger, task: Task, folder: Path) -> None:
+    def __init__(self, ledger: Ledger, task: Task, folder: Path, started: float) -> None:
         self._ledger, self._task = ledger, task
         self._contract = Contract(task.stage.produces)
         self._path = folder / f"{task.shard}.parquet"
@@ -159,7 +159,7 @@ class PartWriter:
         )
         self._rejects: list[Reject] = []
         self._keys: list[pa.Table] = []
-        self._started = time.monotonic()
+        self._started = started
         self.notes: list[str] = []
         self.facts: dict[str, object] = {}
         self.kept = 0
@@ -277,7 +277,7 @@ def _run_shard(
     stage = task.stage
     assert isinstance(stage, ShardStage)
     units = stage.units(inputs)
-    writer = PartWriter(ledger, task, scratch)
+    writer = PartWriter(ledger, task, scratch, time.monotonic())
     for rows in transform(inputs):
         writer.write(rows)
     for row in inputs.quarantined:
@@ -309,6 +309,7 @@ def _run_global(
     """Parts that an earlier attempt committed stand: the same inputs make the same rows."""
     committed, seen = [], set()
     facts: dict[str, object] = {}
+    started = time.monotonic()
     for made in stage.run(site, inputs):
         if isinstance(made, Model):
             facts["model"] = ledger.publish_model(made.directory, task.name)
@@ -321,7 +322,8 @@ def _run_global(
             )
         seen.add(made.shard)
         own = replace(task, shard=made.shard, generation=ledger.generation(task.name, made.shard))
-        writer = PartWriter(ledger, own, site.scratch)
+        writer = PartWriter(ledger, own, site.scratch, started)
         writer.write(replace(made, facts={**facts, **made.facts}))
         committed.append(writer.commit(made.units, read))
+        started = time.monotonic()
     return committed

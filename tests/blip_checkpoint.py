@@ -1,5 +1,6 @@
 """A tiny BLIP checkpoint with random weights, in the layout of the released ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +12,11 @@ from transformers.models.blip.modeling_blip import BlipForConditionalGeneration,
 
 from models.checkpoint import Role
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "a",
-    "picture",
-    "of",
-    "the",
-    "on",
-    "in",
-    "with",
-    "and",
-    "red",
-    "green",
-    "blue",
-    "big",
-    "small",
-    "dog",
-    "cat",
-    "car",
-    "tree",
-    "boat",
-    "house",
-    "man",
-    "woman",
-    "runs",
-    "sits",
-    "sleeps",
-    "near",
-    ",",
-    "'",
-    "##s",
-    "##ing",
-    "##ed",
-    "table",
-    "street",
-    "beach",
-    "sky",
-    "two",
-    "three",
-]
-VOCABULARY = [*WORDS, "[DEC]", "[ENC]"]
+WORDS = """
+[PAD] [UNK] [CLS] [SEP] [MASK] a picture of the on in with and red green blue big small dog cat car tree
+boat house man woman runs sits sleeps near , ' ##s ##ing ##ed table street beach sky two three
+"""
+VOCABULARY = [*WORDS.split(), "[DEC]", "[ENC]"]
 IMAGE_SIZE = 32
 
 
@@ -95,6 +57,6 @@ def make_blip(directory: Path, role: Role, seed: int = 0, **text: Any) -> Path:
     return directory
 
 
-def make_tokenizer(directory: Path, vocabulary: list[str] = VOCABULARY) -> None:
+def make_tokenizer(directory: Path, vocabulary: Sequence[str] = VOCABULARY) -> None:
     ids = {word: number for number, word in enumerate(vocabulary)}
     BertTokenizerFast(vocab=ids, bos_token="[DEC]", extra_special_tokens=["[ENC]"]).save_pretrained(directory)

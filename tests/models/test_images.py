@@ -78,14 +78,17 @@ def test_undecodable_bytes_say_why(data: bytes, reason: str) -> None:
 def test_every_corruption_is_undecodable_or_an_image() -> None:
     whole = encode(Image.effect_noise((32, 32), 80).convert("RGB"), "JPEG")
     generator = np.random.default_rng(0)
+    refused = []
     for _ in range(200):
         bad = bytearray(whole)
         for place in generator.integers(0, len(bad), 8):
             bad[place] = generator.integers(256)
         try:
-            assert decode(bytes(bad)).mode == "RGB"
+            decode(bytes(bad))
         except UndecodableImage as error:
-            assert len(str(error)) <= 200
+            refused.append(str(error))
+    assert refused
+    assert all(0 < len(reason) <= 200 for reason in refused)
 
 
 def test_decompression_bomb_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +105,8 @@ def test_square_and_prepare() -> None:
     assert array.dtype == np.uint8
     tensor = prepare([image, image], 6)
     assert tuple(tensor.shape) == (2, 3, 6, 6)
-    expected = (array.transpose(2, 0, 1) / 255 - np.reshape(CLIP_MEAN, (3, 1, 1))) / np.reshape(
-        CLIP_STD, (3, 1, 1)
-    )
+    centred = array.transpose(2, 0, 1) / 255 - np.reshape(CLIP_MEAN, (3, 1, 1))
+    expected = centred / np.reshape(CLIP_STD, (3, 1, 1))
     assert np.allclose(tensor[1].numpy(), expected, atol=1e-6)
     assert tuple(prepare([], 6).shape) == (0, 3, 6, 6)
 

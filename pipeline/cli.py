@@ -1,0 +1,352 @@
+"""The command line: parses, calls, prints. Exit codes are those of `data_contracts.errors`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
+from data_contracts.rejects import MEANING
+from pipeline import inspection, report
+from pipeline.ledger import Ledger
+
+app = typer.Typer(
+    help="CapFilt: finetune a filter and a captioner on human pairs, caption the crawl, drop what does not match.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: the recipe's output/name.")]
+Changes = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
+
+
+def main() -> None:
+    """The entry point: every error that capfilt raises on purpose becomes a message and its exit code."""
+    try:
+        app()
+    except CapfiltError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {_plain(error)}", highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; `capfilt resume RUN` carries on")
+        raise SystemExit(130) from None
+
+
+def _plain(error: CapfiltError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    changes: Changes = [],  # noqa: B006  # Typer reads the default, nobody changes it
+    until: Until = None,
+    fork: Annotated[
+        str | None, typer.Option(help="Make a new run of this name from the recipe's run.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Run a recipe, or carry on where it stopped."""
+    from pipeline.recipe import load
+
+    loaded = load(recipe, changes)
+    parent = None
+    if fork:
+        parent = Ledger(loaded.run)
+        parent.record()
+        loaded = loaded.model_copy(update={"name": fork})
+        if loaded.run == parent.run:
+            raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
+    _run(loaded, until, address, parent)
+
+
+@app.command()
+def resume(run: RunFolder, until: Until = None, address: Address = None) -> None:
+    """Carry on with a run from its own recipe; shows the plan first."""
+    from pipeline.recipe import parse
+
+    ledger = Ledger(run)
+    recipe = parse(ledger.record().recipe)
+    moved = recipe.model_copy(update={"output": str(ledger.run.resolve().parent)})
+    _run(moved, until, address, None, show_plan=True)
+
+
+def _run(
+    recipe: Any, until: str | None, address: str | None, parent: Ledger | None, show_plan: bool = False
+) -> None:
+    from pipeline.plan import Plan
+    from pipeline.progress import Progress
+    from pipeline.runner import Runner, open_run
+
+    plan = Plan(recipe)
+    if until and until not in plan.nodes:
+        raise UsageError(
+            what=f"--until {until}: the plan has no such stage",
+            evidence=f"its stages: {', '.join(plan.nodes)}",
+        )
+    ledger = Ledger(recipe.run)
+    open_run(plan, ledger, parent)
+    console.print(f"run {ledger.run}", highlight=False, soft_wrap=True)
+    if show_plan:
+        _show_plan(plan, ledger)
+    Runner(plan, ledger, Progress(console), address).run(until)
+    if until and until != "export":
+        console.print(
+            f"stopped after {until}; `capfilt resume {ledger.run}` carries on",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    _closing(report.write(ledger), ledger)
+
+
+def _closing(found: dict[str, Any], ledger: Ledger) -> None:
+    pairs = ", ".join(f"{count:,} {source}" for source, count in found["exported"].items())
+    console.print(f"cleaned pairs: {pairs}\n{ledger.run / 'export'}", highlight=False, soft_wrap=True)
+    for warning in found["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    changes: Changes = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Show which stages are done, which are to run, and why. Runs nothing."""
+    from pipeline.plan import Plan
+    from pipeline.recipe import load
+
+    loaded = load(recipe, changes)
+    ledger = Ledger(loaded.run)
+    planned = Plan(loaded)
+    if ledger.exists:
+        from pipeline.runner import demand_same
+
+        try:
+            demand_same(planned, ledger)
+        except RunChangedError as error:
+            console.print(
+                f"[yellow]{error.what}[/yellow]\n{error.evidence}\n{error.remedy}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise SystemExit(error.exit_code) from None
+    _show_plan(planned, ledger, as_json)
+
+
+def _show_plan(planned: Any, ledger: Ledger, as_json: bool = False) -> None:
+    from pipeline.survey import survey
+
+    standings = survey(planned, ledger)
+    if as_json:
+        rows = [
+            {
+                "stage": name,
+                "state": standing.state,
+                "why": standing.why,
+                "shards": standing.expected,
+                "missing": list(standing.missing),
+                "stale": standing.stale,
+            }
+            for name, standing in standings.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("stage", "state", "shards", "why")
+    for name, standing in standings.items():
+        shards = "?" if standing.expected is None else str(standing.expected)
+        colour = {"to run": "yellow", "waiting": "dim"}.get(standing.state, "green")
+        why = f"stale: {standing.stale}" if standing.stale else standing.why
+        table.add_row(name, f"[{colour}]{standing.state}[/]", shards, why)
+    console.print(table)
+
+
+@app.command()
+def status(
+    run: RunFolder,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run is complete.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far a run is, from its storage alone."""
+    ledger = Ledger(run)
+    while True:
+        views = inspection.stages(ledger)
+        if as_json:
+            print(json.dumps([_status_row(view) for view in views], indent=2))
+        else:
+            table = Table("stage", "state", "shards", "kept", "left")
+            for view in views:
+                table.add_row(*(str(value) for value in _status_row(view).values()))
+            console.print(table)
+        if not follow or all(view.complete for view in views):
+            return
+        time.sleep(5)
+
+
+def _status_row(view: inspection.StageView) -> dict[str, Any]:
+    state = "parent's" if view.parent else "done" if view.complete else "begun" if view.totals.shards else "-"
+    return {
+        "stage": view.name,
+        "state": state,
+        "shards": len(view.totals.shards),
+        "kept": view.totals.kept,
+        "left": sum(view.totals.rejected.values()),
+    }
+
+
+@app.command()
+def inspect(
+    run: RunFolder,
+    stage: Annotated[str | None, typer.Argument(help="A stage; without it, all in short.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 5,
+    rejects: Annotated[bool, typer.Option(help="Show what left instead of what stayed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look into a stage: counts by reason, files, a few rows."""
+    ledger = Ledger(run)
+    if stage is None:
+        return status(run, False, as_json)
+    sample = inspection.sample(ledger, stage, rows, rejects=rejects)
+    if as_json:
+        print(json.dumps(sample, indent=2, default=str))
+        return None
+    view = next(view for view in inspection.stages(ledger) if view.name == stage)
+    console.print(
+        f"{stage}: {view.totals.units_in:,} in, {view.totals.kept:,} kept, "
+        f"{len(view.totals.shards)} parts in {ledger.folder(stage)}",
+        highlight=False,
+    )
+    for reason, count in sorted(view.totals.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>9,} left as {reason}: {MEANING[reason]}", highlight=False, soft_wrap=True)
+    for note in view.notes:
+        console.print(f"  note: {note}", highlight=False, markup=False)
+    for row in sample:
+        _print_row(row)
+    return None
+
+
+def _print_row(row: dict[str, Any], indent: str = "  ") -> None:
+    console.print(
+        indent + "  ".join(f"{name}={_visible(value)}" for name, value in row.items()),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _visible(value: Any) -> str:
+    """Text from the web without control characters: they must not reach a terminal."""
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+@app.command()
+def explain(
+    run: RunFolder,
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A row, image or pair id, or a url.")],
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story of a row: where it came from, what each stage made of it, why it stayed or left."""
+    stories = inspection.explain(Ledger(run), identifier)
+    if as_json:
+        print(json.dumps([vars(story) for story in stories], indent=2, default=str))
+        return
+    for story in stories:
+        console.print(f"[bold]{story.stage}[/bold]  [dim]{story.part}[/dim]", highlight=False, soft_wrap=True)
+        for model, digest in story.models.items():
+            console.print(f"    [dim]by {model}, {digest[:16]}[/dim]", highlight=False, soft_wrap=True)
+        for row in story.rows:
+            _print_row(row, "    ")
+        for reject in story.rejects:
+            meaning = MEANING.get(reject["reason"], "")
+            console.print(
+                f"    left: {reject['reason']} ({meaning}): {_visible(reject['detail'])}  id={reject['id']}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+@app.command()
+def verify(run: RunFolder, as_json: Json = False) -> None:
+    """Reread every committed part and model, and compare them with their records."""
+    found = list(inspection.verify(Ledger(run)))
+    bad = [entry for entry in found if entry[2]]
+    if as_json:
+        print(json.dumps([{"stage": s, "name": n, "problem": p} for s, n, p in found], indent=2))
+    for stage, name, problem in bad if not as_json else ():
+        console.print(f"[red]damaged[/red] {stage}/{name}: {problem}", highlight=False, soft_wrap=True)
+    if bad:
+        raise DamageError(
+            what=f"{len(bad)} of {len(found)} files are damaged",
+            evidence=", ".join(f"{stage}/{name}" for stage, name, _ in bad[:3]),
+            remedy=f"capfilt resume {run} sets damaged parts aside and redoes them",
+        )
+    if not as_json:
+        console.print(
+            f"{len(found)} files are whole, every row is accounted for", highlight=False, soft_wrap=True
+        )
+
+
+@app.command(name="report")
+def report_command(
+    run: RunFolder,
+    truth: Annotated[Path | None, typer.Option(help="CSV file,text,match: noise before and after.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the run's numbers; writes them to report.json and to the dataset card."""
+    ledger = Ledger(run)
+    found = report.write(ledger)
+    if truth is not None:
+        from pipeline.truth import against, read_truth
+
+        found["truth"] = against(ledger, read_truth(truth))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    report.show(found, console)
+
+
+@app.command()
+def submit(
+    recipe: RecipeFile,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, such as http://head:8265.")],
+    changes: Changes = [],  # noqa: B006
+    until: Until = None,
+) -> None:
+    """Send a recipe to a Ray cluster as a job; `capfilt status RUN` follows it."""
+    from pipeline.recipe import load
+    from pipeline.submit import submit as send
+
+    loaded = load(recipe, changes)
+    job = send(loaded, address, until)
+    console.print(
+        f"submitted {job}\nfollow it: capfilt status --follow {loaded.run}", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to put the demo.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Draws the concepts, the crawl and the training.")] = 0,
+) -> None:
+    """Make a small noisy crawl of real pictures and clean it, start to end."""
+    from pipeline.demo.command import run_demo
+
+    run_demo(out, seed, console)
+
+
+if __name__ == "__main__":
+    main()

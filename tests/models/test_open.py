@@ -1,0 +1,123 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_contracts.errors import ModelError
+from models.blip import BlipCaptioner, BlipMatcher
+from models.checkpoint import Role
+from models.open import check_model, open_captioner, open_embedder, open_matcher
+from tests.blip_checkpoint import VOCABULARY, make_tokenizer
+
+
+@pytest.fixture
+def copy(blip_filter: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(blip_filter, tmp_path / "model"))
+
+
+def test_facts(blip_filter: Path, blip_captioner: Path) -> None:
+    facts = check_model(str(blip_filter), "filter")
+    assert (facts.model_type, facts.architecture) == ("blip", "BlipForImageTextRetrieval")
+    assert (facts.where, facts.commit) == (str(blip_filter), None)
+    assert 30_000 < facts.parameters < 200_000
+    assert check_model(str(blip_captioner), "captioner").architecture == "BlipForConditionalGeneration"
+
+
+def test_checking_needs_neither_torch_nor_transformers(blip_filter: Path) -> None:
+    code = (
+        "import sys; from models.open import check_model, digest_of; "
+        f"check_model({str(blip_filter)!r}, 'filter'); digest_of({str(blip_filter)!r}); "
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_opens_by_family(blip_filter: Path, blip_captioner: Path) -> None:
+    assert isinstance(open_captioner(str(blip_captioner), "cpu", 2), BlipCaptioner)
+    assert isinstance(open_matcher(str(blip_filter), "cpu", 2), BlipMatcher)
+    assert isinstance(open_embedder(str(blip_filter), "cpu", 2), BlipMatcher)
+
+
+@pytest.mark.parametrize(
+    ("role", "other", "architecture"),
+    [
+        ("filter", "captioner", "BlipForConditionalGeneration"),
+        ("captioner", "filter", "BlipForImageTextRetrieval"),
+    ],
+)
+def test_a_checkpoint_for_the_other_role(
+    request: pytest.FixtureRequest, role: Role, other: Role, architecture: str
+) -> None:
+    where = str(request.getfixturevalue(f"blip_{other}"))
+    for attempt in (
+        check_model,
+        lambda where, role: {"filter": open_matcher}.get(role, open_captioner)(where),
+    ):
+        with pytest.raises(ModelError, match=f"cannot serve as the {role}: it is a {other}") as caught:
+            attempt(where, role)
+        assert architecture in caught.value.evidence
+        assert "Salesforce/blip-" in caught.value.remedy
+
+
+def test_weights_missing_one_by_one_are_not_made_up(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    del weights["text_encoder.encoder.layer.1.output.dense.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="would be random") as caught:
+        open_matcher(str(copy))
+    assert "layer.1.output.dense.weight" in caught.value.evidence
+
+
+def test_weights_of_another_size(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 128
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot load"):
+        open_matcher(str(copy))
+
+
+def test_unknown_family(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "florence2", "architectures": ["Florence2"]}')
+    for attempt in (open_matcher, open_captioner, lambda where: check_model(where, "filter")):
+        with pytest.raises(ModelError, match="family") as caught:
+            attempt(str(copy))
+        assert "'florence2' (Florence2)" in caught.value.evidence
+        assert "'blip'" in caught.value.remedy
+        assert "'capfilt-med'" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "evidence"),
+    [
+        ([*VOCABULARY, "extra"], "44 tokens, the model 43 embeddings"),
+        ([VOCABULARY[0], *reversed(VOCABULARY[1:])], "the sep token is"),
+    ],
+)
+def test_tokenizer_of_another_model(copy: Path, vocabulary: list[str], evidence: str) -> None:
+    make_tokenizer(copy, vocabulary)
+    with pytest.raises(ModelError, match="does not fit") as caught:
+        open_matcher(str(copy))
+    assert evidence in caught.value.evidence
+
+
+def test_no_tokenizer(copy: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / name).unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        open_matcher(str(copy))
+
+
+def test_loading_is_quiet_and_leaves_transformers_as_it_was(
+    blip_filter: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    open_matcher(str(blip_filter))
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
