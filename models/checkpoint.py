@@ -140,6 +140,16 @@ def tensor_shapes(checkpoint: Checkpoint) -> Shapes:
     return shapes
 
 
+def require_tokenizer(checkpoint: Checkpoint) -> None:
+    """:class:`ModelError` without a vocabulary: transformers would make up a tokenizer of special tokens."""
+    if not any((checkpoint.directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise ModelError(
+            what=f"the model {checkpoint.where} has no tokenizer",
+            evidence=f"neither tokenizer.json nor vocab.txt in {checkpoint.directory}",
+            remedy="put the tokenizer it was trained with beside the weights",
+        )
+
+
 def pixel_statistics(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel in training; empty where the checkpoint does not say."""
     processor = checkpoint.directory / "processor_config.json"
@@ -176,6 +186,11 @@ def digest_of(where: str) -> str:
     return total.hexdigest()
 
 
+def brief(error: Exception) -> str:
+    """The kind of an error and the first line of its message, as evidence."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def _repo(where: str) -> str:
     return where.partition("@")[0]
 
@@ -200,7 +215,7 @@ def _fetch(where: str, patterns: list[str]) -> Path:
     ) as error:  # every error of the hub and of the network under it is one of these
         raise ModelError(
             what=f"the model {where} could not be fetched, and there is no directory of that name",
-            evidence=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            evidence=brief(error),
             remedy="check the id and the network, or fetch it elsewhere and give its directory",
         ) from error
 
@@ -214,7 +229,7 @@ def _remote_shapes(checkpoint: Checkpoint) -> Shapes:
     except (OSError, ValueError) as error:
         raise ModelError(
             what=f"the weights of {checkpoint.where} could not be inspected",
-            evidence=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            evidence=brief(error),
             remedy="check the network, or fetch the model elsewhere and give its directory",
         ) from error
     return {name: tuple(info.shape) for file in files.values() for name, info in file.tensors.items()}

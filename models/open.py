@@ -14,6 +14,7 @@ from models.checkpoint import (
     count_parameters,
     digest_of,
     locate,
+    require_tokenizer,
     tensor_shapes,
 )
 from models.protocols import Captioner, Embedder, Matcher
@@ -107,6 +108,7 @@ def _open(where: str, role: Role) -> Checkpoint:
 
 
 def _refuse_unless_fit(checkpoint: Checkpoint, shapes: Shapes, role: Role) -> None:
+    require_tokenizer(checkpoint)
     if checkpoint.model_type == BLIP:
         _require_role(checkpoint, shapes, role)
     elif checkpoint.model_type != MED:

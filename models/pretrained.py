@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, weight_files
+from models.checkpoint import Checkpoint, brief, require_tokenizer, weight_files
 
 # A vocabulary padded to a multiple of 128 is common; a wider gap means another model's tokenizer.
 _VOCABULARY_PADDING = 128
@@ -30,10 +30,10 @@ def load_model(architecture: Any, checkpoint: Checkpoint) -> Any:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # what a config that does not fit raises depends on where it does not
         raise ModelError(
             what=f"transformers cannot load {checkpoint.where} as {architecture.__name__}",
-            evidence=str(error).strip().splitlines()[0],
+            evidence=brief(error),
             remedy="check that config.json belongs to these weights",
         ) from error
     if missing := sorted(loading["missing_keys"]):
@@ -61,19 +61,20 @@ def _quietly() -> Iterator[None]:
 
 def load_tokenizer(checkpoint: Checkpoint, text: Any) -> Any:
     """The checkpoint's tokenizer, if it and the text model agree on the vocabulary and its special tokens."""
+    require_tokenizer(checkpoint)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.directory, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged tokenizer file raises KeyError, TypeError or bare Exception
         raise ModelError(
-            what=f"the model {checkpoint.where} has no readable tokenizer",
-            evidence=str(error).strip().splitlines()[0],
-            remedy="put the tokenizer it was trained with (tokenizer.json or vocab.txt) beside the weights",
+            what=f"the model {checkpoint.where} has an unreadable tokenizer",
+            evidence=brief(error),
+            remedy="put the tokenizer it was trained with beside the weights",
         ) from error
     tokens, rows = len(tokenizer), text.vocab_size
     wrong = [
-        f"the {name} token is {getattr(tokenizer, name)} there and {getattr(text, name)} in config.json"
+        f"{name} is {getattr(tokenizer, name)} there and {getattr(text, name)} in config.json"
         for name in ("sep_token_id", "pad_token_id")
         if getattr(tokenizer, name) != getattr(text, name)
     ]

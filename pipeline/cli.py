@@ -343,9 +343,12 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Draws the concepts, the crawl and the training.")] = 0,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
-    from pipeline.demo.command import run_demo
+    from pipeline.demo.command import close, prepare
+    from pipeline.recipe import load
 
-    run_demo(out, seed, console)
+    recipe = load(prepare(out, seed))
+    _run(recipe, None, None, None)
+    close(out, Ledger(recipe.run), console)
 
 
 if __name__ == "__main__":

@@ -58,5 +58,7 @@ def make_blip(directory: Path, role: Role, seed: int = 0, **text: Any) -> Path:
 
 
 def make_tokenizer(directory: Path, vocabulary: Sequence[str] = VOCABULARY) -> None:
+    """BERT's tokenizer with ``vocabulary``, as the released checkpoints have it: [DEC] and [ENC] may lack."""
     ids = {word: number for number, word in enumerate(vocabulary)}
-    BertTokenizerFast(vocab=ids, bos_token="[DEC]", extra_special_tokens=["[ENC]"]).save_pretrained(directory)
+    special = [token for token in ("[DEC]", "[ENC]") if token in ids]
+    BertTokenizerFast(vocab=ids, extra_special_tokens=special).save_pretrained(directory)

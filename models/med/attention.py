@@ -52,8 +52,8 @@ def attend(query: Tensor, kept: KeyValue, bias: Tensor | None = None) -> Tensor:
     return context.transpose(1, 2).reshape(rows, positions, heads * width)
 
 
-def initialise(module: nn.Module, spread: float = 0.02) -> None:
-    """BERT's and ViT's initialisation: normal weights, zero biases, unit norms. For :meth:`nn.Module.apply`."""
+def initialise(module: nn.Module, spread: float) -> None:
+    """Normal weights with standard deviation ``spread``, zero biases, unit norms; convolutions as He et al."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=spread)
     if isinstance(module, nn.Conv2d):

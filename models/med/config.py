@@ -89,7 +89,7 @@ PRESETS = {
         _BASE,
         image_size=64,
         stem="conv",
-        stem_widths=(24, 48, 96),
+        stem_widths=(16, 32, 64),
         vision_width=128,
         vision_layers=2,
         vision_heads=4,

@@ -1,5 +1,7 @@
 """MED, the multimodal mixture of encoder-decoder (BLIP, section 3.1): one model for ITC, ITM and LM."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +25,11 @@ class Med(nn.Module):
         self.text_proj = nn.Linear(config.text_width, config.projection)
         self.itm_head = nn.Linear(config.text_width, 2)
         self.temp = nn.Parameter(torch.tensor(0.07))
-        self.apply(initialise)
+        # BERT's 0.02 is for a width of 768; narrow layers need more to pass on as much
+        for part, width in (("vision_", config.vision_width), ("", config.text_width)):
+            for name, module in self.named_modules():
+                if name.startswith("vision_") == bool(part):
+                    initialise(module, 0.02 * math.sqrt(768 / width))
 
     def temperature(self) -> Tensor:
         """The ITC temperature, clamped to [0.001, 0.5] at every use, as in BLIP."""

@@ -28,6 +28,11 @@ class ConvStem(nn.Sequential):
                     nn.ReLU(inplace=True),
                 ]
         super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on CPUs
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        cells: Tensor = super().forward(pixels.contiguous(memory_format=torch.channels_last))
+        return cells
 
 
 class VisionEmbeddings(nn.Module):

@@ -33,7 +33,7 @@ class GroundingSettings(LoopSettings):
     human_share: float = 0.5
     itm_from: float = 0.3
     itm_latest: float = 0.5
-    hard_from: float = 0.8
+    hard_from: float = 0.5
     queue: int = 0
     momentum: float = 0.995
     alpha: float = 0.4
@@ -51,6 +51,8 @@ class Grounding(nn.Module):
         self.device, self.captions = device, captions
         self.recall: Tensor
         self.register_buffer("recall", torch.zeros((), device=device))
+        self.skill: Tensor
+        self.register_buffer("skill", torch.zeros((), device=device))
         self.teacher = MomentumTeacher(model, settings.queue, settings.momentum) if settings.queue else None
 
     def losses(self, step: int) -> dict[str, Tensor]:
@@ -67,16 +69,17 @@ class Grounding(nn.Module):
         if started or self.captions:
             image = model.text_encoder.image_keys_values(states)
         if started:
-            hardness = min(1.0, float(self.recall) / settings.hard_from) if settings.hard_from > 0 else 1.0
+            hardness = min(1.0, float(self.skill) / settings.hard_from) if settings.hard_from > 0 else 1.0
             generator = torch.Generator().manual_seed(settings.seed + 104_729 * step)
             drawn = draw_negatives(similarity.cpu(), same.cpu(), hardness, generator)
-            figures["itm"], accuracy = itm_loss(model, batch.ids, image, drawn.to(self.device))
+            figures["itm"], accuracy, margins = itm_loss(model, batch.ids, image, drawn.to(self.device))
+            self.skill.lerp_(margins[: batch.human].mean().clamp_min(0.0), 0.1)
         if self.captions:
             figures["lm"] = lm_loss(model, batch.ids, image)
         figures["loss"] = torch.stack(list(figures.values())).sum()
         if started:
             figures["itm_accuracy"] = accuracy
-        return figures | {"recall": self.recall}
+        return figures | {"recall": self.recall, "skill": self.skill}
 
     def _itc(
         self, batch: Batch, images: Tensor, texts: Tensor, similarity: Tensor, same: Tensor, step: int

@@ -76,8 +76,11 @@ def draw_negatives(
 
 
 class Itm(NamedTuple):
+    """The loss; the accuracy; and each positive's probability minus its negatives' mean, (rows,)."""
+
     loss: Tensor
     accuracy: Tensor
+    margins: Tensor
 
 
 def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negatives) -> Itm:
@@ -93,7 +96,9 @@ def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negative
     ids = ids.clone()
     ids[:, 0] = model.config.enc
     logits = model.match(ids[texts], [layer.rows(images) for layer in image])
-    return Itm(F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean())
+    probability = logits.detach().softmax(1)[:, 1]
+    margins = probability[: len(own)] - probability[len(own) :].mean()
+    return Itm(F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean(), margins)
 
 
 def lm_loss(

@@ -23,11 +23,6 @@ class Verdict(StrEnum):
     WRONG_RELATION = "wrong_relation"
     UNPARSABLE = "unparsable"
 
-    @property
-    def clean(self) -> bool:
-        """Counts as a true caption in a noise figure: a full match only."""
-        return self is Verdict.MATCH
-
 
 _INVERSE = {"left of": "right of", "above": "below"}
 _FRAMES = (

@@ -12,11 +12,11 @@ from PIL import Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from data_contracts.errors import UsageError
+from data_contracts.errors import ModelError, UsageError
 from models.blip import BlipCaptioner, BlipMatcher
 from models.checkpoint import locate
 from models.protocols import Decoding
-from tests.blip_checkpoint import make_blip
+from tests.blip_checkpoint import VOCABULARY, make_blip, make_tokenizer
 
 torch.set_num_threads(1)
 
@@ -107,6 +107,19 @@ def test_enc_token_is_a_choice(blip_filter: Path, matcher: BlipMatcher) -> None:
     cls, enc = matcher.match(pictures(1), [TEXTS[:1]])[0][0], encoder.match(pictures(1), [TEXTS[:1]])[0][0]
     assert cls.itc == pytest.approx(enc.itc, abs=1e-6)
     assert abs(cls.itm - enc.itm) > 1e-4
+
+
+def test_released_tokenizers_lack_dec_and_enc(tmp_path: Path) -> None:
+    """They are BERT's; the ids come from the config, [ENC] right after [DEC]."""
+    judges = []
+    for name, vocabulary in (("whole", VOCABULARY), ("bert", VOCABULARY[:-2])):
+        make_tokenizer(make_blip(tmp_path / name, "filter"), vocabulary)
+        judges.append(BlipMatcher.open(locate(str(tmp_path / name)), itm_token="enc"))
+    whole, bert = (judge.match(pictures(1), [TEXTS])[0] for judge in judges)
+    assert whole == bert
+    make_tokenizer(make_blip(tmp_path / "none", "filter", bos_token_id=len(VOCABULARY) - 1), VOCABULARY[:-2])
+    with pytest.raises(ModelError, match=r"no \[ENC\] token"):
+        BlipMatcher.open(locate(str(tmp_path / "none")), itm_token="enc")
 
 
 @pytest.mark.parametrize("prompt", ["a picture of", ""])

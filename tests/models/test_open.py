@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_contracts.errors import ModelError
 from models.blip import BlipCaptioner, BlipMatcher
@@ -95,7 +96,7 @@ def test_unknown_family(copy: Path) -> None:
     ("vocabulary", "evidence"),
     [
         ([*VOCABULARY, "extra"], "44 tokens, the model 43 embeddings"),
-        ([VOCABULARY[0], *reversed(VOCABULARY[1:])], "the sep token is"),
+        ([VOCABULARY[0], *reversed(VOCABULARY[1:])], "sep_token_id is 40 there and 3 in"),
     ],
 )
 def test_tokenizer_of_another_model(copy: Path, vocabulary: list[str], evidence: str) -> None:
@@ -108,8 +109,22 @@ def test_tokenizer_of_another_model(copy: Path, vocabulary: list[str], evidence:
 def test_no_tokenizer(copy: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (copy / name).unlink()
-    with pytest.raises(ModelError, match="tokenizer"):
+    for attempt in (open_matcher, lambda where: check_model(where, "filter")):
+        with pytest.raises(ModelError, match="has no tokenizer"):
+            attempt(str(copy))
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="unreadable tokenizer"):
         open_matcher(str(copy))
+
+
+def test_a_plain_vocabulary_file_is_enough(copy: Path, blip_filter: Path) -> None:
+    """Older checkpoints have vocab.txt and no tokenizer.json."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / name).unlink()
+    (copy / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    image, texts = Image.new("RGB", (9, 9)), [["a red dog near two cats"]]
+    old, new = (open_matcher(str(where)).match([image], texts)[0][0] for where in (copy, blip_filter))
+    assert old == pytest.approx(new, abs=1e-6)
 
 
 def test_loading_is_quiet_and_leaves_transformers_as_it_was(

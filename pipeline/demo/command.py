@@ -1,0 +1,129 @@
+"""`capfilt demo`: write the crawl and a recipe, and when the recipe has run, hold the result against the truth.
+
+The run in between is that of any user: it knows nothing but the recipe's public keys. The truth is read here,
+after it, and by nothing else.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_contracts.errors import UsageError
+from pipeline.inspection import files, query
+from pipeline.ledger import Ledger
+from pipeline.truth import Truth, against
+
+RECIPE = "recipe.yaml"
+
+
+def prepare(out: Path, seed: int) -> Path:
+    """Write the demo's data and its recipe, unless they are there; the recipe's path.
+
+    Raises:
+        UsageError: the `demo` extra is not installed, or the folder holds something else.
+    """
+    try:
+        from pipeline.demo.crawl import write_demo
+    except ImportError as error:
+        raise UsageError(
+            what="the demo draws its pictures with packages that are not installed",
+            evidence=str(error),
+            remedy="pip install 'capfilt[demo]'",
+        ) from error
+    write_demo(out, seed)
+    recipe = out / RECIPE
+    if not recipe.exists():
+        text = Path(__file__).with_name("recipe.yaml").read_text("utf-8")
+        recipe.write_text(text.replace("seed: 0", f"seed: {seed}"), "utf-8")
+    return recipe
+
+
+def close(out: Path, ledger: Ledger, console: Console) -> None:
+    """What became of the crawl, by the known truth: a funnel, noise before and after, a few pairs, what next."""
+    found = measure(out, ledger)
+    _funnel(ledger, console)
+    table = Table(
+        "texts", "pairs", "noise", "kept", "noise kept", "true ones kept", title="by the known truth"
+    )
+    for source in ("web", "synthetic", "all"):
+        row = found[source]
+        table.add_row(
+            source,
+            f"{row['pairs']:,}",
+            f"{row['noise']:.1%}",
+            f"{row['kept']:,}",
+            f"{row['kept_noise']:.1%}",
+            f"{row['true_kept']:.1%}",
+        )
+    console.print(table)
+    auc = found["web_auc_itm"]
+    console.print(
+        f"noise is a text that says something false, or nothing, about its picture. The filter tells true from "
+        f"noisy web texts with AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}).",
+        highlight=False,
+    )
+    for line in _pairs(out, ledger):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"""
+the cleaned dataset   {ledger.run}/export/part-*.parquet and README.md, its card
+every stage           {ledger.run}/STAGE/part-*.parquet; what left is in STAGE/_rejects
+the recipe            {out}/{RECIPE}
+
+next: capfilt report {ledger.run}
+      capfilt inspect {ledger.run} select --rejects
+      capfilt explain {ledger.run} web-00000.jpg
+      capfilt run {out}/{RECIPE} --fork strict --set select.threshold=0.7""",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
+    """Noise and counts by source, and the filter's AUC on web texts, by the known truth."""
+    from pipeline.demo.crawl import read_truth
+    from pipeline.demo.grammar import Verdict, truth
+
+    scenes = read_truth(out)
+    known = {Verdict.MATCH: Truth.MATCH, Verdict.PARTIAL: Truth.PARTIAL}
+    return against(ledger, lambda file, text: known.get(truth(scenes[file], text), Truth.NOISE))
+
+
+def _funnel(ledger: Ledger, console: Console) -> None:
+    table = Table("stage", "in", "kept", "left", title="the funnel")
+    for stage in ("ingest", "caption", "score", "select", "export"):
+        totals = ledger.totals(stage)
+        if totals is not None:
+            left = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())
+            table.add_row(stage, f"{totals.units_in:,}", f"{totals.kept:,}", left)
+    console.print(table)
+
+
+def _pairs(out: Path, ledger: Ledger, count: int = 5) -> list[str]:
+    """Pictures whose web text was dropped and whose synthetic text was kept: before and after."""
+    kept = {row["pair_id"] for row in query("SELECT pair_id FROM {files}", files(ledger, "select"))}
+    scores = query(
+        "SELECT row_id, pair_id, source, text, itm FROM {files} ORDER BY row_id LIMIT 2000",
+        files(ledger, "score"),
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for score in scores:
+        rows.setdefault(score["row_id"], {})[score["source"]] = score
+    urls = {
+        row["row_id"]: row["url"] for row in query("SELECT row_id, url FROM {files}", files(ledger, "ingest"))
+    }
+    lines = ["", "before and after:"]
+    for row, texts in rows.items():
+        web, synthetic = texts.get("web"), texts.get("synthetic")
+        if web and synthetic and web["pair_id"] not in kept and synthetic["pair_id"] in kept:
+            lines += [
+                f"  {out}/crawl/{urls[row]}",
+                f"    dropped {web['itm']:.2f}  {web['text']}",
+                f"    kept    {synthetic['itm']:.2f}  {synthetic['text']}",
+            ]
+        if len(lines) >= 2 + 3 * count:
+            break
+    return lines
