@@ -114,6 +114,8 @@ class Contract:
         plain, nullable = _plain(info.annotation)
         if not nullable:
             self._demand(table, name, pc.is_valid(column), "is null")
+        if pa.types.is_list(column.type):
+            self._demand(table, name, _whole(column), "holds a null")
         if pa.types.is_floating(column.type):
             self._demand(table, name, pc.is_finite(column), "is not a finite number")
         low, high, pattern = _bounds(info)
@@ -172,3 +174,10 @@ def _within(column: pa.ChunkedArray, members: type[StrEnum]) -> pa.ChunkedArray:
     """Whether each value is a member; null where the value is."""
     found = pc.is_in(column, pa.array([str(member) for member in members]))
     return pc.or_(pc.is_null(column), found)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each list is without a null element: Arrow itself does not see to that."""
+    lists = column.combine_chunks()
+    broken = pc.list_parent_indices(lists).filter(pc.is_null(pc.list_flatten(lists)))
+    return pa.chunked_array([pc.invert(pc.is_in(pa.array(range(len(lists)), broken.type), broken))])

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -14,11 +15,11 @@ def identity_of(value: object, where: str = "value") -> Any:
     """``value`` as plain JSON types, dataclasses as their class's name and fields.
 
     Raises:
-        RecipeError: for anything without a stable identity: a callable, a set, an open file, a NaN.
+        RecipeError: for anything without a stable identity: a callable, a set, an open file, a NaN, an infinity.
     """
     if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
         return value
-    if isinstance(value, float) and value == value:
+    if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Enum):
         return identity_of(value.value, where)

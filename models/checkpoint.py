@@ -187,8 +187,8 @@ def digest_of(where: str) -> str:
 
 
 def brief(error: Exception) -> str:
-    """The kind of an error and the first line of its message, as evidence."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """An error of a library on one line, as evidence."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _repo(where: str) -> str:

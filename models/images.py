@@ -6,7 +6,6 @@ installed (transformers picks another back end then, and pixels differ by up to 
 """
 
 import io
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,21 +27,22 @@ def decode(data: bytes) -> Image.Image:
     """The picture in ``data`` as RGB: upright by its EXIF orientation, transparency on white, first frame.
 
     Raises :class:`UndecodableImage` for bytes that are no image, truncated or corrupt, and for images over
-    Pillow's pixel limit (its warning for a possible decompression bomb counts as the error it hints at).
+    Pillow's pixel limit. Safe to call from several threads.
     """
     if not data:
         raise UndecodableImage("no bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in images it reads perfectly well
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return _on_white(_upright(image))
+        with Image.open(io.BytesIO(data)) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError  # Pillow itself only warns up to twice its limit
+            image.load()
+            return _on_white(_upright(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UndecodableImage("too many pixels (possible decompression bomb)") from error
     except UnidentifiedImageError as error:
         raise UndecodableImage("not an image in a known format") from error
+    except MemoryError:
+        raise  # the machine's fault, not the image's
     except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
         raise UndecodableImage(f"{type(error).__name__}: {error}"[:200]) from error
 

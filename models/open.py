@@ -127,11 +127,12 @@ def _require_role(checkpoint: Checkpoint, shapes: Shapes, role: Role) -> None:
     }
     if not lacking[role]:
         return
-    serves = [other for other, missing in lacking.items() if not missing]
+    missing = ", ".join(need.rstrip(".") for need in lacking[role])
+    serves = [other for other, lacks in lacking.items() if not lacks]
     raise ModelError(
         what=f"{checkpoint.where} cannot serve as the {role}"
         + (f": it is a {' and '.join(serves)} checkpoint" if serves else ""),
-        evidence=f"it was written as {checkpoint.architecture} and has no {', '.join(lacking[role])} weights",
+        evidence=f"it was written as {checkpoint.architecture} and has no {missing}",
         remedy={
             "filter": "give a BlipForImageTextRetrieval checkpoint, such as Salesforce/blip-itm-base-coco",
             "captioner": "give a BlipForConditionalGeneration checkpoint, "

@@ -28,6 +28,7 @@ def load_model(architecture: Any, checkpoint: Checkpoint) -> Any:
                 use_safetensors=True,
                 local_files_only=True,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # reported below, with names, instead of in a log
                 output_loading_info=True,
             )
     except Exception as error:  # what a config that does not fit raises depends on where it does not
@@ -41,6 +42,13 @@ def load_model(architecture: Any, checkpoint: Checkpoint) -> Any:
             what=f"{checkpoint.where} lacks weights of {architecture.__name__}, which would be random",
             evidence=f"{len(missing)} tensors, such as {missing[0]}; written as {checkpoint.architecture}",
             remedy=f"give a complete {architecture.__name__} checkpoint",
+        )
+    if wrong := sorted(loading["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise ModelError(
+            what=f"the weights of {checkpoint.where} have other sizes than its config.json says",
+            evidence=f"{len(wrong)} tensors, such as {name}: {tuple(found)}, not {tuple(expected)}",
+            remedy="put the config.json that belongs to these weights beside them",
         )
     return model.eval().requires_grad_(False)
 

@@ -35,7 +35,7 @@ class Cluster:
         if not address:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
         try:
-            ray.init(address=address, **options)
+            ray.init(address=address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StageError(
                 what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",

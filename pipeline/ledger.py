@@ -220,7 +220,8 @@ class Ledger:
         """Publish a finished part; the part that stands afterwards, and whether it is this one."""
         name = part_name(record.shard, record.generation)
         won = self.publish(path, self.run / record.stage / name)
-        return self.part(record.stage, name), won
+        # Whoever won writes the index anew: an entry of a part that somebody deleted may still be there.
+        return (self._index if won else self.part)(record.stage, name), won
 
     def read(self, stage: str, part: Part) -> pa.BufferReader:
         """A part's bytes, checked against the digest under which it was committed.

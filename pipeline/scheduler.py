@@ -110,11 +110,10 @@ class Pool:
 
     def _start(self, judge: "_Judge") -> _Actor:
         needs = self.resources
-        handle = (
-            ray.remote(Worker)  # type: ignore[attr-defined]  # Ray's stubs do not know class options
-            .options(num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, max_task_retries=0)
-            .remote()
-        )
+        actor: Any = ray.remote(Worker)
+        handle: Any = actor.options(
+            num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, max_task_retries=0
+        ).remote()
         try:
             node, pid = ray.get(handle.where.remote(), timeout=120)
         except RayError as error:
@@ -189,7 +188,8 @@ def _last_words(task: Task) -> str:
 
 
 def _nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"] for node in nodes if node["Alive"]}
 
 
 def fit(wanted: Resources) -> Resources:
@@ -198,7 +198,7 @@ def fit(wanted: Resources) -> Resources:
     Raises:
         StageError: when it can hold none, with what is missing.
     """
-    have: Mapping[str, float] = ray.cluster_resources()
+    have: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = have.get("CPU", 0.0) / wanted.cpus if wanted.cpus else float("inf")
     if wanted.gpus:
         room = min(room, have.get("GPU", 0.0) / wanted.gpus)

@@ -237,6 +237,7 @@ def run_task(task: Task, open_stage: Opened) -> list[tuple[Part, bool]]:
         DamageError: an input part is not what was committed.
     """
     ledger, crumb = Ledger(task.run), Crumb(task.run, task.label)
+    crumb.sweep()  # what an earlier attempt had in hand must not be blamed for this one's death
     inputs = CommittedInput(task, ledger, crumb)
     read = [
         InputPart(stage=upstream.stage, name=part.name, sha256=part.sha256)
@@ -291,7 +292,7 @@ def _run_shard(
                     reason=Reason.POISON,
                     detail=task.poison[row],
                 )
-                for unit in units[row]
+                for unit in units.get(row, ())
                 for _ in range(stage.fan_out)
             ]
         )

@@ -1,7 +1,7 @@
 """Scaled dot-product attention over cached or fresh keys and values.
 
-Plain batched matmuls rather than ``scaled_dot_product_attention``: on CPUs they train about twice as fast, and
-at the few queries of a decoding step they are faster still.
+Plain batched matmuls rather than ``scaled_dot_product_attention``: on CPUs they train about twice as fast,
+and at the few queries of a decoding step they are faster still.
 """
 
 import math
@@ -34,8 +34,9 @@ def split_heads(states: Tensor, heads: int) -> Tensor:
 def attend(query: Tensor, kept: KeyValue, bias: Tensor | None = None) -> Tensor:
     """Attention of ``query`` (rows, heads, positions, head width); returns (rows, positions, width).
 
-    ``bias`` is added to the scores: 0 where a query may look, -inf or very negative where not. Several rows may
-    share one row of keys (captions of one image): rows = n * shared, kept in blocks; they become one matmul.
+    ``bias`` is added to the scores: 0 where a query may look, -inf or very negative where not. Several rows
+    may share one row of keys (captions of one image): rows = n * shared, kept in blocks; they become one
+    matmul.
     """
     rows, heads, positions, width = query.shape
     shared = rows // kept.key.shape[0]
@@ -53,7 +54,8 @@ def attend(query: Tensor, kept: KeyValue, bias: Tensor | None = None) -> Tensor:
 
 
 def initialise(module: nn.Module, spread: float) -> None:
-    """Normal weights with standard deviation ``spread``, zero biases, unit norms; convolutions as He et al."""
+    """Normal weights with standard deviation ``spread``, zero biases, unit norms; convolutions as He et
+    al."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=spread)
     if isinstance(module, nn.Conv2d):

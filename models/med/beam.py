@@ -29,8 +29,8 @@ def beam_search(
 ) -> list[Tokens]:
     """The caption of highest mean log-probability per token found with ``decoding.beams`` beams.
 
-    Each step looks at the ``2 * beams`` best continuations of an image: at most ``beams`` of them end, so enough
-    stay alive. An image is done when no live beam can beat its worst finished one, as in transformers.
+    Each step looks at the ``2 * beams`` best continuations of an image: at most ``beams`` of them end, so
+    enough stay alive. An image is done when no live beam can beat its worst finished one, as in transformers.
     """
     config, device, beams = model.config, model.temp.device, decoding.beams
     ids = torch.tensor([[config.dec, *prompt]], device=device).expand(images * beams, -1)
@@ -57,7 +57,7 @@ def beam_search(
                     finished[number].append(Tokens(written[row].tolist(), float(best[number, rank])))
                 done[number] = _decided(finished[number], float(best[number, 0]), step + 1, beams)
         # the best that go on, in order; a stable sort puts the ended ones last
-        chosen = ended.int().argsort(1, stable=True)[:, :beams]
+        chosen = ended.int().argsort(dim=1, stable=True)[:, :beams]
         totals = best.gather(1, chosen)
         rows = (sources.gather(1, chosen) + torch.arange(images, device=device)[:, None] * beams).flatten()
         ids = tokens.gather(1, chosen).view(-1, 1)

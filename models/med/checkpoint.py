@@ -79,7 +79,7 @@ def load(directory: Path, device: str = "cpu") -> Checkpoint:
         wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise ModelError(
             what="the weights do not fit the model's config",
-            evidence=f"{directory}: {len(wrong)} tensors missing, unknown or of another shape, first {wrong[0]}",
+            evidence=f"{directory}: {len(wrong)} tensors missing, unknown or misshapen, first {wrong[0]}",
             remedy="restore config.json and model.safetensors from the same save",
         )
     model.load_state_dict(tensors, strict=False)
@@ -128,8 +128,8 @@ tags: [image-to-text, image-text-matching, capfilt, blip]
 
 {what}
 
-A MED (multimodal mixture of encoder-decoder, BLIP, arXiv 2201.12086) with {count:,} parameters: {config.stem} stem,
-{config.image_size} px images in patches of {config.patch}, {config.vision_layers} image layers of width
-{config.vision_width}, {config.text_layers} text layers of width {config.text_width}, {config.vocabulary:,} word
-pieces. Open it with `models.med.adapter.open_med(directory)`.
+A MED (multimodal mixture of encoder-decoder, BLIP, arXiv 2201.12086) with {count:,} parameters: {config.stem}
+stem, {config.image_size} px images in patches of {config.patch}, {config.vision_layers} image layers of width
+{config.vision_width}, {config.text_layers} text layers of width {config.text_width}, {config.vocabulary:,}
+word pieces. Open it with `models.med.adapter.open_med(directory)`.
 {table}"""

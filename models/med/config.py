@@ -12,8 +12,8 @@ MODEL_TYPE = "capfilt-med"
 class MedConfig:
     """Sizes of the image encoder, the text encoder/decoder and the projections.
 
-    ``stem`` cuts the image into patches: ``patch`` with one strided convolution (ViT and BLIP), ``conv`` with a
-    small convolutional network that learns from scratch in minutes. ``stem_widths`` are the channels of the
+    ``stem`` cuts the image into patches: ``patch`` with one strided convolution (ViT and BLIP), ``conv`` with
+    a small convolutional network that learns from scratch in minutes. ``stem_widths`` are the channels of the
     halvings before the last, which ends at ``vision_width``; so ``conv`` needs ``patch == 2 ** halvings``.
     Token ids are fixed by the tokenizer: ``[PAD]`` 0, ``[DEC]`` starts a decoder, ``[ENC]`` an ITM text.
     """

@@ -1,6 +1,7 @@
 """Decoding with a key/value cache: nucleus sampling and greedy; beam search is in its own module.
 
-All rows advance together, one token a step, until each has ended. A row's result does not depend on the others.
+All rows advance together, one token a step, until each has ended. A row's result does not depend on the
+others.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from models.sampling import CaptionRandom
 def nucleus_choice(logits: Tensor, noise: Tensor, top_p: float) -> Tensor:
     """Draw one token a row from the nucleus of ``logits`` (rows, vocabulary); returns (rows,), int64.
 
-    The nucleus is the smallest set of likeliest tokens with mass ``top_p`` or more: a token is in it if the mass
-    of strictly likelier ones is below ``top_p``. With Gumbel ``noise`` the argmax over the set is the draw, so
-    candidates are taken in order of noisy log-probability until one is in; this needs no sort and is exact.
+    The nucleus is the smallest set of likeliest tokens with mass ``top_p`` or more: a token is in it if the
+    mass of strictly likelier ones is below ``top_p``. With Gumbel ``noise`` the argmax over the set is the
+    draw, so candidates are taken in order of noisy log-probability until one is in; this needs no sort and is
+    exact.
     """
     probability = logits.softmax(-1)
     noisy = logits.log_softmax(-1) + noise
@@ -36,7 +38,8 @@ def nucleus_choice(logits: Tensor, noise: Tensor, top_p: float) -> Tensor:
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """CTRL's penalty: logits of ``seen`` tokens (rows, vocabulary bool) divided, or multiplied if negative."""
+    """CTRL's penalty: logits of ``seen`` tokens (rows, vocabulary bool) divided, or multiplied if
+    negative."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
@@ -44,7 +47,8 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def decode(
     model: Med, image: list[KeyValue], prompt: Sequence[int], decoding: Decoding, image_ids: Sequence[str]
 ) -> list[list[Tokens]]:
-    """``decoding.per_image`` captions of every image; ``image`` are the cross keys and values, one row an image.
+    """``decoding.per_image`` captions of every image; ``image`` are the cross keys and values, one row an
+    image.
 
     Greedy and beam give the same caption ``per_image`` times: there is nothing to draw.
     """

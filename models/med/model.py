@@ -45,7 +45,8 @@ class Med(nn.Module):
         return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def embed_texts(self, ids: Tensor) -> Tensor:
-        """ITC embeddings (rows, projection) of ``ids`` (rows, length) that start with [CLS], L2-normalised."""
+        """ITC embeddings (rows, projection) of ``ids`` (rows, length) that start with [CLS],
+        L2-normalised."""
         states, _ = self.text_encoder(ids, ids != self.config.pad)
         return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 

@@ -5,9 +5,11 @@
 * image-grounded decoder: cross-attention, causal, starts with [DEC], keeps a cache when decoding.
 
 Encoder and decoder own their self-attention blocks (with output dense and LayerNorm) and share everything
-else, which the paper measures to be best (Table 3). Sharing is by module object: both appear in the state dict
-under Hugging Face's BLIP names, and parameters are stored once.
+else, which the paper measures to be best (Table 3). Sharing is by module object: both appear in the state
+dict under Hugging Face's BLIP names, and parameters are stored once.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +89,10 @@ class Intermediate(nn.Module):
 class TextLayer(nn.Module):
     """Self-attention of its own; cross-attention and MLP of its own or those of ``shared``."""
 
+    crossattention: Attention
+    intermediate: Intermediate
+    output: AddAndNorm
+
     def __init__(self, config: MedConfig, shared: "TextLayer | None" = None) -> None:
         super().__init__()
         self.attention = Attention(config, config.text_width)
@@ -109,12 +115,18 @@ class TextLayer(nn.Module):
 class TextStack(nn.Module):
     def __init__(self, config: MedConfig, shared: "TextStack | None" = None) -> None:
         super().__init__()
-        twins = shared.layer if shared else [None] * config.text_layers
-        self.layer = nn.ModuleList(TextLayer(config, twin) for twin in twins)  # type: ignore[arg-type]
+        twins = shared.layers() if shared else [None] * config.text_layers
+        self.layer = nn.ModuleList(TextLayer(config, twin) for twin in twins)
+
+    def layers(self) -> list[TextLayer]:
+        return cast(list[TextLayer], list(self.layer))
 
 
 class TextModel(nn.Module):
     """Embeddings and layers; ``shared`` lends everything but the self-attention blocks."""
+
+    embeddings: TextEmbeddings
+    encoder: TextStack
 
     def __init__(self, config: MedConfig, shared: "TextModel | None" = None) -> None:
         super().__init__()
@@ -126,7 +138,7 @@ class TextModel(nn.Module):
 
         Computed once per image: encoder and decoder share them, and so do all texts of an image.
         """
-        return [layer.crossattention.self.keys_values(image_states) for layer in self.encoder.layer]
+        return [layer.crossattention.self.keys_values(image_states) for layer in self.encoder.layers()]
 
     def forward(
         self,

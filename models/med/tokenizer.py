@@ -1,7 +1,7 @@
 """The WordPiece tokenizer: trained on a run's own texts, or loaded; saved as transformers reads it.
 
-Layout of a trained vocabulary: ``[PAD] [UNK] [CLS] [SEP] [MASK]`` first, pieces, ``[DEC] [ENC]`` last, as BLIP
-appends them to BERT's.
+Layout of a trained vocabulary: ``[PAD] [UNK] [CLS] [SEP] [MASK]`` first, pieces, ``[DEC] [ENC]`` last, as
+BLIP appends them to BERT's.
 """
 
 import json
@@ -21,10 +21,12 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class CaptionTokenizer:
-    """Caption text to padded ids and back. Every text is normalised first, in training and in judging alike."""
+    """Caption text to padded ids and back. Every text is normalised first, in training and in judging
+    alike."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        missing = [token for token in (*FIRST, *LAST) if tokenizer.token_to_id(token) is None]
+        found = {token: tokenizer.token_to_id(token) for token in (*FIRST, *LAST)}
+        missing = [token for token, number in found.items() if number is None]
         if missing:
             raise ModelError(
                 what="the tokenizer lacks special tokens that MED needs",
@@ -35,8 +37,9 @@ class CaptionTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.size: int = tokenizer.get_vocab_size()
-        self.pad, _, self.cls, self.sep, _ = (tokenizer.token_to_id(token) for token in FIRST)
-        self.dec, self.enc = (tokenizer.token_to_id(token) for token in LAST)
+        specials = {token: number for token, number in found.items() if number is not None}
+        self.pad, self.cls, self.sep = specials["[PAD]"], specials["[CLS]"], specials["[SEP]"]
+        self.dec, self.enc = specials["[DEC]"], specials["[ENC]"]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> "CaptionTokenizer":
@@ -64,7 +67,8 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "CaptionTokenizer":
-        """From a directory with ``tokenizer.json``. Raises :class:`ModelError` if it is missing or unusable."""
+        """From a directory with ``tokenizer.json``. Raises :class:`ModelError` if it is missing or
+        unusable."""
         path = directory / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -101,7 +105,8 @@ class CaptionTokenizer:
     def encode(
         self, texts: Sequence[str], max_tokens: int, first: Literal["cls", "enc", "dec"] = "cls"
     ) -> torch.Tensor:
-        """Ids (texts, longest), int64, right-padded: first token, pieces, [SEP]; at most ``max_tokens`` long."""
+        """Ids (texts, longest), int64, right-padded: first token, pieces, [SEP]; at most ``max_tokens``
+        long."""
         cleaned = [normalise_caption(text) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         start = {"cls": self.cls, "enc": self.enc, "dec": self.dec}[first]

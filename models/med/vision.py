@@ -14,8 +14,8 @@ from models.med.config import MedConfig
 class ConvStem(nn.Sequential):
     """(n, 3, size, size) to (n, width, size / patch, size / patch): each halving with one more 3x3.
 
-    BatchNorm is what makes it start: with GroupNorm, or with one strided convolution, training from scratch on
-    noisy pairs stays at chance for the time a laptop has.
+    BatchNorm is what makes it start: with GroupNorm, or with one strided convolution, training from scratch
+    on noisy pairs stays at chance for the time a laptop has.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
@@ -31,7 +31,9 @@ class ConvStem(nn.Sequential):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on CPUs
 
     def forward(self, pixels: Tensor) -> Tensor:
-        cells: Tensor = super().forward(pixels.contiguous(memory_format=torch.channels_last))
+        cells: Tensor = super().forward(  # type: ignore[no-untyped-call]
+            pixels.contiguous(memory_format=torch.channels_last)
+        )
         return cells
 
 

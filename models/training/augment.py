@@ -10,9 +10,9 @@ from torch.nn import functional as F
 def random_resized_crop(pixels: Tensor, smallest: float, flip: bool, generator: torch.Generator) -> Tensor:
     """A random crop of each image, scaled back to full size; same shape and dtype.
 
-    Area between ``smallest`` and 1 of the image, aspect ratio between 3/4 and 4/3, as torchvision's and BLIP's
-    RandomResizedCrop; bilinear instead of bicubic, because it is one fast kernel for the batch. ``flip`` mirrors
-    half of the images. ``generator`` is a CPU generator.
+    Area between ``smallest`` and 1 of the image, aspect ratio between 3/4 and 4/3, as torchvision's and
+    BLIP's RandomResizedCrop; bilinear instead of bicubic, because it is one fast kernel for the batch.
+    ``flip`` mirrors half of the images. ``generator`` is a CPU generator.
     """
     if smallest >= 1.0 and not flip:
         return pixels

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ from models.training.augment import random_resized_crop
 class PairSet:
     """Images with one or more texts each.
 
-    ``images`` (n, size, size, 3), uint8, an array or ``np.memmap``; ``texts[i]`` belong to image i. ``scenes``
-    may name what an image shows: images of one scene are never taken for each other's negatives.
+    ``images`` (n, size, size, 3), uint8, an array or ``np.memmap``; ``texts[i]`` belong to image i.
+    ``scenes`` may name what an image shows: images of one scene are never taken for each other's negatives.
     Raises :class:`TrainingError` if the lengths differ or an image has no text.
     """
 
@@ -81,7 +82,7 @@ class _Source:
         self.first = np.cumsum([0, *self.counts])
         texts = [normalise_caption(text) for own in pairs.texts for text in own]
         self.ids = tokenizer.encode([f"{prompt} {text}" if prompt else text for text in texts], max_tokens)
-        self.lengths = (self.ids != tokenizer.pad).sum(1)
+        self.lengths = self.ids.ne(tokenizer.pad).sum(1)
 
         def number(names: Iterable[str]) -> list[int]:
             return [numbers.setdefault(name, len(numbers)) for name in names]
@@ -102,18 +103,24 @@ class _Source:
 
 
 def shuffled(size: int, seed: int, step: int, count: int) -> NDArray[np.int64]:
-    """Step ``step``'s ``count`` places of an endless order: every one of ``size`` once an epoch, then anew."""
+    """Step ``step``'s ``count`` places of an endless order: every one of ``size`` once an epoch."""
     places = np.arange(step * count, (step + 1) * count)
     epochs = places // size
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(size) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][place % size] for epoch, place in zip(epochs, places, strict=True)])
+    spots = zip(epochs.tolist(), (places % size).tolist(), strict=True)
+    return np.array([_order(size, seed, epoch)[place] for epoch, place in spots])
+
+
+@lru_cache(maxsize=8)
+def _order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 class Batches:
     """Batches as a pure function of (seed, step), so a restart carries on exactly where it stopped.
 
-    With ``web`` given, ``human_share`` of each batch is human. ``crop`` is the smallest share of the area that a
-    crop keeps; 1 means no crop. ``flip`` mirrors at random: leave it off where captions say left or right.
+    With ``web`` given, ``human_share`` of each batch is human. ``crop`` is the smallest share of the area
+    that a crop keeps; 1 means no crop. ``flip`` mirrors at random: leave it off where captions say left or
+    right.
     """
 
     def __init__(
@@ -159,8 +166,8 @@ class Batches:
 def frequent_words(pairs: PairSet, count: int) -> list[str]:
     """The ``count`` most frequent content words of the texts, ties in alphabetical order.
 
-    A word is letters only, three or more; one in over 40% of the texts says nothing about its image. This needs
-    no stop list, hence no language.
+    A word is letters only, three or more; one in over 40% of the texts says nothing about its image. This
+    needs no stop list, hence no language.
     """
     texts = [set(normalise_caption(text).split()) for own in pairs.texts for text in own]
     counts = Counter(word for words in texts for word in words if len(word) > 2 and word.isalpha())
@@ -169,7 +176,8 @@ def frequent_words(pairs: PairSet, count: int) -> list[str]:
 
 
 def word_targets(pairs: PairSet, words: Sequence[str]) -> Tensor:
-    """(images, words) float32: the share of each word among the listed words of an image's texts; may be 0."""
+    """(images, words) float32: the share of each word among the listed words of an image's texts; may be
+    0."""
     column = {word: number for number, word in enumerate(words)}
     targets = torch.zeros(len(pairs), len(words))
     for row, own in enumerate(pairs.texts):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_contracts.errors import TrainingError
+from models.images import normalise
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.images import normalise
 from models.training.augment import random_resized_crop
 from models.training.data import Batches, PairSet, frequent_words, shuffled, word_targets
 from models.training.grounding import Grounding, GroundingSettings

@@ -22,9 +22,10 @@ OnStep = Callable[[Record], None]
 class LoopSettings:
     """What every job has. BLIP's optimizer (section 4.1); rates for training a tiny model from scratch.
 
-    ``batch`` pairs a step; ``lr`` after ``warmup`` linear steps, then a cosine to zero; ``crop`` is the smallest
-    share of an image's area that augmentation keeps; ``flip`` mirrors half of the images, off by default because
-    captions that say left or right would become false; ``seed`` orders pairs and draws crops and negatives.
+    ``batch`` pairs a step; ``lr`` after ``warmup`` linear steps, then a cosine to zero; ``crop`` is the
+    smallest share of an image's area that augmentation keeps; ``flip`` mirrors half of the images, off by
+    default because captions that say left or right would become false; ``seed`` orders pairs and draws crops
+    and negatives.
     """
 
     steps: int
@@ -40,7 +41,8 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a job runs; none of it changes what is learnt, except that sums depend on ``threads`` in the last bit.
+    """How a job runs; none of it changes what is learnt, except that sums depend on ``threads`` in the last
+    bit.
 
     ``checkpoints`` is a directory for the running job's state, written every ``checkpoint_every`` steps and
     removed by the caller once the model is saved. ``on_step`` gets each step's record: step, steps, loss, its
@@ -60,11 +62,12 @@ def train(
     settings: LoopSettings,
     execution: Execution,
 ) -> None:
-    """Train ``learner`` in place: at each step ``losses(step)`` gives ``loss`` and figures to record beside it.
+    """Train ``learner`` in place: at each step ``losses(step)`` gives ``loss`` and figures to record beside
+    it.
 
     Everything a step depends on must be a function of the step or live in ``learner``'s state dict, so that a
-    restart from a checkpoint gives what an unbroken run gives. Raises :class:`TrainingError` for a loss that is
-    not finite, or a checkpoint of a job with other settings.
+    restart from a checkpoint gives what an unbroken run gives. Raises :class:`TrainingError` for a loss that
+    is not finite, or a checkpoint of a job with other settings.
     """
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]

@@ -13,8 +13,9 @@ from models.training.objectives import itc_targets, same_pairs
 class MomentumTeacher(nn.Module):
     """An exponential moving average of the model, and the last ``size`` pairs it embedded.
 
-    The soft target is ``alpha * softmax(teacher's similarity) + (1 - alpha) * positives``. Keys in the queue let
-    later occurrences of an image or text count as positives. It is a module, so a checkpoint saves all of it.
+    The soft target is ``alpha * softmax(teacher's similarity) + (1 - alpha) * positives``. Keys in the queue
+    let later occurrences of an image or text count as positives. It is a module, so a checkpoint saves all of
+    it.
     """
 
     def __init__(self, model: Med, size: int, decay: float = 0.995) -> None:
@@ -38,8 +39,8 @@ class MomentumTeacher(nn.Module):
         """Move towards ``model``; BLIP does so before the forward pass. Batch statistics are copied."""
         for mine, its in zip(self.model.parameters(), model.parameters(), strict=True):
             mine.lerp_(its, 1 - self.decay)
-        for mine, its in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(its)
+        for kept, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(current)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

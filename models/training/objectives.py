@@ -1,7 +1,7 @@
 """BLIP's three objectives as pure functions (arXiv 2201.12086, section 3.2, and its training code).
 
-Keys (rows, 3), int64, say which pairs of a batch are the same: one column each for the image, the text and the
-scene. Pairs equal in any column are positives of one another for ITC and never negatives for ITM.
+Keys (rows, 3), int64, say which pairs of a batch are the same: one column each for the image, the text and
+the scene. Pairs equal in any column are positives of one another for ITC and never negatives for ITM.
 """
 
 from typing import NamedTuple
@@ -39,9 +39,9 @@ def itc_loss(
 def negative_weights(similarity: Tensor, same: Tensor, hardness: float) -> Tensor:
     """Weights (rows, candidates) to draw one negative per row; rows without any candidate are all zero.
 
-    BLIP draws by ``softmax(similarity)``, which teaches a still unaligned model to answer "never". So the draw
-    starts uniform (``hardness`` 0) and ends as BLIP's (1). Every candidate keeps a little weight: a softmax can
-    underflow to zero on all that are allowed, and ``multinomial`` fails on such rows.
+    BLIP draws by ``softmax(similarity)``, which teaches a still unaligned model to answer "never". So the
+    draw starts uniform (``hardness`` 0) and ends as BLIP's (1). Every candidate keeps a little weight: a
+    softmax can underflow to zero on all that are allowed, and ``multinomial`` fails on such rows.
     """
     allowed = (~same).float()
     hard = F.softmax(similarity, 1) * allowed
@@ -84,7 +84,8 @@ class Itm(NamedTuple):
 
 
 def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negatives) -> Itm:
-    """Cross-entropy over each pair (1), its text with a negative image (0), a negative text with its image (0).
+    """Cross-entropy over each pair (1), its text with a negative image (0), a negative text with its image
+    (0).
 
     ``ids`` (rows, length) of the texts, whose first token is replaced by [ENC].
     """
@@ -104,7 +105,8 @@ def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negative
 def lm_loss(
     model: Med, ids: Tensor, image: list[KeyValue], prompt_tokens: int = 0, smoothing: float = 0.1
 ) -> Tensor:
-    """Label-smoothed cross-entropy of the next token; pads and the first ``prompt_tokens`` targets do not count.
+    """Label-smoothed cross-entropy of the next token; pads and the first ``prompt_tokens`` targets do not
+    count.
 
     ``ids`` (rows, length) of the texts (with the prompt, if any), whose first token is replaced by [DEC]. The
     vocabulary matmul runs only where there is a target.

@@ -91,11 +91,22 @@ def test_every_corruption_is_undecodable_or_an_image() -> None:
     assert all(0 < len(reason) <= 200 for reason in refused)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert decode(encode(Image.new("RGB", (10, 10)))).size == (10, 10)
     for side in (11, 20):  # Pillow warns above its limit and raises above twice that
         with pytest.raises(UndecodableImage, match="bomb"):
             decode(encode(Image.new("RGB", (side, side))))
+
+
+def test_a_machine_short_of_memory_does_not_condemn_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", short)
+    with pytest.raises(MemoryError):
+        decode(encode(two_halves()))
 
 
 def test_square_and_prepare() -> None:

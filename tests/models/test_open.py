@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,44 @@ def test_weights_of_another_size(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 128
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="other sizes") as caught:
         open_matcher(str(copy))
+    assert re.search(r"intermediate.dense.\w+: \(64.*, not \(128", caught.value.evidence)
+
+
+def test_a_config_that_says_nonsense(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "wide"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot load") as caught:
+        open_matcher(str(copy))
+    assert "hidden_size" in caught.value.evidence
+
+
+def test_weights_decide_the_role(blip_filter: Path, blip_captioner: Path, tmp_path: Path) -> None:
+    """A checkpoint of all three objectives serves both roles, whatever class wrote its config."""
+    from safetensors.torch import load_file, save_file
+
+    both = Path(shutil.copytree(blip_filter, tmp_path / "both"))
+    weights = {**load_file(blip_captioner / "model.safetensors"), **load_file(both / "model.safetensors")}
+    save_file(weights, both / "model.safetensors", metadata={"format": "pt"})
+    for role in ("filter", "captioner"):
+        assert check_model(str(both), role).architecture == "BlipForImageTextRetrieval"
+    assert isinstance(open_captioner(str(both)), BlipCaptioner)
+    assert isinstance(open_matcher(str(both)), BlipMatcher)
+
+
+def test_a_model_of_our_own(tmp_path: Path) -> None:
+    from models.med.adapter import MedModel
+    from models.med.checkpoint import create, save
+    from models.med.tokenizer import CaptionTokenizer
+
+    tokenizer = CaptionTokenizer.train(["a red dog", "two cats"], 100)
+    save(tmp_path / "med", create("tiny", tokenizer, seed=0), tokenizer, what="A test.")
+    for role in ("filter", "captioner"):
+        assert check_model(str(tmp_path / "med"), role).model_type == "capfilt-med"
+    for model in (open(str(tmp_path / "med")) for open in (open_captioner, open_matcher, open_embedder)):
+        assert isinstance(model, MedModel)
 
 
 def test_unknown_family(copy: Path) -> None:

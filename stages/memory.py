@@ -1,0 +1,36 @@
+"""Inputs held in memory: a stage's input without a run, for tests, notebooks and stages of your own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from data_contracts.contract import Contract
+from data_contracts.records import Record
+
+
+@dataclass(frozen=True)
+class MemoryInput:
+    """A :class:`~stages.stage.ShardInput` and a :class:`~stages.stage.StageInput`: the parts of each record."""
+
+    tables: Mapping[type[Record], Sequence[pa.Table]]
+    shard: str = "0000000"
+
+    @classmethod
+    def of(cls, *rows: Record, empty: Sequence[type[Record]] = ()) -> "MemoryInput":
+        """One part for each kind of row, and one of zero rows for each of ``empty``."""
+        kinds = dict.fromkeys([*map(type, rows), *empty])
+        return cls({kind: [Contract(kind).table([r for r in rows if type(r) is kind])] for kind in kinds})
+
+    def has(self, record: type[Record]) -> bool:
+        return bool(self.tables.get(record))
+
+    def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        for table in self.tables[record]:
+            yield table.select(columns or table.column_names)
+
+    def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
+        return pa.concat_tables(self.parts(record, columns))
+
+    def stream(self, record: type[Record], rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self.table(record).to_batches(max_chunksize=rows)

@@ -1,0 +1,57 @@
+"""Fixtures of the fault tests: the same finished run as the whole-run tests have, and a local Ray."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import made
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def crawl(base: Path) -> Path:
+    return made.crawl(base)
+
+
+@pytest.fixture(scope="session")
+def recipe(base: Path, blip_filter: Path, blip_captioner: Path) -> dict[str, Any]:
+    return made.checkpoints_recipe(base, blip_filter, blip_captioner)
+
+
+@pytest.fixture(scope="session")
+def finished(base: Path, blip_filter: Path, blip_captioner: Path) -> Path:
+    return made.finished_run(base, blip_filter, blip_captioner)
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local Ray of two CPUs, whose workers can import this repository's tests."""
+    import logging
+
+    import ray
+
+    root = str(Path(__file__).parents[2])
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            patched.delenv(name, raising=False)
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=128 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": root}},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_contracts.errors import ModelError
+from models.med.checkpoint import create, load, save
+from models.med.model import Med
+from models.med.tokenizer import CaptionTokenizer
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: Med, tokenizer: CaptionTokenizer) -> Path:
+    save(tmp_path / "filter", model, tokenizer, what="A filter for a test.", metrics={"auc": 0.9})
+    return tmp_path / "filter"
+
+
+def test_round_trip(saved: Path, model: Med, tokenizer: CaptionTokenizer) -> None:
+    loaded = load(saved)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.model.state_dict()[name]), name
+    assert loaded.tokenizer.pieces("a red square") == tokenizer.pieces("a red square")
+    assert not loaded.model.training
+    card = (saved / "README.md").read_text()
+    assert "A filter for a test." in card
+    assert "| auc | 0.9 |" in card
+
+
+def test_a_fresh_model_depends_on_its_seed_only(tokenizer: CaptionTokenizer) -> None:
+    first, again, other = (create("tiny", tokenizer, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.itm_head.weight, again.itm_head.weight)
+    assert not torch.equal(first.itm_head.weight, other.itm_head.weight)
+    assert first.config.enc == tokenizer.enc
+
+
+def test_bad_directories_are_refused(saved: Path, tokenizer: CaptionTokenizer) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(saved / "nowhere")
+    config = saved / "config.json"
+    good = json.loads(config.read_text())
+    for change, message in (
+        ({"model_type": "blip"}, "not a MED model"),
+        ({"text_layers": 3}, "do not fit"),
+        ({"vocabulary": 7}, "different vocabularies"),
+    ):
+        config.write_text(json.dumps({**good, **change}))
+        with pytest.raises(ModelError, match=message):
+            load(saved)
+    config.write_text(json.dumps(good))
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load(saved)

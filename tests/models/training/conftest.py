@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.med.config import preset
+from models.med.model import Med
+from models.med.tokenizer import CaptionTokenizer
+from models.training.data import PairSet
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
+
+
+def coloured_pairs(count: int) -> PairSet:
+    """Images of one colour above another, captioned as such: all pairs of colours in turn, 32 px."""
+    names = list(COLOURS)
+    combinations = [(upper, lower) for upper in names for lower in names if upper != lower]
+    chosen = [combinations[number % len(combinations)] for number in range(count)]
+    images = np.zeros((count, 32, 32, 3), dtype=np.uint8)
+    for number, (upper, lower) in enumerate(chosen):
+        images[number, :16], images[number, 16:] = COLOURS[upper], COLOURS[lower]
+    texts = [[f"{upper} above {lower}"] for upper, lower in chosen]
+    return PairSet(images, texts, [f"image-{number}" for number in range(count)])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> PairSet:
+    return coloured_pairs(48)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(pairs: PairSet) -> CaptionTokenizer:
+    return CaptionTokenizer.train([*(text for own in pairs.texts for text in own), "a picture of"], 100)
+
+
+@pytest.fixture
+def model(tokenizer: CaptionTokenizer) -> Med:
+    """32 px, 4 patches, 2 layers of width 32."""
+    sizes = {"vision_width": 32, "text_width": 32, "projection": 16, "stem_widths": (8, 8, 16)}
+    ids = {name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")}
+    torch.manual_seed(0)
+    return Med(replace(preset("tiny"), image_size=32, vocabulary=tokenizer.size, **sizes, **ids))

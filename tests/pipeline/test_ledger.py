@@ -1,0 +1,319 @@
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from data_contracts.errors import DamageError, SourceError
+from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from pipeline.ledger import RECORD, Ledger, Part, part_name, tree_digest
+
+SCHEMA = pa.schema([pa.field("value", pa.int64())])
+
+
+def record_of(shard: str, generation: int = 0) -> ShardRecord:
+    return ShardRecord(
+        run="run",
+        stage="score",
+        shard=shard,
+        generation=generation,
+        fingerprint="f",
+        contract="Score/1",
+        unit="text",
+        units_in=1,
+        kept=1,
+        host="here",
+        seconds=0.0,
+        finished="2026-01-01T00:00:00Z",
+    )
+
+
+def commit(ledger: Ledger, shard: str, value: int, generation: int = 0) -> tuple[Part, bool]:
+    record = record_of(shard, generation)
+    schema = SCHEMA.with_metadata({RECORD: record.model_dump_json().encode()})
+    with ledger.temporary("part") as path:
+        pq.write_table(pa.table([[value]], schema=schema), path)
+        return ledger.commit(path, record)
+
+
+def values(ledger: Ledger) -> dict[str, list[int]]:
+    """What a reader who globs the folder's newest parts finds, by shard."""
+    parts = ledger.parts("score")
+    return {
+        shard: pq.read_table(ledger.read("score", part))["value"].to_pylist() for shard, part in parts.items()
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "run")
+
+
+def run_record(name: str = "run") -> RunRecord:
+    return RunRecord(
+        name=name, recipe={}, stages={}, fingerprints={"score": "f"}, versions={}, created="2026-01-01"
+    )
+
+
+def test_names_are_deterministic() -> None:
+    assert [part_name("0000017"), part_name("h0000000", 1)] == [
+        "part-0000017.parquet",
+        "part-h0000000.g1.parquet",
+    ]
+
+
+def test_the_first_writer_wins_and_the_second_is_told(ledger: Ledger) -> None:
+    first, won = commit(ledger, "0000000", 1)
+    second, won_again = commit(ledger, "0000000", 2)
+    assert (won, won_again) == (True, False)
+    assert second == first
+    assert values(ledger) == {"0000000": [1]}
+
+
+def test_one_of_eight_threads_wins(ledger: Ledger) -> None:
+    start = Barrier(8)
+
+    def race(value: int) -> tuple[Part, bool]:
+        start.wait()
+        return commit(ledger, "0000000", value)
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(race, range(8)))
+    (winner,) = [value for value, (_, won) in enumerate(ended) if won]
+    assert values(ledger) == {"0000000": [winner]}
+    assert len({part.sha256 for part, _ in ended}) == 1
+
+
+def test_one_of_three_processes_wins(ledger: Ledger) -> None:
+    ledger.run.mkdir()
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.ledger import Ledger\n"
+        "ledger, name = Ledger(Path(sys.argv[1])), sys.argv[2]\n"
+        "with ledger.temporary('file') as path:\n"
+        "    path.write_text(name); (ledger.run / f'ready-{name}').touch()\n"
+        "    while len(list(ledger.run.glob('ready-*'))) < 3: time.sleep(0.001)\n"
+        "    print(ledger.publish(path, ledger.run / 'taken'))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(ledger.run), name], stdout=subprocess.PIPE, text=True
+        )
+        for name in "abc"
+    ]
+    said = [process.communicate(timeout=60)[0].strip() for process in started]
+    assert sorted(said) == ["False", "False", "True"]
+    assert (ledger.run / "taken").read_text() == "abc"[said.index("True")]
+
+
+def test_nothing_of_an_attempt_is_visible_before_it_is_published(ledger: Ledger) -> None:
+    with pytest.raises(RuntimeError), ledger.temporary("part") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert not any(path.is_file() for path in ledger.run.rglob("*"))
+
+
+def test_the_index_is_rebuilt_from_the_footers(ledger: Ledger) -> None:
+    commit(ledger, "0000000", 1)
+    before = ledger.parts("score")
+    entry = ledger.run / "score/_commits/part-0000000.parquet.json"
+    for lose in (entry.unlink, lambda: entry.write_text('{"name": "part-00'), lambda: entry.write_text("{}")):
+        lose()
+        assert ledger.parts("score") == before
+        assert Part.model_validate_json(entry.read_bytes()) == before["0000000"]
+
+
+def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -> None:
+    commit(ledger, "0000000", 1)
+    (ledger.run / "score/part-0000000.parquet").unlink()
+    assert ledger.parts("score") == {}
+    part, won = commit(ledger, "0000000", 2)
+    assert won
+    assert values(ledger) == {"0000000": [2]}
+    assert ledger.parts("score") == {"0000000": part}
+
+
+def test_a_footer_that_cannot_be_read_names_its_stage_and_part(ledger: Ledger) -> None:
+    part, _ = commit(ledger, "0000003", 1)
+    path = ledger.run / "score" / part.name
+    path.write_bytes(path.read_bytes()[:-8])
+    (ledger.run / "score/_commits" / f"{part.name}.json").unlink()
+    with pytest.raises(DamageError) as caught:
+        ledger.parts("score")
+    assert (caught.value.stage, caught.value.part) == ("score", "part-0000003.parquet")
+
+
+def test_a_parquet_file_of_somebody_else_is_damage_and_other_names_are_ignored(ledger: Ledger) -> None:
+    commit(ledger, "0000000", 1)
+    table = pa.table([[1]], schema=SCHEMA)
+    for name in ("notes.parquet", "part-.parquet", "part-x.tmp.parquet", ".part-0000001.parquet"):
+        pq.write_table(table, ledger.run / "score" / name)
+    assert list(ledger.parts("score")) == ["0000000"]
+    pq.write_table(table, ledger.run / "score/part-0000001.parquet")
+    with pytest.raises(DamageError, match="footer"):
+        ledger.parts("score")
+
+
+@pytest.mark.parametrize("change", ["alter", "cut", "delete"])
+def test_reading_a_damaged_part(ledger: Ledger, change: str) -> None:
+    part, _ = commit(ledger, "0000000", 1)
+    path = ledger.run / "score" / part.name
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    {"alter": lambda: path.write_bytes(data), "cut": lambda: os.truncate(path, 100), "delete": path.unlink}[
+        change
+    ]()
+    with pytest.raises(DamageError, match="is damaged") as caught:
+        ledger.read("score", part)
+    assert (caught.value.stage, caught.value.part) == ("score", part.name)
+
+
+def test_a_buried_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken(ledger: Ledger) -> None:
+    part, _ = commit(ledger, "0000000", 1)
+    ledger.close(StageTotals(stage="score", fingerprint="f", shards=("0000000",)))
+    path = ledger.run / "score" / part.name
+    path.write_bytes(b"rotten")
+    ledger.bury("score", part.name, SCHEMA)
+    assert pq.read_table(path).num_rows == 0
+    assert [aside.read_bytes() for aside in (ledger.run / "_damaged").iterdir()] == [b"rotten"]
+    assert (ledger.parts("score"), ledger.totals("score")) == ({}, None)
+    zombie, won = commit(ledger, "0000000", 9)
+    assert (zombie.record, won) == (None, False)
+    assert ledger.generation("score", "0000000") == 1
+    commit(ledger, "0000000", 2, generation=1)
+    assert values(ledger) == {"0000000": [2]}
+    assert ledger.generation("score", "0000000") == 1  # that one stands, so another commit will lose to it
+
+
+def test_a_generation_counts_its_own_shard_only(ledger: Ledger) -> None:
+    commit(ledger, "00000011", 1)
+    ledger.bury("score", "part-00000011.parquet", SCHEMA)
+    assert ledger.generation("score", "0000001") == 0
+
+
+def test_a_part_that_is_gone_altogether_can_be_buried(ledger: Ledger) -> None:
+    part, _ = commit(ledger, "0000000", 1)
+    (ledger.run / "score" / part.name).unlink()
+    ledger.bury("score", part.name, SCHEMA)
+    assert ledger.generation("score", "0000000") == 1
+
+
+def test_a_run_is_created_once(ledger: Ledger) -> None:
+    assert not ledger.exists
+    assert ledger.create(run_record("first"))
+    assert not ledger.create(run_record("second"))
+    assert ledger.record().name == "first"
+
+
+def test_a_folder_that_is_no_run_and_a_run_whose_record_is_cut(ledger: Ledger) -> None:
+    with pytest.raises(SourceError, match="is not a run"):
+        ledger.record()
+    ledger.create(run_record())
+    (ledger.run / "run.json").write_text('{"name": "ru')
+    with pytest.raises(DamageError, match="cannot be read"):
+        ledger.record()
+
+
+def test_a_fork_reads_its_grandparents_stage(tmp_path: Path) -> None:
+    old, middle, new = (Ledger(tmp_path / name) for name in ("old", "middle", "new"))
+    part, _ = commit(old, "0000000", 5)
+    for child, parent in ((middle, "../old"), (new, "../middle")):
+        child.close(StageTotals(stage="score", fingerprint="f", refers_to=parent))
+    assert new.home("score").run == old.run.resolve()
+    assert new.parts("score") == {"0000000": part}
+    assert values(new) == {"0000000": [5]}
+    assert new.model("score") == old.run.resolve() / "models/score"
+
+
+def test_a_moved_family_of_runs_still_finds_its_parent(tmp_path: Path) -> None:
+    commit(Ledger(tmp_path / "runs/old"), "0000000", 5)
+    Ledger(tmp_path / "runs/new").close(StageTotals(stage="score", fingerprint="f", refers_to="../old"))
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert values(Ledger(tmp_path / "elsewhere/new")) == {"0000000": [5]}
+
+
+def test_the_model_under_a_taken_name_wins(ledger: Ledger, tmp_path: Path) -> None:
+    digests = []
+    for content in ("one", "two"):
+        with ledger.temporary("model") as directory:
+            (directory / "sub").mkdir(parents=True)
+            (directory / "sub/weights").write_text(content)
+            digests.append(ledger.publish_model(directory, "filter"))
+    assert digests[0] == digests[1] == tree_digest(ledger.model("filter"))
+    assert (ledger.model("filter") / "sub/weights").read_text() == "one"
+
+
+def test_a_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:
+    seen = set()
+    for name, content in (("a", "1"), ("b", "1"), ("a", "2"), ("a/b", "1")):
+        folder = tmp_path / str(len(seen))
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(content)
+        seen.add(tree_digest(folder))
+    assert len(seen) == 4
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Commits, zombies, lost indexes and damage in any order: readers see each shard's last sound commit."""
+
+    shards = st.sampled_from(["0000000", "h0000001"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self.ledger = Ledger(Path(self._folder.name))
+        self.standing: dict[str, int] = {}
+        self.generations: dict[str, int] = {}
+        self.value = 0
+
+    def teardown(self) -> None:
+        self._folder.cleanup()
+
+    @rule(shard=shards)
+    def work(self, shard: str) -> None:
+        self.value += 1
+        _, won = commit(self.ledger, shard, self.value, self.ledger.generation("score", shard))
+        assert won == (shard not in self.standing)
+        self.standing.setdefault(shard, self.value)
+
+    @rule(shard=shards)
+    def zombie_of_a_past_generation(self, shard: str) -> None:
+        for generation in range(self.generations.get(shard, 0)):
+            assert not commit(self.ledger, shard, -1, generation)[1]
+
+    @rule(shard=shards)
+    def damage(self, shard: str) -> None:
+        if self.standing.pop(shard, None) is not None:
+            name = part_name(shard, self.generations.get(shard, 0))
+            (self.ledger.run / "score" / name).write_bytes(b"rotten")
+            self.ledger.bury("score", name, SCHEMA)
+            self.generations[shard] = self.generations.get(shard, 0) + 1
+
+    @rule()
+    def lose_the_index(self) -> None:
+        for entry in (self.ledger.run / "score/_commits").glob("*"):
+            entry.unlink()
+
+    @invariant()
+    def readers_see_what_stands(self) -> None:
+        assert values(self.ledger) == {shard: [value] for shard, value in self.standing.items()}
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path: Path) -> Iterator[None]:
+    """Whatever a test does, no attempt leaves a file under `_tmp`."""
+    yield
+    assert not [path for path in tmp_path.rglob("_tmp/**/*") if path.is_file()]
