@@ -190,6 +190,10 @@ def status(
             for view in views:
                 table.add_row(*(str(value) for value in _status_row(view).values()))
             console.print(table)
+            for task in inspection.running(ledger):
+                console.print(
+                    f"running {task.label}: {task.done:,} of {task.total:,} {task.text}", highlight=False
+                )
         if not follow or all(view.complete for view in views):
             return
         time.sleep(5)

@@ -3,6 +3,7 @@
 Storage only: works with Ray stopped, on a copy of the run, on another machine.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.errors import CapfiltError, DamageError, SourceError
+from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
 from data_contracts.rejects import Reason
 from pipeline.ledger import Ledger, Part, tree_digest
+from pipeline.task import Crumb
 
+FRESH = 60.0
 IDS = ("row_id", "image_id", "pair_id", "url", "id")
 
 
@@ -56,6 +60,30 @@ def _view(ledger: Ledger, name: str) -> StageView:
     )
     notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
     return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, notes)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A task that said something in the last ``FRESH`` seconds: rows or steps done, of how many."""
+
+    label: str
+    done: int
+    total: int
+    text: str
+
+
+def running(ledger: Ledger) -> list[Running]:
+    """What a runner somewhere is doing right now, by the breadcrumbs in the run's storage."""
+    found = []
+    for path in sorted((ledger.run / "_tmp" / "crumbs").glob("*.json")):
+        try:
+            fresh = time.time() - path.stat().st_mtime < FRESH
+        except FileNotFoundError:  # it ended just now
+            continue
+        _, done, total, text = Crumb(ledger.run, path.stem).read()
+        if fresh and total:
+            found.append(Running(path.stem, done, total, text))
+    return found
 
 
 def figures(ledger: Ledger, stage: str) -> dict[str, dict[str, Any]]:
@@ -134,13 +162,8 @@ def explain(ledger: Ledger, identifier: str) -> list[Story]:
     Raises:
         SourceError: nothing in the run has that id.
     """
-    rows = _row_ids(ledger, identifier)
-    stories = []
-    for stage in ledger.record().fingerprints:
-        for part in ledger.parts(stage).values():
-            story = _story(ledger, stage, part, rows)
-            if story:
-                stories.append(story)
+    rows = list(_row_ids(ledger, identifier))
+    stories = [story for stage in ledger.record().fingerprints for story in _stories(ledger, stage, rows)]
     if not stories:
         raise SourceError(
             what=f"nothing in the run is called {identifier}",
@@ -151,33 +174,50 @@ def explain(ledger: Ledger, identifier: str) -> list[Story]:
 
 
 def _row_ids(ledger: Ledger, identifier: str) -> set[str]:
-    """The row ids behind any kind of id: a pair's and an image's story is that of its rows."""
-    found: set[str] = set()
+    """The row ids behind any kind of id: a pair's and an image's story is that of its rows.
+
+    A url's row id follows from it, so a row that never got further than its listing is found as well.
+    """
+    recipe = ledger.record().recipe
+    sources = [source["name"] for role in ("web", "human") for source in recipe.get(role, ())]
+    found = {row_id(source, identifier) for source in sources}
     for stage in ledger.record().fingerprints:
-        for path in (*files(ledger, stage), *reject_files(ledger, stage)):
-            columns = set(pq.read_schema(path).names)
+        for paths in (files(ledger, stage), reject_files(ledger, stage)):
+            columns = _columns(paths)
             if "row_id" in columns and (searched := [name for name in IDS if name in columns]):
                 where = " OR ".join(f"{name} = ?" for name in searched)
                 given = [identifier] * len(searched)
-                found |= {
-                    row["row_id"]
-                    for row in query(f"SELECT DISTINCT row_id FROM {{files}} WHERE {where}", [path], *given)
-                }
+                rows = query(f"SELECT DISTINCT row_id FROM {{files}} WHERE {where}", paths, *given)
+                found |= {row["row_id"] for row in rows}
     return found
 
 
-def _story(ledger: Ledger, stage: str, part: Part, rows: set[str]) -> Story | None:
-    path, record = str(ledger.folder(stage) / part.name), part.record
-    if record is None or "row_id" not in pq.read_schema(path).names:
-        return None
-    ids = list(rows)
-    kept = query("SELECT * FROM {files} WHERE list_contains(?, row_id)", [path], ids)
-    left = [str(ledger.folder(stage) / record.rejects)] if record.rejects else []
-    rejects = query("SELECT * FROM {files} WHERE list_contains(?, row_id)", left, ids)
-    if not kept and not rejects:
-        return None
-    shown = [{name: _short(value) for name, value in row.items()} for row in kept]
-    return Story(stage, shown, rejects, part.name, record.models)
+def _columns(paths: list[str]) -> set[str]:
+    """The columns of a stage's files, which all have the same."""
+    return set(pq.read_schema(paths[0]).names) if paths else set()
+
+
+def _stories(ledger: Ledger, stage: str, rows: list[str]) -> Iterator[Story]:
+    """One story for each part of the stage that has one of the rows, or whose rejects name one."""
+    kept = _by_file(files(ledger, stage), rows)
+    left = _by_file(reject_files(ledger, stage), rows)
+    for part in ledger.parts(stage).values():
+        if part.record is None:
+            continue
+        own = kept.get(str(ledger.folder(stage) / part.name), [])
+        rejects = left.get(str(ledger.folder(stage) / part.record.rejects), []) if part.record.rejects else []
+        if own or rejects:
+            yield Story(stage, own, rejects, part.name, part.record.models)
+
+
+def _by_file(paths: list[str], rows: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """What the files have of these rows, by path; bytes as their length."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if "row_id" in _columns(paths):
+        for row in query("SELECT *, filename FROM {files} WHERE list_contains(?, row_id)", paths, rows):
+            path = row.pop("filename")
+            found.setdefault(path, []).append({name: _short(value) for name, value in row.items()})
+    return found
 
 
 def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:

@@ -57,6 +57,7 @@ class Worker:
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
+                path.unlink(missing_ok=True)  # only a death leaves it
 
     def _open(self, task: Task, site: Site) -> Transform:
         """The transform of the task's stage, opened once for all of its shards."""

@@ -42,8 +42,9 @@ def held_out(inputs: StageInput, split: Split, besides: frozenset[str] = frozens
     for part in inputs.parts(HumanPicture, ["image_id", "image", "texts", "split"]):
         for row in part.to_pylist():
             texts = tuple(text for text in map(normalise_caption, row["texts"]) if text)
-            if row["split"] == split and texts and row["image_id"] not in besides | found.keys():
-                found[row["image_id"]] = (decode(row["image"]), texts)
+            image = row["image_id"]
+            if row["split"] == split and texts and image not in besides and image not in found:
+                found[image] = (decode(row["image"]), texts)
     return HeldOut(
         tuple(found),
         tuple(picture for picture, _ in found.values()),

@@ -78,7 +78,7 @@ class SelectPairs(ShardStage):
             threshold = figures.filter(pc.equal(figures["name"], "threshold"))["value"][0].as_py()
         reasons = self._reasons(scores, threshold)
         keep = [reason is None for reason in reasons]
-        kept = scores.filter(pa.array(keep)).select(["pair_id", "row_id", "source", "itm"])
+        kept = scores.filter(pa.array(keep, pa.bool_())).select(["pair_id", "row_id", "source", "itm"])
         column = pa.array(np.full(kept.num_rows, threshold))
         decisions = kept.append_column(Contract(Decision).schema.field("threshold"), column)
         rejected = [

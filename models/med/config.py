@@ -97,6 +97,7 @@ PRESETS = {
         text_layers=2,
         text_heads=4,
         projection=128,
+        mlp_ratio=2,
         max_positions=64,
         max_tokens=28,
     ),

@@ -65,7 +65,7 @@ def draw_negatives(
     similarity: Tensor, same: Tensor, hardness: float, generator: torch.Generator
 ) -> Negatives:
     """One negative image per text and one negative text per image; ``similarity`` is (images, texts)."""
-    similarity = similarity.detach()
+    similarity = similarity.detach().nan_to_num()  # the loop stops at a NaN and says why; do not crash before
     found = ~same.all(1)
     safe = torch.where(found, 0.0, 1.0)[:, None]  # any weight will do where the draw is thrown away
     images = torch.multinomial(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -52,11 +53,12 @@ def listing(spec: SourceSpec) -> Listing:
     """Every file that the table names, with all its texts, in the order of the names."""
     table = caption_table(spec)
     rows, notes = _read_table(table)
-    file_column = choose(spec.file_column, FILE_COLUMNS, rows.column_names, str(table), "file_column")
-    text_column = choose(spec.text_column, TEXT_COLUMNS, rows.column_names, str(table), "text_column")
-    texts: dict[str, list[str]] = {}
-    for file, text in zip(rows[file_column].to_pylist(), rows[text_column].to_pylist(), strict=True):
-        texts.setdefault(file or "", []).append(text or "")
+    file_column = choose(spec.file_column, FILE_COLUMNS, rows, str(table), "file_column")
+    text_column = choose(spec.text_column, TEXT_COLUMNS, rows, str(table), "text_column")
+    texts: dict[str, list[str | None]] = {}
+    for file, text in zip(rows[file_column], rows[text_column], strict=True):
+        name = "" if file is None else str(file)
+        texts.setdefault(name, []).extend(text if isinstance(text, list) else [text])
     sizes = dict(_files(Path(spec.path)))
     unlisted = sum(Path(name).suffix.lower() in IMAGE_ENDINGS for name in sizes.keys() - texts.keys())
     if unlisted:
@@ -84,26 +86,29 @@ def reader(spec: SourceSpec) -> Callable[[str], bytes]:
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """Relative path and size in bytes of every file below the folder."""
-    pending = [""]
+    pending = [("", frozenset([_node(folder.stat())]))]
     while pending:
-        below = pending.pop()
+        below, above = pending.pop()
         with os.scandir(folder / below) as entries:
             for entry in entries:
                 name = f"{below}{entry.name}"
                 if entry.is_dir():
-                    pending.append(f"{name}/")
+                    node = _node(entry.stat())
+                    if node not in above:  # a link to a folder that it lies in goes round for ever
+                        pending.append((f"{name}/", above | {node}))
                 elif entry.is_file():
                     yield name, entry.stat().st_size
 
 
-def _read_table(path: Path) -> tuple[pa.Table, list[str]]:
-    notes: list[str] = []
+def _node(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _read_table(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+    """The columns by name, and what had to be left out."""
     if path.suffix == ".jsonl":
-        try:
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-            return pa.Table.from_pylist(rows), notes
-        except (ValueError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
+        return _read_json_lines(path), []
+    notes: list[str] = []
     bad: list[int] = []
 
     def skip(row: pacsv.InvalidRow) -> str:
@@ -126,7 +131,21 @@ def _read_table(path: Path) -> tuple[pa.Table, list[str]]:
         raise _unreadable(path, error) from error
     if bad:
         notes.append(f"{len(bad)} rows of {path.name} have the wrong number of columns and are left out")
-    return table, notes
+    return table.to_pydict(), notes
+
+
+def _read_json_lines(path: Path) -> dict[str, list[Any]]:
+    """Not every line needs every key; a text may be a list of texts."""
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    for row in rows:
+        if not isinstance(row, dict):
+            raise _unreadable(path, TypeError(f"a line is no object: {json.dumps(row)[:80]}"))
+    return {
+        name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+    }
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:

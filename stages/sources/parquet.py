@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def files(spec: SourceSpec) -> list[Path]:
     Raises:
         SourceError: when there are none.
     """
-    pattern = f"{spec.path}/**/*.parquet" if Path(spec.path).is_dir() else spec.path
+    path = Path(spec.path)
+    pattern = glob.escape(spec.path) if path.exists() else spec.path
+    if path.is_dir():
+        pattern += "/**/*.parquet"
     found = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
     if not found:
         raise SourceError(
@@ -51,12 +55,14 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def digest(spec: SourceSpec) -> str:
-    """sha256 over each file's name, size and footer statistics, hex."""
+    """sha256 over each file's name, size and footer (schema, offsets, statistics), hex."""
     seen = hashlib.sha256()
     for path in files(spec):
-        metadata = _open(path).metadata
-        seen.update(f"{path.name}\x1f{path.stat().st_size}\x1f{metadata.num_rows}\x1e".encode())
-        seen.update(str(metadata.schema).encode())
+        footer = _open(path).metadata.serialized_size + 8  # its length and the closing magic follow it
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(size - footer)
+            seen.update(f"{path.name}\x1f{size}\x1e".encode() + file.read())
     return seen.hexdigest()
 
 

@@ -68,7 +68,7 @@ def choose(named: str, recognised: Sequence[str], columns: Iterable[str], what: 
     )
 
 
-def clean_texts(texts: Iterable[str | None]) -> list[str]:
+def clean_texts(texts: Iterable[object]) -> list[str]:
     """Texts with white space folded; empty ones and repetitions are left out, the order is kept."""
-    folded = (" ".join(text.split()) for text in texts if text)
+    folded = (" ".join(str(text).split()) for text in texts if text is not None)
     return list(dict.fromkeys(text for text in folded if text))

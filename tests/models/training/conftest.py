@@ -10,6 +10,7 @@ from models.med.tokenizer import CaptionTokenizer
 from models.training.data import PairSet
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
+COLOURS["yellow"] = (230, 220, 40)
 
 
 def coloured_pairs(count: int) -> PairSet:

@@ -58,7 +58,7 @@ def test_itm_is_one_match_to_two_mismatches(exact: Med) -> None:
         ids = TEXTS[text : text + 1].clone()
         ids[0, 0] = exact.config.enc
         logits = exact.match(ids, [layer.rows(torch.tensor([picture])) for layer in image])  # type: ignore[attr-defined]
-        losses.append(-float(logits.log_softmax(1)[0, label]))
+        losses.append(-logits.log_softmax(1)[0, label].item())
     assert found.loss.item() == pytest.approx(sum(losses) / 9, abs=1e-10)
 
 

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from data_contracts.records import Picture, Record
+from data_contracts.rejects import Reason, Reject
+from models.protocols import Decoding
+from stages.caption import WriteCaptions
+from stages.stage import Trained
+from tests.stages.rows import FakeCaptioner, picture, run_shard, site
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("models.open.open_captioner", lambda where, device, batch: FakeCaptioner())
+
+    def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Reject]]:
+        stage = WriteCaptions(Trained("captioner"), Decoding(per_image=per_image))
+        assert stage.fan_out == per_image
+        return run_shard(stage.open(site(tmp_path, stage.captioner)), *rows, empty=[Picture])
+
+    return run
+
+
+def test_so_many_captions_a_picture_each_with_its_index(write) -> None:
+    kept, rejected = write(3, *(picture(number) for number in (1, 2, 3)))
+    assert not rejected
+    assert [(row["row_id"], row["caption_index"], row["text"]) for row in kept] == [
+        (picture(number).row_id, index, f"{number} seen {index}")
+        for number in (1, 2, 3)
+        for index in range(3)
+    ]
+    assert {row["image_id"] for row in kept} == {picture(number).image_id for number in (1, 2, 3)}
+
+
+def test_a_caption_of_spaces_is_rejected_and_every_unit_accounted_for(write) -> None:
+    kept, rejected = write(2, picture(1), picture(7), picture(3))
+    assert [row["text"] for row in kept] == ["1 seen 0", "1 seen 1", "3 seen 0", "3 seen 1"]
+    assert [(reject.id, reject.reason, reject.detail) for reject in rejected] == [
+        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 0"),
+        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 1"),
+    ]
+
+
+def test_the_captioner_and_its_decoding_are_the_stages_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    class Noting(FakeCaptioner):
+        def caption(self, images, image_ids, decoding):
+            asked.append((list(image_ids), decoding))
+            return super().caption(images, image_ids, decoding)
+
+    monkeypatch.setattr("models.open.open_captioner", lambda *given: asked.append(given) or Noting())
+    decoding = Decoding(top_p=0.5, seed=3)
+    stage = WriteCaptions(Trained("captioner"), decoding)
+    run_shard(stage.open(site(tmp_path, stage.captioner, batch=8)), picture(1), picture(2))
+    ids = [picture(1).image_id, picture(2).image_id]
+    assert asked == [(str(stage.captioner), "cpu", 8), (ids, decoding)]

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from data_contracts.records import Picture, Split
+from models.protocols import Decoding, Written
+from stages.evaluate import Evaluate
+from stages.memory import MemoryInput
+from stages.stage import Trained
+from tests.stages.rows import FakeCaptioner, FakeFilter, human, number_of, picture, run_global, site
+
+STAGE = Evaluate(Trained("filter"), Trained("captioner"), Decoding(per_image=3), seed=0)
+WORDS = ["dog", "cat", "tree", "boat", "house", "car", "lamp", "bird"]
+
+
+class Parrot(FakeCaptioner):
+    """Captions picture n as its human caption does."""
+
+    def caption(self, images, image_ids, decoding):
+        assert decoding.per_image == 1
+        return [[Written(text_of(number_of(image)), -1.0)] for image in images]
+
+
+def text_of(number: int) -> str:
+    return f"{number} {WORDS[number % 8]} near a {WORDS[(number * 3 + 1) % 8]}"
+
+
+def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInput) -> dict[str, dict]:
+    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
+    monkeypatch.setattr("models.open.open_captioner", lambda where, device, batch: Parrot())
+    rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), inputs)
+    return {row["name"]: row for row in rows}
+
+
+def tests_of(count: int) -> list:
+    return [human(number, text_of(number), split=Split.TEST) for number in range(count)]
+
+
+def test_figures_of_models_that_are_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = [human(100 + number, "t", split=Split.TRAIN) for number in range(5)]
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*tests_of(10), *other, empty=[Picture]))
+    value = {name: row["value"] for name, row in figures.items()}
+    assert value["test_images"] == 10
+    assert value["filter_auc"] == value["filter_auc_hard"] == value["filter_auc_itc"] == 1
+    assert value["tr@1"] == value["ir@1"] == 1
+    assert value["caption_cider"] > 5 > value["chance_cider"]
+    assert (figures["filter_auc"]["low"], figures["filter_auc"]["count"]) == (1, 20)
+    assert figures["tr@1"]["low"] is None
+
+
+def test_test_images_that_the_crawl_has_too_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crawl = [picture(number, "spam") for number in range(6)]
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*tests_of(10), *crawl))
+    assert figures.keys() == {"test_images"}  # four are left: too few to say anything
+    assert figures["test_images"]["value"] == 4
+
+
+def test_human_captions_that_all_say_the_same_leave_no_mismatch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    same = [human(number, "a nice picture", split=Split.TEST) for number in range(6)]
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*same, empty=[Picture]))
+    assert "filter_auc" not in figures
+    assert figures["test_images"]["value"] == 6

@@ -1,0 +1,101 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_contracts.identity import image_id, split_of
+from data_contracts.records import Occurrence
+from data_contracts.rejects import Reason, Reject
+from stages.ingest import IngestHuman, IngestPictures
+from stages.sources.source import SourceSpec
+from tests.stages.rows import occurrence, png, run_shard, site
+
+Ingest = Callable[..., tuple[list[dict], list[Reject]]]
+
+
+@pytest.fixture
+def ingest(tmp_path: Path) -> Ingest:
+    """Runs the stage on occurrences of files that are there with the given bytes."""
+
+    def run(*rows: Occurrence, kind: type[IngestPictures] = IngestPictures, **files: bytes):
+        for name, data in files.items():
+            (tmp_path / name).write_bytes(data)
+        stage = kind((SourceSpec("web", "folder", str(tmp_path)),), "pillow")
+        return run_shard(stage.open(site(tmp_path)), *rows)
+
+    return run
+
+
+def test_a_picture_keeps_its_bytes_and_is_measured(ingest: Ingest) -> None:
+    data = io.BytesIO()
+    Image.new("L", (5, 3)).save(data, "JPEG")
+    given = occurrence("a", "one", "two")
+    (row,), rejected = ingest(given, a=data.getvalue())
+    assert not rejected
+    assert row == {
+        "row_id": given.row_id,
+        "image_id": image_id(data.getvalue()),
+        "source_name": "web",
+        "url": "a",
+        "texts": ["one", "two"],
+        "image": data.getvalue(),
+        "format": "JPEG",
+        "width": 5,
+        "height": 3,
+    }
+
+
+def test_a_picture_that_lies_on_its_side_is_measured_upright(ingest: Ingest) -> None:
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (5, 3)).save(data, "JPEG", exif=exif)
+    (row,), _ = ingest(occurrence("a"), a=data.getvalue())
+    assert (row["width"], row["height"]) == (3, 5)
+
+
+def test_what_is_no_picture_leaves_with_the_reason_and_its_neighbours_stay(ingest: Ingest) -> None:
+    rows = [occurrence(name, "t") for name in ("good", "cut", "text", "empty", "gone")]
+    kept, rejected = ingest(
+        *rows, good=png(1), cut=png(2, 64)[:-30], text=b"<html>not here</html>", empty=b""
+    )
+    assert [row["url"] for row in kept] == ["good"]
+    assert {reject.detail.split(":")[0]: reject.reason for reject in rejected} == {
+        "cut": Reason.UNREADABLE,
+        "text": Reason.UNREADABLE,
+        "empty": Reason.UNREADABLE,
+        "gone": Reason.MISSING,
+    }
+    assert {reject.id for reject in rejected} == {row.row_id for row in rows[1:]}
+
+
+def test_a_picture_without_a_text_stays_to_be_captioned(ingest: Ingest) -> None:
+    (row,), _ = ingest(occurrence("a"), a=png(1))
+    assert row["texts"] == []
+
+
+def test_a_human_picture_needs_a_caption_and_is_told_what_it_is_for(ingest: Ingest) -> None:
+    files = {f"p{number}": png(number) for number in range(12)}
+    rows = [occurrence(name, "t") for name in files]
+    kept, (reject,) = ingest(*rows, occurrence("dumb"), kind=IngestHuman, dumb=png(99), **files)
+    assert [row["split"] for row in kept] == [split_of(image_id(data)) for data in files.values()]
+    assert len({row["split"] for row in kept}) > 1
+    assert (reject.reason, reject.detail) == (Reason.EMPTY, "dumb: no human caption")
+
+
+def test_every_row_is_read_from_its_own_source(tmp_path: Path) -> None:
+    specs = []
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(png(number))
+        specs.append(SourceSpec(name, "folder", str(tmp_path / name)))
+    stage = IngestPictures(tuple(specs), "pillow")
+    kept, _ = run_shard(
+        stage.open(site(tmp_path)), occurrence("a", source="two"), occurrence("a", source="one")
+    )
+    assert [row["image_id"] for row in kept] == [image_id(png(1)), image_id(png(0))]
+
+
+def test_opening_reads_nothing(tmp_path: Path) -> None:
+    IngestPictures((SourceSpec("web", "folder", str(tmp_path / "nowhere")),), "pillow").open(site(tmp_path))

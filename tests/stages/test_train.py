@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from data_contracts.errors import TrainingError
+from data_contracts.records import HumanPicture, Split
+from stages.memory import MemoryInput
+from stages.stage import Checkpoint, Model, Trained
+from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, human_pairs, web_pairs
+from tests.stages.rows import human, picture, png, run_global, site
+
+
+def line(step: int, loss: float = 1.0, **more: float) -> str:
+    values = {"step": step, "steps": 9, "loss": loss, "lr": 0.1, "grad_norm": 1.0, "seconds": 0.1}
+    return json.dumps(values | more) + "\n"
+
+
+def test_a_curve_whose_last_line_was_cut_by_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(line(1) + line(2, itm=0.5) + line(3)[:20] + "\n" + line(3, 0.7) + line(4)[:10])
+    curve = _read_curve(path)
+    assert [step.step for step in curve] == [1, 2, 3]
+    assert (curve[1].itm, curve[1].itc, curve[2].loss) == (0.5, None, 0.7)
+
+
+def test_a_cut_line_that_the_next_attempt_went_on_writing_to(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(line(1) + line(2)[:20] + line(2, 0.7) + line(3))
+    assert [(step.step, step.loss) for step in _read_curve(path)][-1] == (3, 1.0)
+
+
+def test_of_a_step_that_ran_twice_the_later_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(line(1) + line(2, 9.0) + line(3, 9.0) + line(2, 2.0) + line(3, 3.0))
+    assert [step.loss for step in _read_curve(path)] == [1.0, 2.0, 3.0]
+
+
+def test_a_line_that_is_no_step_is_not_taken_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(line(1, lr=-1.0))
+    with pytest.raises(ValidationError):
+        _read_curve(path)
+
+
+def test_human_pairs_are_those_of_the_split_that_have_words(tmp_path: Path) -> None:
+    inputs = MemoryInput.of(
+        human(1, "one", "..."), human(2, "two", split=Split.TEST), human(3, "!"), human(4, "four", "vier")
+    )
+    pairs = human_pairs(inputs, Split.TRAIN, 4, site(tmp_path))
+    assert list(pairs.image_ids) == [picture(1).image_id, picture(4).image_id]
+    assert list(pairs.texts) == [["one"], ["four", "vier"]]
+    assert pairs.images.shape == (2, 4, 4, 3)
+    assert pairs.images[:, 0, 0, 0].tolist() == [1, 4]
+    assert isinstance(pairs.images, np.memmap)
+
+
+def test_web_pairs_are_those_with_a_text(tmp_path: Path) -> None:
+    pairs = web_pairs(MemoryInput.of(picture(1), picture(2, "two")), 4, site(tmp_path))
+    assert list(pairs.image_ids) == [picture(2).image_id]
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nothing to train on") as caught:
+        human_pairs(MemoryInput.of(human(1, "a", split=Split.TEST)), Split.TRAIN, 4, site(tmp_path))
+    assert caught.value.evidence == "no HumanPicture with a text in split train"
+
+
+def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
+    inputs = MemoryInput.of(human(1, "zebra"), picture(2, "yak", "zebra"), empty=[HumanPicture])
+    ((figure,), (model, _)) = run_global(TrainTokenizer(200), site(tmp_path), inputs)
+    assert isinstance(model, Model)
+    pieces = json.loads((model.directory / "tokenizer.json").read_text())["model"]["vocab"]
+    assert {"zebra", "yak"} <= pieces.keys()
+    assert (figure["name"], figure["value"], figure["count"]) == ("vocabulary", len(pieces), 3)
+
+
+def test_a_training_needs_the_model_that_it_starts_from() -> None:
+    from models.training.jobs import FilterSettings
+
+    settings = FilterSettings()
+    brought = Checkpoint("d", "/somewhere")
+    assert FinetuneFilter(Trained("pretrain"), settings).models == (Trained("pretrain"),)
+    assert FinetuneFilter(brought, settings).models == (brought,)
+    assert FinetuneFilter(Fresh("tiny", Trained("tokenizer"), 0), settings).models == (Trained("tokenizer"),)
+
+
+def test_pixels_are_the_pictures_own(tmp_path: Path) -> None:
+    assert png(5) == picture(5).image
