@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,9 +99,10 @@ def _run(
     ledger = Ledger(recipe.run)
     open_run(plan, ledger, parent)
     console.print(f"run {ledger.run}", highlight=False, soft_wrap=True)
+    runner = Runner(plan, ledger, Progress(console), address)
     if show_plan:
-        _show_plan(plan, ledger)
-    Runner(plan, ledger, Progress(console), address).run(until)
+        _show_standings(runner.mend(), False)
+    runner.run(until)
     if until and until != "export":
         console.print(
             f"stopped after {until}; `capfilt resume {ledger.run}` carries on",
@@ -127,6 +129,7 @@ def plan(
     """Show which stages are done, which are to run, and why. Runs nothing."""
     from pipeline.plan import Plan
     from pipeline.recipe import load
+    from pipeline.survey import survey
 
     loaded = load(recipe, changes)
     ledger = Ledger(loaded.run)
@@ -143,13 +146,10 @@ def plan(
                 soft_wrap=True,
             )
             raise SystemExit(error.exit_code) from None
-    _show_plan(planned, ledger, as_json)
+    _show_standings(survey(planned, ledger), as_json)
 
 
-def _show_plan(planned: Any, ledger: Ledger, as_json: bool = False) -> None:
-    from pipeline.survey import survey
-
-    standings = survey(planned, ledger)
+def _show_standings(standings: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         rows = [
             {

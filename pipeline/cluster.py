@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from pipeline.scheduler import Pool, Resources, fit
 
 # Image bytes never travel through the object store, so it can be small.
 OBJECT_STORE = 128 * 2**20
+CONNECT_SECONDS = 20.0
 
 
 class Cluster:
@@ -32,9 +35,12 @@ class Cluster:
             # `models` would hide ours. An empty working directory of its own hides nothing.
             self._empty = tempfile.TemporaryDirectory(prefix="capfilt-")
             options["runtime_env"] = {"working_dir": self._empty.name}
-        if not address:
+        if address:
+            _demand_listener(address)
+        else:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
         try:
+            # A null address would be the cluster that `ray start` last made on this machine, if any.
             ray.init(address=address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StageError(
@@ -67,3 +73,18 @@ class Cluster:
         if self._pool is not None:
             self._pool.close()
         ray.shutdown()
+
+
+def _demand_listener(address: str) -> None:
+    """Raise :class:`StageError` at once when nobody listens there: Ray itself tries for minutes."""
+    found = re.search(r"(?:^|://)\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)$", address)
+    if not found:
+        return
+    try:
+        socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise StageError(
+            what=f"no connection to the Ray cluster at {address}",
+            evidence=str(error),
+            remedy="give the address of a running cluster in --address or RAY_ADDRESS, or neither to start Ray here",
+        ) from error

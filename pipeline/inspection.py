@@ -6,6 +6,7 @@ Storage only: works with Ray stopped, on a copy of the run, on another machine.
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,10 @@ def _by_file(paths: list[str], rows: list[str]) -> dict[str, list[dict[str, Any]
 
 
 def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    """Reread every committed part and model of the run: (stage, name, problem), problem empty when sound."""
+    """Reread every committed part and model of the run: (stage, name, problem), problem empty when sound.
+
+    What is damaged is noted in the run, so that a resume, which trusts names and sizes, mends it.
+    """
     for stage in ledger.record().fingerprints:
         try:
             parts = ledger.parts(stage)
@@ -235,6 +239,8 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
                 problem = _account(part)
             except CapfiltError as error:
                 problem = error.evidence or error.what
+            with suppress(OSError):  # a copy may be read-only
+                ledger.suspect(stage, part.name, problem)
             yield stage, part.name, problem
             model = part.record.facts.get("model") if part.record else None
             if model:

@@ -180,14 +180,18 @@ class Ledger:
 
         That of its newest part if that one stands (a commit will then lose to it), else the next one.
         """
-        names = sorted(path.name for path in (self.run / stage).glob(f"part-{shard}*.parquet"))
+        folder = self.run / stage
+        names = {path.name for path in folder.glob(f"part-{shard}*.parquet")}
+        # A name whose file somebody deleted was given away too: the index still knows it.
+        names |= {path.stem for path in (folder / "_commits").glob(f"part-{shard}*.parquet.json")}
         taken = {
             int(m["generation"] or 0): m[0] for n in names if (m := _PART.match(n)) and m["shard"] == shard
         }
         if not taken:
             return 0
         newest = max(taken)
-        return newest if self.part(stage, taken[newest]).record else newest + 1
+        stands = (folder / taken[newest]).exists() and self.part(stage, taken[newest]).record
+        return newest if stands else newest + 1
 
     def part(self, stage: str, name: str) -> Part:
         """A part as the index knows it; an entry that a kill prevented is rebuilt from the footer."""
@@ -246,6 +250,22 @@ class Ledger:
             )
         return pa.BufferReader(data)
 
+    def suspect(self, stage: str, name: str, evidence: str) -> None:
+        """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
+        note = self._note(stage, name)
+        if evidence:
+            self.home(stage).replace(note, evidence)
+        else:
+            note.unlink(missing_ok=True)
+
+    def suspicion(self, stage: str, name: str) -> str:
+        """What `verify` found wrong with a part; empty when nothing."""
+        note = self._note(stage, name)
+        return note.read_text() if note.exists() else ""
+
+    def _note(self, stage: str, name: str) -> Path:
+        return self.home(stage).run / "_damaged" / f"{stage}-{name}.found"
+
     def bury(self, stage: str, name: str, schema: pa.Schema) -> None:
         """Set a damaged or superseded part aside and leave a valid part of zero rows under its name."""
         path = self.run / stage / name
@@ -260,6 +280,7 @@ class Ledger:
             _sync(stone)
             stone.replace(path)
         (self.run / stage / "_commits" / f"{name}.json").unlink(missing_ok=True)
+        self.suspect(stage, name, "")
         self.reopen(stage)
 
     # -- models -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -106,6 +107,20 @@ class PlacementKeys(Strict):
     deadline: float | None = Field(default=None, gt=0)
 
 
+STAGES = (
+    *("list_web", "list_human", "human", "ingest"),
+    *("tokenizer", "warmup", "pretrain", "filter", "captioner", "calibrate", "evaluate"),
+    *("caption", "score", "threshold", "select", "export"),
+)
+
+
+def _stage(name: str) -> str:
+    if name not in STAGES:
+        near = difflib.get_close_matches(name, STAGES, 1, 0.0)[0]
+        raise ValueError(f"no stage is called {name!r}, did you mean {near!r}?")
+    return name
+
+
 class Recipe(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: str
@@ -117,7 +132,7 @@ class Recipe(Strict):
     select: SelectKeys = SelectKeys()
     export: ExportKeys = ExportKeys()
     shards: ShardKeys = ShardKeys()
-    placement: dict[str, PlacementKeys] = Field(default_factory=dict)
+    placement: dict[Annotated[str, AfterValidator(_stage)], PlacementKeys] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +153,15 @@ class Recipe(Strict):
                     for number, source in enumerate(given, 1)
                 ]
         return values
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        """A source's name tells its rows from those of the others."""
+        for sources in (self.web, self.human):
+            names = [source.name for source in sources]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"two sources have the name {twice!r}")
+        return self
 
     @property
     def run(self) -> Path:
@@ -222,7 +246,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
             raise RecipeError(what=f"--set {change}: {folder} cannot be reached")
     if not isinstance(place, dict):
         raise RecipeError(what=f"--set {change}: {last} cannot be set there")
-    place[last] = yaml.safe_load(text)
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(what=f"--set {change}: {text} cannot be read as YAML") from error
 
 
 def _absolute(recipe: Recipe, base: Path) -> Recipe:

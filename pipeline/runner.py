@@ -5,9 +5,10 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
@@ -27,6 +28,7 @@ from stages.stage import Checkpoint, GlobalStage, ModelRef
 VERSIONS = ("capfilt", "numpy", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
 REPAIRS = 20
+T = TypeVar("T")
 
 
 def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
@@ -97,19 +99,26 @@ class Runner:
             CapfiltError: the stage that failed says why; everything committed stays.
         """
         try:
-            for _ in range(REPAIRS):
-                try:
-                    return self._pass(until)
-                except DamageError as error:
-                    self._set_aside(error)
-            raise StageError(
-                what=f"parts were found damaged {REPAIRS} times",
-                evidence=f"see {self.ledger.run / '_damaged'}",
-                remedy="check the disk under the run, then resume",
-            )
+            self._repairing(lambda: self._pass(until))
         finally:
             if self._cluster is not None:
                 self._cluster.close()
+
+    def mend(self) -> dict[str, Standing]:
+        """Set aside what can be seen to be damaged without reading it, and say how the stages then stand."""
+        return self._repairing(lambda: survey(self.plan, self.ledger))
+
+    def _repairing(self, work: Callable[[], T]) -> T:
+        for _ in range(REPAIRS):
+            try:
+                return work()
+            except DamageError as error:
+                self._set_aside(error)
+        raise StageError(
+            what=f"parts were found damaged {REPAIRS} times",
+            evidence=f"see {self.ledger.run / '_damaged'}",
+            remedy="check the disk under the run, then resume",
+        )
 
     def _pass(self, until: str | None) -> None:
         standings = survey(self.plan, self.ledger)

@@ -1,11 +1,13 @@
 """Send a recipe to a running Ray cluster as a job."""
 
+import os
 import shlex
 import shutil
 import tempfile
 from pathlib import Path
 
 import yaml
+from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 import pipeline
@@ -34,6 +36,8 @@ def submit(recipe: Recipe, address: str, until: str | None = None) -> str:
         command = "python -m pipeline.cli run recipe.yaml" + (
             f" --until {shlex.quote(until)}" if until else ""
         )
+        for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+            os.environ.pop(name, None)  # Ray lets them win over the address that is asked for
         try:
             client = JobSubmissionClient(address)
             return str(
@@ -43,7 +47,7 @@ def submit(recipe: Recipe, address: str, until: str | None = None) -> str:
                     metadata={"capfilt.run": str(recipe.run)},
                 )
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             lines = str(error).strip().splitlines()
             raise StageError(
                 what=f"the Ray cluster at {address} did not take the job",

@@ -43,14 +43,14 @@ def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
     """Every stage's standing, in the plan's order.
 
     Raises:
-        DamageError: a committed part is missing from under its record or has another size.
+        DamageError: a committed part is gone or has another size, or `verify` found it damaged.
     """
     standings: dict[str, Standing] = {}
     for node in plan:
         waiting = [need for need in node.needs if standings[need].state in (State.TO_RUN, State.WAITING)]
         committed = ledger.parts(node.name)
         for part in committed.values():
-            _check_size(ledger, node.name, part)
+            _demand_whole(ledger, node.name, part)
         standings[node.name] = _standing(plan, ledger, node, committed, waiting, standings)
     return standings
 
@@ -118,14 +118,17 @@ def _changed(node: Node, part: Part | None, standings: Mapping[str, Standing], *
     return ""
 
 
-def _check_size(ledger: Ledger, stage: str, part: Part) -> None:
+def _demand_whole(ledger: Ledger, stage: str, part: Part) -> None:
     path = ledger.folder(stage) / part.name
     size = path.stat().st_size if path.exists() else -1
+    evidence = ledger.suspicion(stage, part.name)
     if size != part.size:
+        evidence = f"{max(size, 0)} bytes instead of {part.size}"
+    if evidence:
         raise DamageError(
             what=f"{path} is damaged",
-            evidence=f"{max(size, 0)} bytes instead of {part.size}",
-            remedy=f"capfilt resume {ledger.run} sets it aside and redoes its shard",
+            evidence=evidence,
+            remedy=f"capfilt resume {ledger.home(stage).run} sets it aside and redoes its shard",
             stage=stage,
             part=part.name,
         )

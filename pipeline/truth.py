@@ -34,6 +34,8 @@ def read_truth(path: Path) -> Judge:
     """
     try:
         rows = pacsv.read_csv(path).select(["file", "text", "match"]).to_pylist()
+        if unclear := [row["match"] for row in rows if row["match"] not in (0, 1)]:
+            raise ValueError(f"match is {unclear[0]!r}")
     except (OSError, KeyError, ValueError) as error:
         raise SourceError(
             what=f"the truth table {path} cannot be read",

@@ -53,14 +53,20 @@ class Evaluate(GlobalStage):
         from models.metrics import recall_at
 
         recalls = recall_at(judged.similarity, pairs.owner.tolist())
-        return [
-            self._auc("filter_auc", judged.own, judged.shuffled, "ITM: human pairs against shuffled ones"),
-            self._auc("filter_auc_hard", judged.own, judged.hard, "ITM: against the ITC-hardest mismatch"),
-            self._auc("filter_auc_itc", judged.own_itc, judged.shuffled_itc, "ITC cosine instead of ITM"),
-            *(
-                _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
-                for name, value in recalls.items()
-            ),
+        aucs = []
+        if len(judged.shuffled):  # none when all test images have the same texts
+            aucs = [
+                self._auc(
+                    "filter_auc", judged.own, judged.shuffled, "ITM: human pairs against shuffled ones"
+                ),
+                self._auc(
+                    "filter_auc_hard", judged.own, judged.hard, "ITM: against the ITC-hardest mismatch"
+                ),
+                self._auc("filter_auc_itc", judged.own_itc, judged.shuffled_itc, "ITC cosine instead of ITM"),
+            ]
+        return aucs + [
+            _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
+            for name, value in recalls.items()
         ]
 
     def _auc(self, name: str, matched: np.ndarray, mismatched: np.ndarray, note: str) -> Metric:
@@ -71,14 +77,21 @@ class Evaluate(GlobalStage):
         return Metric(name=name, value=auc.value, low=auc.low, high=auc.high, count=len(labels), note=note)
 
     def _captions(self, pairs: HeldOut, captioner: Captioner) -> list[Metric]:
-        from models.metrics import caption_metrics
+        from models.metrics import caption_metrics, words
 
         written = captioner.caption(pairs.pictures, pairs.image_ids, replace(self.decoding, per_image=1))
-        references = dict(zip(pairs.image_ids, pairs.texts, strict=True))
-        candidates = {image: own[0].text for image, own in zip(pairs.image_ids, written, strict=True)}
-        shifted = dict(zip(pairs.image_ids, _shifted(pairs.texts), strict=True))
+        texts = dict(zip(pairs.image_ids, pairs.texts, strict=True))
+        references = {image: own for image, own in texts.items() if any(map(words, own))}
+        if not references:
+            return []
+        candidates = {
+            image: own[0].text
+            for image, own in zip(pairs.image_ids, written, strict=True)
+            if image in references
+        }
+        shifted = dict(zip(references, _shifted(list(references.values())), strict=True))
         ours, chance = caption_metrics(references, candidates), caption_metrics(references, shifted)
-        count = len(pairs.pictures)
+        count = len(references)
         return [
             *(_figure(f"caption_{name}", value, count) for name, value in ours.items()),
             _figure(

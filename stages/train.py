@@ -102,7 +102,9 @@ class _Training(GlobalStage):
         loaded = self._load(site)
         site.lasting.mkdir(parents=True, exist_ok=True)
         curve = site.lasting / "steps.jsonl"
-        with curve.open("a") as lines:
+        with curve.open("a", buffering=1) as lines:  # what a checkpoint has behind it will not run again
+            if curve.stat().st_size:
+                lines.write("\n")  # a kill may have cut the last line short
             what = self.train(
                 loaded,
                 site,

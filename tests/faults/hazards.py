@@ -67,7 +67,11 @@ class HandleHazards(ShardStage):
                 _happen(row["url"].partition("-")[0])
                 captions.append(
                     Caption(
-                        row_id=row["row_id"], image_id="0" * 64, caption_index=0, text=row["url"], logprob=-1.0
+                        row_id=row["row_id"],
+                        image_id="0" * 64,
+                        caption_index=0,
+                        text=row["url"],
+                        logprob=-1.0,
                     )
                 )
             yield Rows(Contract(Caption).table(captions))

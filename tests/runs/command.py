@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from pipeline.inspection import files
@@ -113,11 +114,10 @@ def write_recipe(path: Path, recipe: dict[str, Any], **changes: Any) -> Path:
 
 def table(run: Path, stage: str) -> pa.Table:
     """All rows of a stage, sorted by their ids."""
-    ledger = Ledger(run)
-    import pyarrow.parquet as pq
-
-    rows = pa.concat_tables(pq.read_table(path) for path in files(ledger, stage))
-    keys = [name for name in ("row_id", "pair_id", "caption_index") if name in rows.column_names]
+    rows = pa.concat_tables(pq.read_table(path) for path in files(Ledger(run), stage))
+    keys = [
+        name for name in ("row_id", "pair_id", "caption_index", "step", "name") if name in rows.column_names
+    ]
     return rows.sort_by([(key, "ascending") for key in keys])
 
 

@@ -257,4 +257,6 @@ def test_a_reader_needs_nothing_of_capfilt(finished: Path, tmp_path: Path):
         "assert row['text'] and 'pipeline' not in sys.modules\n"
     )
     path = next((finished / "export").glob("part-*.parquet"))
-    subprocess.run([sys.executable, "-I", "-c", script, str(path)], check=True, cwd=tmp_path, env=dict(os.environ))
+    subprocess.run(
+        [sys.executable, "-I", "-c", script, str(path)], check=True, cwd=tmp_path, env=dict(os.environ)
+    )

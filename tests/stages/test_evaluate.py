@@ -32,13 +32,13 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInpu
     return {row["name"]: row for row in rows}
 
 
-def tests_of(count: int) -> list:
+def humans_of(count: int) -> list:
     return [human(number, text_of(number), split=Split.TEST) for number in range(count)]
 
 
 def test_figures_of_models_that_are_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = [human(100 + number, "t", split=Split.TRAIN) for number in range(5)]
-    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*tests_of(10), *other, empty=[Picture]))
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(10), *other, empty=[Picture]))
     value = {name: row["value"] for name, row in figures.items()}
     assert value["test_images"] == 10
     assert value["filter_auc"] == value["filter_auc_hard"] == value["filter_auc_itc"] == 1
@@ -52,9 +52,18 @@ def test_test_images_that_the_crawl_has_too_do_not_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     crawl = [picture(number, "spam") for number in range(6)]
-    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*tests_of(10), *crawl))
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(10), *crawl))
     assert figures.keys() == {"test_images"}  # four are left: too few to say anything
     assert figures["test_images"]["value"] == 4
+
+
+def test_a_human_caption_without_a_word_is_no_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mute = human(50, "?", split=Split.TEST)
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(9), mute, empty=[Picture]))
+    assert (figures["test_images"]["count"], figures["caption_cider"]["count"]) == (10, 9)
+    assert figures["caption_bleu_1"]["value"] == pytest.approx(1)
 
 
 def test_human_captions_that_all_say_the_same_leave_no_mismatch(

@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from data_contracts.errors import TrainingError
 from data_contracts.records import HumanPicture, Split
+from models.training.jobs import FilterSettings
+from models.training.loop import Execution
 from stages.memory import MemoryInput
-from stages.stage import Checkpoint, Model, Trained
+from stages.stage import Checkpoint, Model, Site, StageInput, Trained
 from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, human_pairs, web_pairs
-from tests.stages.rows import human, picture, png, run_global, site
+from tests.stages.rows import human, picture, run_global, site
 
 
 def line(step: int, loss: float = 1.0, **more: float) -> str:
@@ -26,10 +28,26 @@ def test_a_curve_whose_last_line_was_cut_by_a_kill(tmp_path: Path) -> None:
     assert (curve[1].itm, curve[1].itc, curve[2].loss) == (0.5, None, 0.7)
 
 
-def test_a_cut_line_that_the_next_attempt_went_on_writing_to(tmp_path: Path) -> None:
-    path = tmp_path / "steps.jsonl"
-    path.write_text(line(1) + line(2)[:20] + line(2, 0.7) + line(3))
-    assert [(step.step, step.loss) for step in _read_curve(path)][-1] == (3, 1.0)
+class Attempt(FinetuneFilter):
+    """A training of three steps without a model; the last one is checked on the way."""
+
+    def _load(self, site: Site) -> None:  # type: ignore[override]
+        return None
+
+    def train(self, loaded: object, site: Site, inputs: StageInput, execution: Execution) -> str:
+        for step in (2, 3):
+            execution.on_step(json.loads(line(step, 0.5)))
+            assert json.loads((site.lasting / "steps.jsonl").read_text().splitlines()[-1])["step"] == step
+        raise InterruptedError
+
+
+def test_every_step_is_on_disk_before_the_next_and_after_a_line_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "lasting/steps.jsonl"
+    path.parent.mkdir()
+    path.write_text(line(1) + line(2)[:20])
+    with pytest.raises(InterruptedError):
+        list(Attempt(Trained("pretrain"), FilterSettings()).run(site(tmp_path), MemoryInput({})))
+    assert [(step.step, step.loss) for step in _read_curve(path)] == [(1, 1.0), (2, 0.5), (3, 0.5)]
 
 
 def test_of_a_step_that_ran_twice_the_later_one_counts(tmp_path: Path) -> None:
@@ -78,14 +96,8 @@ def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
 
 
 def test_a_training_needs_the_model_that_it_starts_from() -> None:
-    from models.training.jobs import FilterSettings
-
     settings = FilterSettings()
     brought = Checkpoint("d", "/somewhere")
     assert FinetuneFilter(Trained("pretrain"), settings).models == (Trained("pretrain"),)
     assert FinetuneFilter(brought, settings).models == (brought,)
     assert FinetuneFilter(Fresh("tiny", Trained("tokenizer"), 0), settings).models == (Trained("tokenizer"),)
-
-
-def test_pixels_are_the_pictures_own(tmp_path: Path) -> None:
-    assert png(5) == picture(5).image

@@ -1,0 +1,86 @@
+"""Runs in this process, without Ray, with models that know what a picture shows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_contracts.identity import image_id, split_of
+from data_contracts.records import Split
+from pipeline.ledger import Ledger, Part
+from pipeline.plan import Plan
+from pipeline.progress import Progress
+from pipeline.recipe import parse
+from pipeline.runner import Runner, open_run
+from pipeline.scheduler import Resources
+from pipeline.task import Task, run_task
+from tests.stages.rows import png
+
+HUMAN, TEST, WEB = 24, 6, 9
+
+
+def _human() -> list[int]:
+    """Numbers of human pictures, of which TEST are for testing."""
+    test = [number for number in range(1000, 1200) if split_of(image_id(png(number))) is Split.TEST]
+    other = [number for number in range(1000, 1200) if number not in test]
+    return sorted(test[:TEST] + other[: HUMAN - TEST])
+
+
+class LocalPool:
+    def run(
+        self, tasks: Sequence[Task], deadline: float, watch: Callable[[Sequence[Task]], None]
+    ) -> Iterator[tuple[Task, tuple[tuple[Part, bool], ...]]]:
+        for task in tasks:
+            watch([task])
+            yield task, tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
+
+
+class LocalCluster:
+    """What a runner asks of :class:`pipeline.cluster.Cluster`, with this process as the only worker."""
+
+    cpus = 1
+
+    def pool(self, wanted: Resources) -> LocalPool:
+        return LocalPool()
+
+    def close(self) -> None:
+        pass
+
+
+def write_data(folder: Path) -> None:
+    """Human pictures that say what they show; web pictures: even ones true, odd ones false; two bad ones."""
+    for name, numbers in (("human", _human()), ("web", range(1, 1 + WEB))):
+        (folder / name).mkdir(parents=True)
+        rows = ["file,text"]
+        for number in numbers:
+            (folder / name / f"{number}.png").write_bytes(png(number))
+            true = name == "human" or number % 2 == 0
+            rows.append(f"{number}.png,{number if true else 999} thing of {name}")
+        if name == "web":
+            (folder / "web/broken.png").write_bytes(b"not a picture")
+            rows += ["broken.png,1 broken", "gone.png,1 gone"]
+        (folder / name / "captions.csv").write_text("\n".join(rows) + "\n")
+
+
+def plan_of(data: Path, checkpoints: Mapping[str, Path], **changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "name": "run",
+        "output": str(data),
+        "web": {"format": "folder", "path": str(data / "web")},
+        "human": {"format": "folder", "path": str(data / "human")},
+        "models": {role: {"checkpoint": str(where)} for role, where in checkpoints.items()},
+        "select": {"threshold": 0.5},
+        "shards": {"target": 3 * len(png(1))},
+    }
+    return Plan(parse(values | changes))
+
+
+def run(plan: Plan, until: str | None = None, parent: Ledger | None = None) -> Ledger:
+    """Run a plan, or carry on; as `capfilt run` does."""
+    ledger = Ledger(plan.recipe.run)
+    open_run(plan, ledger, parent)
+    runner = Runner(plan, ledger, Progress(Console(quiet=True)), None)
+    runner._cluster = LocalCluster()  # type: ignore[assignment]
+    runner.run(until)
+    return ledger

@@ -1,0 +1,181 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_contracts.errors import CapfiltError, RecipeError, SourceError
+from pipeline.plan import Plan
+from pipeline.recipe import STAGES, parse
+
+Make = Callable[..., Plan]
+
+
+def crawl(folder: Path) -> None:
+    for name in ("web", "human"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.png").write_bytes(b"x")
+        (folder / name / "captions.csv").write_text("file,text\na.png,a dog\n")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A plan of a recipe whose models are trained from random weights, with ``a.b`` keys changed."""
+    crawl(tmp_path / "data")
+
+    def plan(data: Path = tmp_path / "data", **changes: Any) -> Plan:
+        values: dict[str, Any] = {
+            "name": "run",
+            "output": str(tmp_path),
+            "web": {"format": "folder", "path": str(data / "web")},
+            "human": {"format": "folder", "path": str(data / "human")},
+            "models": {
+                "init": "tiny",
+                "tokenizer": "wordpiece:100",
+                "warmup": {},
+                "pretrain": {},
+                "filter": {},
+            },
+        }
+        values["models"]["captioner"] = {}
+        for key, value in changes.items():
+            place = values
+            *above, last = key.split("__")
+            for name in above:
+                place = place.setdefault(name, {})
+            place[last] = value
+        return Plan(parse(values))
+
+    return plan
+
+
+def prints(plan: Plan) -> dict[str, str]:
+    return {node.name: node.fingerprint for node in plan}
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    old, new = prints(before), prints(after)
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+
+
+AFTER_SELECT = {"select", "export"}
+AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
+AFTER_FILTER = {"filter", "calibrate", "evaluate", "score"} | AFTER_SELECT
+AFTER_PRETRAIN = AFTER_FILTER | AFTER_CAPTION | {"pretrain", "captioner"}
+
+
+def test_the_stages_come_in_an_order_in_which_they_can_run(make: Make) -> None:
+    plan = make()
+    seen: set[str] = set()
+    for node in plan:
+        assert set(node.needs) <= seen, node.name
+        seen.add(node.name)
+    assert {"ingest", "export"} < seen < set(STAGES)
+    assert plan.nodes["score"].needs == ("ingest", "caption", "filter")
+    assert plan.nodes["export"].upstream == ("ingest", "human", "score", "select")
+
+
+def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
+    assert changed(make(), make()) == set()
+    assert len(set(prints(make()).values())) == len(prints(make()))
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"select__rule": "best"}, AFTER_SELECT),
+        ({"select__threshold": 0.5}, {"calibrate"} | AFTER_SELECT),
+        ({"select__threshold": {"keep_fraction": 0.5}}, {"calibrate", "threshold"} | AFTER_SELECT),
+        ({"export__images": "reference"}, {"export"}),
+        ({"export__images": "ids"}, {"export"}),
+        ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
+        ({"models__filter": {"steps": 3}}, AFTER_FILTER),
+        ({"models__captioner": {"lr": 0.1}}, {"captioner", "evaluate"} | AFTER_CAPTION),
+        ({"models__pretrain": {"steps": 3}}, AFTER_PRETRAIN),
+        ({"models__pretrain": None}, AFTER_PRETRAIN),
+        ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
+        ({"seed": 1}, {"warmup"} | AFTER_PRETRAIN),
+        ({"shards__target": 10}, set(STAGES) - {"threshold"}),
+        ({"placement": {"caption": {"gpus": 1, "batch": 3}, "score": {"actors": 9}}}, set()),
+        ({"name": "other", "output": "/elsewhere"}, set()),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_change_reaches_its_own_stage_and_those_after_it(
+    make: Make, change: dict[str, Any], stages: set[str]
+) -> None:
+    assert changed(make(), make(**change)) == stages
+
+
+def test_moved_sources_are_the_same_sources_and_other_content_is_not(make: Make, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    before = make()
+    assert changed(before, make(tmp_path / "moved")) == set()
+    (tmp_path / "moved/web/captions.csv").write_text("file,text\na.png,a cat\n")
+    after = changed(before, make(tmp_path / "moved"))
+    assert {"list_web", "ingest", "tokenizer", "export"} <= after
+    assert after.isdisjoint({"list_human", "human"})
+
+
+def test_the_identity_says_which_field_it_was(make: Make) -> None:
+    identity = make(select__rule="best").nodes["select"].identity
+    assert identity["stage"]["rule"] == "best"
+    assert identity["reads"] == {"Score": "Score/1", "Metric": "Metric/1"}
+    assert identity["writes"] == "Decision/1"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"human": ()}, RecipeError, "needs human pairs"),
+        ({"models__init": None}, RecipeError, "from what?"),
+        ({"models__init": "tniy"}, CapfiltError, "tniy"),
+        ({"models__tokenizer": "bpe"}, RecipeError, "bpe is no tokenizer"),
+        ({"models__warmup": {"images": "/nowhere"}}, RecipeError, "needs both"),
+        ({"models__filter": {"checkpoint": "/nowhere"}}, CapfiltError, "/nowhere"),
+        ({"web": {"format": "folder", "path": "/nowhere"}}, SourceError, "no such folder"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_refused_before_anything_runs(
+    make: Make, change: dict[str, Any], error: type[CapfiltError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        make(**change)
+
+
+def brought(filter: Path, captioner: Path, **filter_keys: Any) -> dict[str, Any]:
+    return {
+        "models": {
+            "filter": {"checkpoint": str(filter), **filter_keys},
+            "captioner": {"checkpoint": str(captioner)},
+        }
+    }
+
+
+def test_checkpoints_are_identity_by_content_not_by_place(
+    make: Make, blip_filter: Path, blip_captioner: Path, tmp_path: Path
+) -> None:
+    before = make(**brought(blip_filter, blip_captioner))
+    assert prints(before).keys().isdisjoint({"filter", "captioner", "tokenizer", "warmup", "pretrain"})
+    moved = shutil.copytree(blip_filter, tmp_path / "moved")
+    assert changed(before, make(**brought(moved, blip_captioner))) == set()
+    with (moved / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x99")
+    assert changed(before, make(**brought(moved, blip_captioner))) == AFTER_FILTER - {"filter"}
+
+
+def test_two_checkpoints_and_a_number_need_no_human_set(
+    make: Make, blip_filter: Path, blip_captioner: Path
+) -> None:
+    plan = make(**brought(blip_filter, blip_captioner), human=(), select__threshold=0.5)
+    assert list(plan.nodes) == ["list_web", "ingest", "caption", "score", "select", "export"]
+
+
+def test_a_checkpoint_of_another_family_is_not_finetuned(
+    make: Make, blip_filter: Path, blip_captioner: Path
+) -> None:
+    with pytest.raises(RecipeError, match="finetuning starts from models that capfilt trained"):
+        make(**brought(blip_filter, blip_captioner, steps=5))

@@ -1,0 +1,83 @@
+import json
+from typing import Any
+
+import pytest
+
+from pipeline import report
+from pipeline.ledger import Ledger
+from tests.pipeline.conftest import World
+from tests.pipeline.local import HUMAN, WEB, run
+
+
+def test_the_numbers_of_a_run(finished: Ledger) -> None:
+    found = report.build(finished)
+    assert found["complete"]
+    assert found["exported"] == {"human": HUMAN, "synthetic": WEB - 1, "web": WEB // 2}
+    assert found["selection"]["threshold_used"] == 0.5
+    web, synthetic = found["texts"]["web"], found["texts"]["synthetic"]
+    assert (web["judged"], web["kept"], web["kept_share"]) == (WEB, WEB // 2, pytest.approx((WEB // 2) / WEB))
+    assert (synthetic["mean_itm"], synthetic["kept_share"]) == (pytest.approx(0.9), 1)
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert (stages["ingest"]["unit"], stages["score"]["unit"]) == ("image", "text")
+    assert stages["ingest"]["rejected"] == {"unreadable": 1}
+    json.dumps(found)
+
+
+def test_it_is_written_beside_the_run_with_a_card_for_people(copied: Ledger) -> None:
+    found = report.write(copied)
+    assert json.loads((copied.run / "report.json").read_text()) == json.loads(json.dumps(found))
+    card = (copied.run / "export/README.md").read_text()
+    assert f"| human | {HUMAN} |" in card
+    assert "1 unreadable" in card
+    assert "{{" not in card
+
+
+def test_a_run_that_is_not_done_has_a_report_and_no_card(world: World) -> None:
+    ledger = run(world.plan(), until="score")
+    found = report.write(ledger)
+    assert not found["complete"]
+    assert found["exported"] == {}
+    assert found["selection"]["threshold_used"] is None
+    assert not (ledger.run / "export").exists()
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    """A report without a warning, and what is changed in it."""
+    figure = {"value": 0.9, "low": 0.85, "high": 0.95}
+    evaluation = {
+        "filter_auc": figure,
+        "caption_cider": {"value": 1.0},
+        "chance_cider": {"value": 0.2},
+        "test_images": {"value": 500},
+    }
+    stages = [{"stage": "ingest", "rejected": {"unreadable": 3}}]
+    texts = {"synthetic": {"duplicate_rate": 0.1}}
+    return {
+        "evaluation": evaluation | changes.pop("evaluation", {}),
+        "stages": stages,
+        "texts": texts,
+        **changes,
+    }
+
+
+def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
+    assert report._warnings(facts()) == []
+    assert report._warnings({"evaluation": {}, "stages": [], "texts": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"evaluation": {"filter_auc": {"value": 0.75, "low": 0.69, "high": 0.8}}}, "The filter is weak"),
+        ({"evaluation": {"caption_cider": {"value": 0.29}}}, "The captions are poor: CIDEr 0.29"),
+        ({"evaluation": {"test_images": {"value": 49}}}, "Only 49 test images"),
+        ({"texts": {"synthetic": {"duplicate_rate": 0.6}}}, "60% of the synthetic texts repeat"),
+        (
+            {"stages": [{"stage": "caption", "rejected": {"poison": 2}}]},
+            "2 units killed their process in caption",
+        ),
+    ],
+)
+def test_each_warning_appears_when_it_should(change: dict[str, Any], says: str) -> None:
+    (warning,) = report._warnings(facts(**change))
+    assert says in warning

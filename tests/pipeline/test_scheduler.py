@@ -1,0 +1,119 @@
+"""What a failed task deserves; the scheduling itself is tested with real workers that die."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_contracts.errors import StageError
+from pipeline.scheduler import POISON_LIMIT, TRIES, _Judge, _last_words
+from pipeline.task import Crumb, Task
+from pipeline.worker import crash_file
+from stages.export import ExportPairs
+
+ROWS = [f"row {number}" for number in range(40)]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return Task(
+        run=tmp_path,
+        name="score",
+        stage=ExportPairs(embed=True),
+        fingerprint="f",
+        shard="0000000",
+        upstream=(),
+        models={},
+        digests={},
+    )
+
+
+def dies(judge: _Judge, task: Task, in_hand: Sequence[str], how: str = "it died") -> Task:
+    if in_hand:
+        Crumb(task.run, task.label).drop(in_hand, 0, 99)
+    return judge.blame(task, how, died=True)
+
+
+def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison(task: Task) -> None:
+    judge = _Judge()
+    second = dies(judge, task, ROWS[:3])
+    assert (second.suspects, second.attempt, dict(second.poison)) == (frozenset(ROWS[:3]), 2, {})
+    third = dies(judge, second, ROWS[1:2], "first\nSIGSEGV\n")
+    assert dict(third.poison) == {ROWS[1]: "SIGSEGV"}
+    assert (third.suspects, third.attempt) == (frozenset(ROWS[:3]), 3)
+
+
+def test_a_single_row_is_a_suspect_first(task: Task) -> None:
+    again = dies(_Judge(), task, ROWS[:1])
+    assert (again.suspects, dict(again.poison)) == (frozenset(ROWS[:1]), {})
+
+
+def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task) -> None:
+    judge = _Judge()
+    for number in range(0, 20, 2):
+        task = dies(judge, task, ROWS[number : number + 2])
+        task = dies(judge, task, ROWS[number : number + 1])
+    assert task.poison.keys() == set(ROWS[0:20:2])
+
+
+def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task) -> None:
+    judge = _Judge()
+    for row in ROWS[:POISON_LIMIT]:
+        task = dies(judge, task, [row])
+        task = dies(judge, task, [row], "CUDA error")
+    task = dies(judge, task, ROWS[-1:])
+    with pytest.raises(StageError, match=f"more than {POISON_LIMIT} different rows") as caught:
+        dies(judge, task, ROWS[-1:], "CUDA error")
+    assert "CUDA error" in caught.value.evidence
+    assert "capfilt resume" in caught.value.remedy
+    assert len(task.poison) == POISON_LIMIT
+
+
+def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_further(task: Task) -> None:
+    judge = _Judge()
+    others = [replace(task, shard=f"000000{number}") for number in range(TRIES)]
+    for other in others[:-1]:
+        dies(judge, other, [])
+    with pytest.raises(StageError, match="before its first batch"):
+        dies(judge, others[-1], [])
+
+
+def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task) -> None:
+    judge = _Judge()
+    judge.praise(task)
+    for shard in ("0000001", "0000002", "0000003"):
+        assert dies(judge, replace(task, shard=shard), []).attempt == 2
+    other = replace(task, shard="0000001")
+    dies(judge, other, [])
+    with pytest.raises(StageError, match="without progress"):
+        dies(judge, other, [])
+
+
+def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task) -> None:
+    judge = _Judge()
+    for number in range(TRIES + 2):
+        task = dies(judge, task, ROWS[2 * number : 2 * number + 2])
+    with pytest.raises(StageError, match="another batch in hand each time"):
+        dies(judge, task, ROWS[-2:])
+
+
+def test_a_judged_death_leaves_no_breadcrumb(task: Task) -> None:
+    dies(_Judge(), task, ROWS[:1])
+    assert Crumb(task.run, task.label).read() == ([], 0, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (None, "SIGKILL"),
+        ("", "SIGKILL"),
+        ("Fatal Python error: Segmentation fault\n\nCurrent thread", "the process died: Segmentation fault"),
+        ("Timeout (0:00:05)!\nThread", "deadline"),
+    ],
+)
+def test_the_last_words_of_a_process(task: Task, left: str | None, said: str) -> None:
+    if left is not None:
+        crash_file(task).parent.mkdir(parents=True)
+        crash_file(task).write_text(left)
+    assert said in _last_words(task)
