@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_contracts.errors import RecipeError
+
 Images = Sequence[Image.Image]
 
 
@@ -33,6 +35,23 @@ class Decoding:
     beams: int = 3
     prompt: str = "a picture of"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises :class:`RecipeError` for a value that cannot be decoded with."""
+        sound = {
+            "top_p": 0.0 < self.top_p <= 1.0,
+            "per_image": self.per_image >= 1,
+            "min_tokens": 0 <= self.min_tokens <= self.max_tokens,
+            "max_tokens": self.max_tokens >= 1,
+            "repetition_penalty": self.repetition_penalty > 0.0,
+            "beams": self.beams >= 1,
+        }
+        if wrong := [name for name, fine in sound.items() if not fine]:
+            raise RecipeError(
+                what=f"captions cannot be decoded with this {wrong[0]}",
+                evidence=f"{wrong[0]} is {getattr(self, wrong[0])!r}",
+                remedy="top_p lies in (0, 1], per_image and beams are at least 1, min_tokens at most max_tokens",
+            )
 
 
 class Written(NamedTuple):

@@ -79,7 +79,8 @@ def resume(run: RunFolder, until: Until = None, address: Address = None) -> None
 
     ledger = Ledger(run)
     recipe = parse(ledger.record().recipe)
-    moved = recipe.model_copy(update={"output": str(ledger.run.resolve().parent)})
+    place = ledger.run.resolve()  # wherever the run lies now, whatever its folder is called
+    moved = recipe.model_copy(update={"output": str(place.parent), "name": place.name})
     _run(moved, until, address, None, show_plan=True)
 
 

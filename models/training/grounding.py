@@ -27,10 +27,11 @@ class GroundingSettings(LoopSettings):
     learn that two pairs in three are wrong. Its negatives are uniform at recall 0 and as hard as BLIP's from
     ``hard_from`` on. With ``queue`` 0 ITC compares within the batch; above, it uses BLIP's momentum encoders
     (decay ``momentum``), and soft targets weighted ``alpha``, ramped up over the first ``alpha_ramp`` of the
-    steps. ``human_share`` is that of a batch, if there are web pairs.
+    steps. ``human_share`` is that of a batch, if there are web pairs; ``smoothing`` that of LM's labels.
     """
 
     human_share: float = 0.5
+    smoothing: float = 0.1
     itm_from: float = 0.3
     itm_latest: float = 0.5
     hard_from: float = 0.5
@@ -75,7 +76,7 @@ class Grounding(nn.Module):
             figures["itm"], accuracy, margins = itm_loss(model, batch.ids, image, drawn.to(self.device))
             self.skill.lerp_(margins[: batch.human].mean().clamp_min(0.0), 0.1)
         if self.captions:
-            figures["lm"] = lm_loss(model, batch.ids, image)
+            figures["lm"] = lm_loss(model, batch.ids, image, smoothing=settings.smoothing)
         figures["loss"] = torch.stack(list(figures.values())).sum()
         if started:
             figures["itm_accuracy"] = accuracy

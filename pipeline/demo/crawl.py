@@ -1,4 +1,4 @@
-"""Write the demo's folder: human pictures, a noisy crawl, warm-up pictures, and the truth about them."""
+"""Write the demo's folder: human pictures, a noisy crawl, and the truth about them."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ from data_contracts.errors import UsageError
 from pipeline.demo import picture
 from pipeline.demo.grammar import Verdict, say, truth
 from pipeline.demo.noise import draw_kinds, web_text
-from pipeline.demo.world import COLOURS, Relation, Scene, World
+from pipeline.demo.world import Relation, Scene, World
 
 _Row = tuple[str, ...]
 
 MARKER = "demo.json"
 _RELATIONS: dict[str, Relation | None] = {"left of": "left of", "above": "above", "": None}
-_FOLDERS = ("human", "crawl", "warmup")
+_FOLDERS = ("human", "crawl")
 
 
 def write_demo(
@@ -28,9 +28,7 @@ def write_demo(
     seed: int,
     human: int = 1800,
     web: int = 6000,
-    warmup: int = 4800,
     concepts: int = 24,
-    warmup_classes: int = 120,
     inverse: float = 0.0,
 ) -> None:
     """Write the demo's data to ``out``; the same arguments always write the same bytes.
@@ -45,14 +43,12 @@ def write_demo(
         "seed": seed,
         "human": human,
         "web": web,
-        "warmup": warmup,
         "concepts": concepts,
-        "warmup_classes": warmup_classes,
         "inverse": inverse,
     }
     if _is_complete(out, identity):
         return
-    world = World.draw(seed, concepts, warmup_classes)
+    world = World.draw(seed, concepts)
     out.mkdir(parents=True, exist_ok=True)
     _mark(out, identity, complete=False)
     for folder in _FOLDERS:
@@ -60,7 +56,6 @@ def write_demo(
     truths = [*_human(out, world, seed, human, inverse), *_web(out, world, seed, web, inverse)]
     header = ("file", "set", "kind", "verdict", "text", "first", "second", "relation", "colour")
     _write_csv(out / "truth.csv", header, truths)
-    _warmup(out, world, seed, warmup)
     (out / "ATTRIBUTION.md").write_text(_attribution(), "utf-8")
     _mark(out, identity, complete=True)
 
@@ -109,19 +104,6 @@ def _write_set(
         )
     _write_csv(folder / "captions.csv", ("file", "text"), [(row[0], row[4]) for row in rows])
     return rows
-
-
-def _warmup(out: Path, world: World, seed: int, count: int) -> None:
-    """Single objects that no scene contains, to teach an image encoder what objects look like."""
-    rng = Random(f"warmup {seed}")
-    rows = []
-    for index in range(count):
-        label = world.others[index % len(world.others)]
-        scene = Scene((label,), None, rng.choice(list(COLOURS)))
-        file = f"warmup-{index:05d}.jpg"
-        (out / "warmup" / file).write_bytes(picture.jpeg(picture.draw(scene, rng, side=64)))
-        rows.append((file, label))
-    _write_csv(out / "warmup" / "labels.csv", ("file", "label"), rows)
 
 
 def _is_complete(out: Path, identity: dict[str, object]) -> bool:

@@ -274,13 +274,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class World:
-    """The concepts scenes are made of, and *others* that never occur in a scene: the warm-up's classes."""
+    """The concepts that scenes are made of."""
 
     concepts: tuple[str, ...]
-    others: tuple[str, ...]
 
     @classmethod
-    def draw(cls, seed: int, concepts: int = 24, others: int = 120) -> "World":
+    def draw(cls, seed: int, concepts: int = 24) -> "World":
         """Draw a world in which no two things look alike or share a word ("hot dog", "dog")."""
         rng = Random(f"world {seed}")
         names: list[str] = []
@@ -291,9 +290,9 @@ class World:
             if not words & taken:
                 names.append(name)
                 taken |= words
-        if len(names) < concepts + others:
-            raise ValueError(f"a world has at most {len(names)} things, asked for {concepts} + {others}")
-        return cls(tuple(names[:concepts]), tuple(names[concepts : concepts + others]))
+        if len(names) < concepts:
+            raise ValueError(f"a world has at most {len(names)} things, asked for {concepts}")
+        return cls(tuple(names[:concepts]))
 
     def scene(self, rng: Random, single: float = 0.3) -> Scene:
         """One scene; a share of ``single`` shows one object."""

@@ -142,6 +142,21 @@ def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -
     assert ledger.parts("score") == {"0000000": part}
 
 
+def test_the_name_of_a_part_that_was_deleted_is_not_given_away_again(ledger: Ledger) -> None:
+    commit(ledger, "0000000", 1)
+    (ledger.run / "score/part-0000000.parquet").unlink()
+    assert ledger.generation("score", "0000000") == 1
+
+
+def test_a_suspicion_is_noted_until_the_part_is_buried(ledger: Ledger) -> None:
+    part, _ = commit(ledger, "0000000", 1)
+    assert ledger.suspicion("score", part.name) == ""
+    ledger.suspect("score", part.name, "a bit is wrong")
+    assert ledger.suspicion("score", part.name) == "a bit is wrong"
+    ledger.bury("score", part.name, SCHEMA)
+    assert ledger.suspicion("score", part.name) == ""
+
+
 def test_a_footer_that_cannot_be_read_names_its_stage_and_part(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000003", 1)
     path = ledger.run / "score" / part.name

@@ -15,7 +15,7 @@ SPECIAL = "web-00007.jpg"
 def crawl(base: Path) -> Path:
     """A folder with `human` and `crawl`: pictures and their captions. One crawled picture has two texts."""
     out = base / "crawl-of-the-session"
-    write_demo(out, 3, human=HUMAN, web=WEB, warmup=4, concepts=6, warmup_classes=4)
+    write_demo(out, 3, human=HUMAN, web=WEB, concepts=6)
     with (out / "crawl" / "captions.csv").open("a") as rows:
         rows.write(f"{SPECIAL},a picture with a second text\n")
     return out

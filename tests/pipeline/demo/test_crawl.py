@@ -10,11 +10,10 @@ from PIL import Image
 from data_contracts.errors import UsageError
 from pipeline.demo.crawl import MARKER, read_truth, web_verdicts, write_demo
 from pipeline.demo.grammar import Verdict, truth
-from pipeline.demo.world import World
 
 
 def write(out: Path, seed: int = 7, web: int = 100) -> Path:
-    write_demo(out, seed, human=20, web=web, warmup=30, warmup_classes=10)
+    write_demo(out, seed, human=20, web=web)
     return out
 
 
@@ -43,7 +42,6 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(demo: Path,
     [
         ("human/captions.csv", ["file", "text"], 20),
         ("crawl/captions.csv", ["file", "text"], 100),
-        ("warmup/labels.csv", ["file", "label"], 30),
     ],
 )
 def test_each_table_lists_its_pictures(demo: Path, table: str, columns: list[str], count: int) -> None:
@@ -76,12 +74,6 @@ def test_the_crawl_holds_the_noise_it_is_said_to_hold(demo: Path) -> None:
     assert verdicts.total() == 100
     kinds = Counter(row["kind"] for row in rows(demo / "truth.csv") if row["set"] == "web")
     assert kinds == {"match": 33, "partial": 12, "swap": 25, "hard": 15, "boilerplate": 15}
-
-
-def test_warmup_shows_none_of_the_concepts(demo: Path) -> None:
-    labels = {row["label"] for row in rows(demo / "warmup" / "labels.csv")}
-    assert len(labels) == 10
-    assert not labels & set(World.draw(7, 24, 10).concepts)
 
 
 def test_a_complete_demo_is_left_alone(tmp_path: Path) -> None:
