@@ -19,7 +19,7 @@ from models.checkpoint import (
 )
 from models.protocols import Captioner, Embedder, Matcher
 
-__all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_embedder", "open_matcher"]
+__all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_filter"]
 
 BLIP, MED = "blip", "capfilt-med"
 
@@ -68,25 +68,16 @@ def open_captioner(where: str, device: str = "cpu", batch: int = 16) -> Captione
     return BlipCaptioner.open(checkpoint, device, batch)
 
 
-def open_matcher(where: str, device: str = "cpu", batch: int = 16) -> Matcher:
-    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images or texts at once."""
-    return open_filter(where, device, batch)
-
-
-def open_embedder(where: str, device: str = "cpu", batch: int = 16) -> Embedder:
-    """The ITC embedder at ``where``: a filter checkpoint, of which only the unimodal encoders are used."""
-    return open_filter(where, device, batch)
-
-
 class Filter(Matcher, Embedder, Protocol):
-    pass
+    """What a filter checkpoint can do: judge by ITM, and embed by the ITC encoders in it."""
 
 
 class _Med(Captioner, Filter, Protocol):
     pass
 
 
-def open_filter(where: str, device: str, batch: int) -> Filter:
+def open_filter(where: str, device: str = "cpu", batch: int = 16) -> Filter:
+    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images or texts at once."""
     checkpoint = _open(where, "filter")
     if checkpoint.model_type == MED:
         return _open_med(checkpoint, device, batch)

@@ -131,6 +131,10 @@ class Ledger:
         _sync(target.parent)
         return True
 
+    def sweep(self) -> None:
+        """Remove what dead attempts left in ``_tmp``; for a run that is complete, where nothing needs it."""
+        shutil.rmtree(self.run / "_tmp", ignore_errors=True)
+
     def replace(self, target: Path, text: str) -> None:
         """Write a file that is derived from others, whole or not at all."""
         with self.temporary(target.name) as path:

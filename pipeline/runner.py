@@ -100,6 +100,8 @@ class Runner:
         """
         try:
             self._repairing(lambda: self._pass(until))
+            if all(self.ledger.totals(name) for name in self.plan.nodes):
+                self.ledger.sweep()
         finally:
             if self._cluster is not None:
                 self._cluster.close()

@@ -30,11 +30,11 @@ class ScorePairs(ShardStage):
     filter: ModelRef
 
     def open(self, site: Site) -> Transform:
-        from models.open import open_matcher
+        from models.open import open_filter
         from models.threads import use_threads
 
         use_threads(site.threads)
-        matcher = open_matcher(site.models[self.filter], site.device, site.batch)
+        matcher = open_filter(site.models[self.filter], site.device, site.batch)
         return lambda shard: self._transform(shard, matcher, site.batch)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.med.checkpoint import Checkpoint as Loaded
     from models.training.data import PairSet
     from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
-    from models.training.loop import Execution, LoopSettings
+    from models.training.loop import Execution
 
 ONLY = "0000000"
 
@@ -85,11 +85,6 @@ class _Training(GlobalStage):
     @property
     def models(self) -> tuple[ModelRef, ...]:
         return (self.start.tokenizer if isinstance(self.start, Fresh) else self.start,)
-
-    @property
-    @abstractmethod
-    def loop(self) -> "LoopSettings":
-        """The settings that the loop reads."""
 
     @abstractmethod
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
@@ -158,10 +153,6 @@ class WarmUp(_Training):
 
     settings: "WarmupSettings"
 
-    @property
-    def loop(self) -> "LoopSettings":
-        return self.settings
-
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import warm_up
 
@@ -183,10 +174,6 @@ class WarmUpOnLabels(_Training):
     images: str = field(metadata={"identity": False})
     labels: str = field(metadata={"identity": False})
     digest: str
-
-    @property
-    def loop(self) -> "LoopSettings":
-        return self.settings
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.images import UndecodableImage, decode, square
@@ -217,10 +204,6 @@ class Pretrain(_Training):
 
     settings: "PretrainSettings"
 
-    @property
-    def loop(self) -> "LoopSettings":
-        return self.settings
-
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import pretrain
 
@@ -237,10 +220,6 @@ class FinetuneFilter(_Training):
 
     settings: "FilterSettings"
 
-    @property
-    def loop(self) -> "LoopSettings":
-        return self.settings
-
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_filter
 
@@ -254,10 +233,6 @@ class FinetuneCaptioner(_Training):
     """LM on the human pairs (BLIP, section 3.3)."""
 
     settings: "CaptionerSettings"
-
-    @property
-    def loop(self) -> "LoopSettings":
-        return self.settings
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_captioner

@@ -11,7 +11,7 @@ from PIL import Image
 from data_contracts.errors import ModelError
 from models.blip import BlipCaptioner, BlipMatcher
 from models.checkpoint import Role
-from models.open import check_model, open_captioner, open_embedder, open_matcher
+from models.open import check_model, open_captioner, open_filter
 from tests.blip_checkpoint import VOCABULARY, make_tokenizer
 
 
@@ -39,8 +39,7 @@ def test_checking_needs_neither_torch_nor_transformers(blip_filter: Path) -> Non
 
 def test_opens_by_family(blip_filter: Path, blip_captioner: Path) -> None:
     assert isinstance(open_captioner(str(blip_captioner), "cpu", 2), BlipCaptioner)
-    assert isinstance(open_matcher(str(blip_filter), "cpu", 2), BlipMatcher)
-    assert isinstance(open_embedder(str(blip_filter), "cpu", 2), BlipMatcher)
+    assert isinstance(open_filter(str(blip_filter), "cpu", 2), BlipMatcher)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,7 @@ def test_a_checkpoint_for_the_other_role(
     where = str(request.getfixturevalue(f"blip_{other}"))
     for attempt in (
         check_model,
-        lambda where, role: {"filter": open_matcher}.get(role, open_captioner)(where),
+        lambda where, role: {"filter": open_filter}.get(role, open_captioner)(where),
     ):
         with pytest.raises(ModelError, match=f"cannot serve as the {role}: it is a {other}") as caught:
             attempt(where, role)
@@ -71,7 +70,7 @@ def test_weights_missing_one_by_one_are_not_made_up(copy: Path) -> None:
     del weights["text_encoder.encoder.layer.1.output.dense.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="would be random") as caught:
-        open_matcher(str(copy))
+        open_filter(str(copy))
     assert "layer.1.output.dense.weight" in caught.value.evidence
 
 
@@ -80,7 +79,7 @@ def test_weights_of_another_size(copy: Path) -> None:
     config["text_config"]["intermediate_size"] = 128
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="other sizes") as caught:
-        open_matcher(str(copy))
+        open_filter(str(copy))
     assert re.search(r"intermediate.dense.\w+: \(64.*, not \(128", caught.value.evidence)
 
 
@@ -89,7 +88,7 @@ def test_a_config_that_says_nonsense(copy: Path) -> None:
     config["text_config"]["hidden_size"] = "wide"
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot load") as caught:
-        open_matcher(str(copy))
+        open_filter(str(copy))
     assert "hidden_size" in caught.value.evidence
 
 
@@ -103,7 +102,7 @@ def test_weights_decide_the_role(blip_filter: Path, blip_captioner: Path, tmp_pa
     for role in ("filter", "captioner"):
         assert check_model(str(both), role).architecture == "BlipForImageTextRetrieval"
     assert isinstance(open_captioner(str(both)), BlipCaptioner)
-    assert isinstance(open_matcher(str(both)), BlipMatcher)
+    assert isinstance(open_filter(str(both)), BlipMatcher)
 
 
 def test_a_model_of_our_own(tmp_path: Path) -> None:
@@ -115,13 +114,13 @@ def test_a_model_of_our_own(tmp_path: Path) -> None:
     save(tmp_path / "med", create("tiny", tokenizer, seed=0), tokenizer, what="A test.")
     for role in ("filter", "captioner"):
         assert check_model(str(tmp_path / "med"), role).model_type == "capfilt-med"
-    for model in (open(str(tmp_path / "med")) for open in (open_captioner, open_matcher, open_embedder)):
+    for model in (open(str(tmp_path / "med")) for open in (open_captioner, open_filter)):
         assert isinstance(model, MedModel)
 
 
 def test_unknown_family(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "florence2", "architectures": ["Florence2"]}')
-    for attempt in (open_matcher, open_captioner, lambda where: check_model(where, "filter")):
+    for attempt in (open_filter, open_captioner, lambda where: check_model(where, "filter")):
         with pytest.raises(ModelError, match="family") as caught:
             attempt(str(copy))
         assert "'florence2' (Florence2)" in caught.value.evidence
@@ -139,19 +138,19 @@ def test_unknown_family(copy: Path) -> None:
 def test_tokenizer_of_another_model(copy: Path, vocabulary: list[str], evidence: str) -> None:
     make_tokenizer(copy, vocabulary)
     with pytest.raises(ModelError, match="does not fit") as caught:
-        open_matcher(str(copy))
+        open_filter(str(copy))
     assert evidence in caught.value.evidence
 
 
 def test_no_tokenizer(copy: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (copy / name).unlink()
-    for attempt in (open_matcher, lambda where: check_model(where, "filter")):
+    for attempt in (open_filter, lambda where: check_model(where, "filter")):
         with pytest.raises(ModelError, match="has no tokenizer"):
             attempt(str(copy))
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="unreadable tokenizer"):
-        open_matcher(str(copy))
+        open_filter(str(copy))
 
 
 def test_a_plain_vocabulary_file_is_enough(copy: Path, blip_filter: Path) -> None:
@@ -160,7 +159,7 @@ def test_a_plain_vocabulary_file_is_enough(copy: Path, blip_filter: Path) -> Non
         (copy / name).unlink()
     (copy / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     image, texts = Image.new("RGB", (9, 9)), [["a red dog near two cats"]]
-    old, new = (open_matcher(str(where)).match([image], texts)[0][0] for where in (copy, blip_filter))
+    old, new = (open_filter(str(where)).match([image], texts)[0][0] for where in (copy, blip_filter))
     assert old == pytest.approx(new, abs=1e-6)
 
 
@@ -170,6 +169,6 @@ def test_loading_is_quiet_and_leaves_transformers_as_it_was(
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    open_matcher(str(blip_filter))
+    open_filter(str(blip_filter))
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

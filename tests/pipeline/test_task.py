@@ -281,7 +281,7 @@ def test_a_breadcrumb_of_an_earlier_attempt_is_not_this_ones(ledger: Ledger) -> 
 
 
 def test_a_poison_picture_takes_its_texts_along(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.open.open_matcher", lambda *_: FakeFilter())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     pictures = (picture(1, "1 one", "1 uno"), picture(2, "2 two"))
     run_task(task_of(ledger, "ingest", Give(pictures)), open_stage)
     upstream = Upstream("ingest", Picture, ledger.parts("ingest"))

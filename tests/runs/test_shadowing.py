@@ -35,11 +35,11 @@ def test_the_command_works_beside_folders_of_the_same_names(
     assert next(row for row in rows if row["stage"] == "ingest")["state"] == "done"
 
 
-def test_the_command_works_from_inside_a_run(finished: Path, recipe: dict[str, Any], tmp_path: Path):
+def test_the_command_works_from_inside_a_run(head: Any, recipe: dict[str, Any], tmp_path: Path):
     """A run has a folder called models too."""
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="inside")
     run = tmp_path / "runs" / "inside"
-    capfilt("run", path, "--until", "list_web", cwd=tmp_path)
+    capfilt("run", path, "--until", "list_web", cwd=tmp_path, **head.env)
     (run / "models").mkdir(exist_ok=True)
     (run / "models" / "images.py").write_text(TRAP)
     capfilt("resume", ".", "--until", "ingest", cwd=run)
