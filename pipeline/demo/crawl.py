@@ -26,7 +26,7 @@ _FOLDERS = ("human", "crawl")
 def write_demo(
     out: Path,
     seed: int,
-    human: int = 1800,
+    human: int = 2400,
     web: int = 6000,
     concepts: int = 24,
     inverse: float = 0.0,

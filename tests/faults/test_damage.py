@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ledger import Ledger
-from tests.runs.command import capfilt, difference, snapshot, table, write_recipe
+from tests.runs.command import capfilt, difference, here, snapshot, table, write_recipe
 
 STAGES = ("ingest", "caption", "score", "select", "export")
 DEPENDENT = ("caption", "score", "select", "export")
@@ -33,7 +33,7 @@ def parse_recipe(run: Path) -> dict[str, Any]:
 
 def damaged(run: Path) -> dict[str, str]:
     """What verify finds, by file; its exit code says that there is something."""
-    rows = json.loads(capfilt("verify", run, "--json", expect=3).out)
+    rows = json.loads(here("verify", run, "--json", expect=3).out)
     return {f"{row['stage']}/{row['name']}": row["problem"] for row in rows if row["problem"]}
 
 
@@ -55,7 +55,7 @@ def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(copy: Path
 
     said = capfilt("resume", copy).said
     assert "set aside" in said
-    assert "are whole" in capfilt("verify", copy).said
+    assert "are whole" in here("verify", copy).said
     assert difference(copy, finished, STAGES) == ""
 
     after = snapshot(copy)
@@ -99,9 +99,9 @@ def test_a_damaged_index_costs_nothing(copy: Path):
     for entry in (copy / "score" / "_commits").iterdir():
         entry.write_text("{")
     (copy / "select" / "_stage.json").unlink()
-    capfilt("resume", copy, RAY_ADDRESS="127.0.0.1:1")
+    here("resume", copy)
     assert snapshot(copy) == before
-    assert "are whole" in capfilt("verify", copy).said
+    assert "are whole" in here("verify", copy).said
 
 
 def test_a_fork_of_damaged_parts_says_whose_they_are(copy: Path):

@@ -12,34 +12,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.cli import main
 from pipeline.inspection import reject_files
 from pipeline.ledger import Ledger
-from tests.runs.command import capfilt, table, write_recipe
+from tests.runs.command import capfilt, here, table, write_recipe
 
 Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(
-    recipe: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Refused:
+def refused(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Run a recipe with changes, in this process; its message. It must end with exit code 2, starting nothing."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def refused(*arguments: str, **changes: Any) -> str:
         path = write_recipe(tmp_path / "recipe.yaml", recipe, **changes)
-        monkeypatch.setattr("sys.argv", ["capfilt", "run", str(path), *arguments])
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(SystemExit) as caught:
-            main()
-        said = " ".join(capsys.readouterr().err.split())
-        assert caught.value.code == 2, said
-        assert said.startswith("error: ")
+        ended = here("run", path, *arguments, expect=2)
+        assert ended.err.startswith("error: ")
         assert not (tmp_path / "runs").exists()
-        return said
+        return ended.said
 
     return refused
 
@@ -122,8 +112,8 @@ def test_unknown_stage_to_stop_after(refused: Refused):
 
 
 def test_no_such_run(tmp_path: Path):
-    for command in ("status", "resume"):
-        assert "is not a run" in capfilt(command, tmp_path, expect=2).said
+    for command in ("status", "resume", "verify", "report"):
+        assert "is not a run" in here(command, tmp_path, expect=2).said
 
 
 def test_unusable_rows_are_counted_with_their_reasons(
@@ -154,10 +144,10 @@ def test_unusable_rows_are_counted_with_their_reasons(
     urls = table(run, "ingest")["url"].to_pylist()
     assert len(urls) == 60 - 3
     assert "unlisted.jpg" not in urls
-    said = capfilt("inspect", run, "list_web").said
+    said = here("inspect", run, "list_web").said
     assert "1 images" in said
     assert "wrong number of columns" in said
-    story = json.loads(capfilt("explain", run, "web-00000.jpg", "--json").out)
+    story = json.loads(here("explain", run, "web-00000.jpg", "--json").out)
     assert [(entry["stage"], len(entry["rows"])) for entry in story] == [("list_web", 1), ("ingest", 0)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.ledger import Ledger
-from tests.runs.command import capfilt, snapshot, table, write_recipe
+from tests.runs.command import capfilt, here, snapshot, table, write_recipe
 
 SHARED = ("list_web", "list_human", "human", "ingest", "evaluate", "caption", "score")
 
@@ -34,7 +34,7 @@ def strict(fork, finished: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 def test_a_fork_runs_selection_and_export_only_and_copies_nothing(strict):
     run, _, _ = strict
     assert {part.split("/")[0] for part in snapshot(run)} == {"select", "export"}
-    rows = {row["stage"]: row["state"] for row in json.loads(capfilt("status", run, "--json").out)}
+    rows = {row["stage"]: row["state"] for row in json.loads(here("status", run, "--json").out)}
     assert {stage for stage, state in rows.items() if state == "parent's"} == set(SHARED)
     assert rows["select"] == rows["export"] == "done"
 
@@ -58,9 +58,9 @@ def test_a_fork_names_its_parent_and_can_be_looked_into(strict, finished: Path):
     parent = Ledger(run).record().parent
     assert parent is not None
     assert (run / parent).resolve() == finished.resolve()
-    assert "are whole" in capfilt("verify", run).said
+    assert "are whole" in here("verify", run).said
     pair = table(run, "export").to_pylist()[0]["pair_id"]
-    story = json.loads(capfilt("explain", run, pair, "--json").out)
+    story = json.loads(here("explain", run, pair, "--json").out)
     assert [entry["stage"] for entry in story][-1] == "export"
     report = json.loads((run / "report.json").read_text())
     assert {stage["stage"] for stage in report["stages"] if stage["from"]} == set(SHARED)
@@ -70,7 +70,7 @@ def test_a_fork_names_its_parent_and_can_be_looked_into(strict, finished: Path):
 def test_a_fork_that_is_complete_runs_nothing_again(strict):
     run, _, _ = strict
     before = snapshot(run)
-    capfilt("resume", run)
+    here("resume", run)
     assert snapshot(run) == before
 
 
@@ -118,7 +118,7 @@ def test_another_recipe_under_the_same_name_is_refused_and_named(finished: Path)
     recipe = finished.parent.parent / "recipe.yaml"
     before = snapshot(finished)
     for command in ("run", "plan"):
-        ended = capfilt(command, recipe, "--set", "select.threshold=0.7", expect=2)
+        ended = here(command, recipe, "--set", "select.threshold=0.7", expect=2)
         assert "select.stage.threshold differs" in ended.said
         assert "the run has 0.5, this recipe 0.7" in ended.said
         assert "--fork" in ended.said
@@ -130,13 +130,13 @@ def test_an_output_folder_of_another_recipe_is_refused(
     finished: Path, recipe: dict[str, Any], tmp_path: Path
 ):
     other = {**recipe, "web": recipe["human"], "output": str(finished.parent)}
-    ended = capfilt("run", write_recipe(tmp_path / "recipe.yaml", other), expect=2)
+    ended = here("run", write_recipe(tmp_path / "recipe.yaml", other), expect=2)
     assert "was made by another recipe: " in ended.said
     assert "ingest.stage.sources differs" in ended.said
 
 
 def test_placement_is_no_part_of_a_run(finished: Path):
-    ended = capfilt(
+    ended = here(
         *("plan", finished.parent.parent / "recipe.yaml", "--json"),
         *("--set", "placement.caption.actors=1", "--set", "placement.score.batch=3"),
     )
@@ -144,8 +144,8 @@ def test_placement_is_no_part_of_a_run(finished: Path):
 
 
 def test_a_fork_needs_a_name_of_its_own_and_a_parent(finished: Path, recipe: dict[str, Any], tmp_path: Path):
-    ended = capfilt("run", finished.parent.parent / "recipe.yaml", "--fork", "finished", expect=2)
+    ended = here("run", finished.parent.parent / "recipe.yaml", "--fork", "finished", expect=2)
     assert "a fork needs a name of its own" in ended.said
     fresh = write_recipe(tmp_path / "recipe.yaml", recipe, name="absent")
-    ended = capfilt("run", fresh, "--fork", "child", expect=2)
+    ended = here("run", fresh, "--fork", "child", expect=2)
     assert "is not a run" in ended.said

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs.command import capfilt, difference, wait_until, write_recipe
+from tests.runs.command import capfilt, difference, here, wait_until, write_recipe
 from tests.runs.conftest import free_ports
 
 
@@ -30,7 +30,7 @@ def test_a_job_makes_the_same_dataset_as_a_local_run(submitted: Path, finished: 
 
 
 def test_status_says_that_the_submitted_run_is_done(submitted: Path):
-    rows = json.loads(capfilt("status", submitted, "--json").out)
+    rows = json.loads(here("status", submitted, "--json").out)
     assert {row["state"] for row in rows} == {"done"}
 
 
