@@ -24,7 +24,7 @@ app = typer.Typer(
 console = Console()
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: the recipe's output/name.")]
-Changes = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
@@ -51,7 +51,7 @@ def _plain(error: CapfiltError) -> str:
 @app.command()
 def run(
     recipe: RecipeFile,
-    changes: Changes = [],  # noqa: B006  # Typer reads the default, nobody changes it
+    changes: Changes = None,
     until: Until = None,
     fork: Annotated[
         str | None, typer.Option(help="Make a new run of this name from the recipe's run.")
@@ -61,7 +61,7 @@ def run(
     """Run a recipe, or carry on where it stopped."""
     from pipeline.recipe import load
 
-    loaded = load(recipe, changes)
+    loaded = load(recipe, changes or ())
     parent = None
     if fork:
         parent = Ledger(loaded.run)
@@ -124,7 +124,7 @@ def _closing(found: dict[str, Any], ledger: Ledger) -> None:
 @app.command()
 def plan(
     recipe: RecipeFile,
-    changes: Changes = [],  # noqa: B006
+    changes: Changes = None,
     as_json: Json = False,
 ) -> None:
     """Show which stages are done, which are to run, and why. Runs nothing."""
@@ -132,7 +132,7 @@ def plan(
     from pipeline.recipe import load
     from pipeline.survey import survey
 
-    loaded = load(recipe, changes)
+    loaded = load(recipe, changes or ())
     ledger = Ledger(loaded.run)
     planned = Plan(loaded)
     if ledger.exists:
@@ -328,14 +328,14 @@ def report_command(
 def submit(
     recipe: RecipeFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, such as http://head:8265.")],
-    changes: Changes = [],  # noqa: B006
+    changes: Changes = None,
     until: Until = None,
 ) -> None:
     """Send a recipe to a Ray cluster as a job; `capfilt status RUN` follows it."""
     from pipeline.recipe import load
     from pipeline.submit import submit as send
 
-    loaded = load(recipe, changes)
+    loaded = load(recipe, changes or ())
     job = send(loaded, address, until)
     console.print(
         f"submitted {job}\nfollow it: capfilt status --follow {loaded.run}", highlight=False, soft_wrap=True

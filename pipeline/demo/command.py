@@ -18,8 +18,10 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
-def prepare(out: Path, seed: int) -> Path:
+def prepare(out: Path, seed: int, **sizes: int) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
+
+    ``sizes`` are those of :func:`pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
@@ -32,7 +34,7 @@ def prepare(out: Path, seed: int) -> Path:
             evidence=str(error),
             remedy="pip install 'capfilt[demo]'",
         ) from error
-    write_demo(out, seed)
+    write_demo(out, seed, **sizes)
     recipe = out / RECIPE
     if not recipe.exists():
         text = Path(__file__).with_name("recipe.yaml").read_text("utf-8")
@@ -52,10 +54,10 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
         table.add_row(
             source,
             f"{row['pairs']:,}",
-            f"{row['noise']:.1%}",
+            _percent(row["noise"]),
             f"{row['kept']:,}",
-            f"{row['kept_noise']:.1%}",
-            f"{row['true_kept']:.1%}",
+            _percent(row["kept_noise"]),
+            _percent(row["true_kept"]),
         )
     console.print(table)
     auc = found["web_auc_itm"]
@@ -80,6 +82,10 @@ next: capfilt report {ledger.run}
         markup=False,
         soft_wrap=True,
     )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
