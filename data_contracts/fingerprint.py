@@ -50,9 +50,12 @@ def fingerprint(identity: Any) -> str:
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
     """The first field that differs, as (dotted path, old value, new value); ``None`` when nothing does."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            found = first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-            if found:
-                return found
-        return None
-    return None if old == new else (where, old, new)
+        keys = [(key, f"{where}.{key}" if where else key) for key in sorted(old.keys() | new.keys())]
+        pairs = [(old.get(key), new.get(key), place) for key, place in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [
+            (one, other, f"{where}[{index}]") for index, (one, other) in enumerate(zip(old, new, strict=True))
+        ]
+    else:
+        return None if old == new else (where, old, new)
+    return next((found for pair in pairs if (found := first_difference(*pair))), None)

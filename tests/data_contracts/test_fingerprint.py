@@ -108,3 +108,8 @@ def test_another_process_gives_the_same_digest() -> None:
 )
 def test_the_first_difference(old: Any, new: Any, expected: Any) -> None:
     assert first_difference(old, new) == expected
+
+
+def test_a_difference_inside_a_list_is_named_by_its_place() -> None:
+    old, new = {"sources": [{"digest": "a"}, {"digest": "b"}]}, {"sources": [{"digest": "a"}, {"digest": "c"}]}
+    assert first_difference(old, new) == ("sources[1].digest", "b", "c")

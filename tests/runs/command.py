@@ -118,7 +118,7 @@ def wait_until(holds: Callable[[], Any], what: str, limit: float = 120.0) -> Any
     while time.monotonic() < end:
         if found := holds():
             return found
-        time.sleep(0.005)
+        time.sleep(0.01)
     raise AssertionError(f"waited {limit:g} s for {what}")
 
 
