@@ -102,14 +102,11 @@ def test_another_process_gives_the_same_digest() -> None:
         ({"a": 1, "b": 2}, {"a": 1}, ("b", 2, None)),
         ({"b": 1, "a": 1}, {"b": 2, "a": 2}, ("a", 1, 2)),
         ({"a": {"b": 1}}, {"a": 7}, ("a", {"b": 1}, 7)),
-        ([1, 2], [1, 3], ("", [1, 2], [1, 3])),
+        ([1, 2], [1, 3], ("[1]", 2, 3)),
+        ({"a": [1]}, {"a": [1, 2]}, ("a", [1], [1, 2])),
+        ({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}, {"b": 3}]}, ("a[1].b", 2, 3)),
         ({"a": [1]}, {"a": [1]}, None),
     ],
 )
 def test_the_first_difference(old: Any, new: Any, expected: Any) -> None:
     assert first_difference(old, new) == expected
-
-
-def test_a_difference_inside_a_list_is_named_by_its_place() -> None:
-    old, new = {"sources": [{"digest": "a"}, {"digest": "b"}]}, {"sources": [{"digest": "a"}, {"digest": "c"}]}
-    assert first_difference(old, new) == ("sources[1].digest", "b", "c")
