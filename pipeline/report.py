@@ -169,8 +169,15 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(
             f"  {name:<24} {figure['value']:.3f}{interval}  [dim]{figure['note']}[/dim]", highlight=False
         )
+    for name, known in report.get("truth", {}).items():
+        said = ", ".join(f"{key} {_said(value)}" for key, value in known.items())
+        console.print(f"  by the truth, {name}: {said}", highlight=False, soft_wrap=True)
     if report["exported"]:
         pairs = ", ".join(f"{count:,} {source}" for source, count in report["exported"].items())
         console.print(f"exported pairs: {pairs}", highlight=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+
+
+def _said(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

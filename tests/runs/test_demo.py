@@ -1,5 +1,6 @@
 """The demo's closing: what it says is what the known truth and the run's own files say."""
 
+import csv
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from pipeline.demo.grammar import Verdict
 from pipeline.inspection import files, query
 from pipeline.ledger import Ledger
 from pipeline.recipe import load
+from tests.runs.command import capfilt
 
 
 def test_noise_is_counted_by_the_known_truth(crawl: Path, finished: Path) -> None:
@@ -37,3 +39,15 @@ def test_the_demos_recipe_is_written_once_with_its_seed(tmp_path: Path, crawl: P
     assert load(recipe).seed == 5
     recipe.write_text(recipe.read_text() + "# mine\n")
     assert prepare(out, 5, human=12, web=12).read_text().endswith("# mine\n")
+
+
+def test_the_report_shows_noise_by_a_truth_table(crawl: Path, finished: Path, tmp_path: Path) -> None:
+    with (crawl / "truth.csv").open() as table, (tmp_path / "truth.csv").open("w") as out:
+        writer = csv.writer(out)
+        writer.writerow(["file", "text", "match"])
+        for row in csv.DictReader(table):
+            if row["set"] == "web":
+                writer.writerow([row["file"], row["text"], int(row["verdict"] == "match")])
+    said = capfilt("report", finished, "--truth", tmp_path / "truth.csv").stdout
+    assert "by the truth, web:" in said
+    assert "by the truth, web_auc_itm: value" in said
