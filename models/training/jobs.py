@@ -193,7 +193,9 @@ def _classify(
 ) -> None:
     """Soft cross-entropy of [CLS] against ``targets`` (images, classes); all-zero rows are left out."""
     usable = targets.sum(1).nonzero()[:, 0].numpy()
-    learner = _Classifier(model, targets.shape[1]).to(execution.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        learner = _Classifier(model, targets.shape[1]).to(execution.device)
 
     def losses(step: int) -> dict[str, Tensor]:
         rows = shuffled(len(usable), settings.seed, step, settings.batch)

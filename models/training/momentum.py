@@ -26,12 +26,12 @@ class MomentumTeacher(nn.Module):
         self.texts: Tensor
         self.keys: Tensor
         device = model.temp.device
-        self.register_buffer(
-            "images", F.normalize(torch.randn(size, model.config.projection), dim=1).to(device)
-        )
-        self.register_buffer(
-            "texts", F.normalize(torch.randn(size, model.config.projection), dim=1).to(device)
-        )
+        noise = torch.Generator().manual_seed(
+            0
+        )  # of its own, so that a run does not depend on what ran before
+        for name in ("images", "texts"):
+            rows = torch.randn(size, model.config.projection, generator=noise)
+            self.register_buffer(name, F.normalize(rows, dim=1).to(device))
         self.register_buffer("keys", torch.full((size, 3), -1, device=device))
 
     @torch.no_grad()

@@ -48,6 +48,6 @@ def test_the_report_shows_noise_by_a_truth_table(crawl: Path, finished: Path, tm
         for row in csv.DictReader(table):
             if row["set"] == "web":
                 writer.writerow([row["file"], row["text"], int(row["verdict"] == "match")])
-    said = capfilt("report", finished, "--truth", tmp_path / "truth.csv").stdout
+    said = capfilt("report", finished, "--truth", tmp_path / "truth.csv").said
     assert "by the truth, web:" in said
     assert "by the truth, web_auc_itm: value" in said

@@ -128,3 +128,12 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[10] == 1.0 == max(rates)
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.001
+
+
+def test_what_ran_before_in_the_process_changes_nothing(model: Med, pairs: PairSet) -> None:
+    first, second = copy.deepcopy(model), copy.deepcopy(model)
+    for trained, unrelated in ((first, 1), (second, 2)):
+        torch.manual_seed(unrelated)
+        warm_up(trained, pairs, WarmupSettings(steps=3, batch=4))
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
