@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,16 +34,16 @@ def submit(recipe: Recipe, address: str, until: str | None = None) -> str:
                 root / package, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__")
             )
         (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe), sort_keys=False))
-        command = "python -m pipeline.cli run recipe.yaml" + (
-            f" --until {shlex.quote(until)}" if until else ""
-        )
+        command = "run recipe.yaml" + (f" --until {shlex.quote(until)}" if until else "")
+        # The interpreter of this environment where the node has it at the same place, else the node's own.
+        python = f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)  # Ray lets them win over the address that is asked for
         try:
             client = JobSubmissionClient(address)
             return str(
                 client.submit_job(
-                    entrypoint=command,
+                    entrypoint=f"{python} {command}",
                     runtime_env={"working_dir": folder},
                     metadata={"capfilt.run": str(recipe.run)},
                 )

@@ -134,6 +134,6 @@ def test_what_ran_before_in_the_process_changes_nothing(model: Med, pairs: PairS
     first, second = copy.deepcopy(model), copy.deepcopy(model)
     for trained, unrelated in ((first, 1), (second, 2)):
         torch.manual_seed(unrelated)
-        warm_up(trained, pairs, WarmupSettings(steps=3, batch=4))
+        warm_up(trained, pairs, WarmupSettings(steps=3, batch=4), Execution())
     ours, theirs = first.state_dict(), second.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
