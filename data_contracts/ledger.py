@@ -1,6 +1,8 @@
 """The records of provenance: what a run is, what a stage came to, what one shard read and wrote."""
 
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,6 +63,23 @@ class StageTotals(_Frozen):
     rejected: dict[Reason, int] = Field(default_factory=dict)
     seconds: float = 0.0
     refers_to: str | None = Field(default=None, description="the parent run's folder, relative to this run's")
+
+    @classmethod
+    def of(cls, stage: str, fingerprint: str, records: Mapping[str, ShardRecord]) -> Self:
+        """The sums over a stage's committed shards, by shard."""
+        rejected: Counter[Reason] = Counter()
+        for record in records.values():
+            rejected.update(record.rejected)
+        return cls(
+            stage=stage,
+            fingerprint=fingerprint,
+            shards=tuple(records),
+            units_in=sum(record.units_in for record in records.values()),
+            fan_out=max((record.fan_out for record in records.values()), default=1),
+            kept=sum(record.kept for record in records.values()),
+            rejected=dict(rejected),
+            seconds=round(sum(record.seconds for record in records.values()), 3),
+        )
 
 
 class RunRecord(_Frozen):

@@ -4,11 +4,9 @@ Storage only: works with Ray stopped, on a copy of the run, on another machine.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,7 +16,6 @@ import pyarrow.parquet as pq
 from data_contracts.errors import CapfiltError, DamageError, SourceError
 from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
-from data_contracts.rejects import Reason
 from pipeline.ledger import Ledger, Part, tree_digest
 from pipeline.task import Crumb
 
@@ -45,21 +42,9 @@ def stages(ledger: Ledger) -> list[StageView]:
 def _view(ledger: Ledger, name: str) -> StageView:
     closed = ledger.totals(name)
     parts = ledger.parts(name)
-    records = [part.record for part in parts.values() if part.record]
-    rejected: Counter[Reason] = Counter()
-    for record in records:
-        rejected.update(record.rejected)
-    totals = StageTotals(
-        stage=name,
-        fingerprint=ledger.record().fingerprints[name],
-        shards=tuple(parts),
-        units_in=sum(record.units_in for record in records),
-        fan_out=max((record.fan_out for record in records), default=1),
-        kept=sum(record.kept for record in records),
-        rejected=dict(rejected),
-        seconds=sum(record.seconds for record in records),
-    )
-    notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
+    records = {shard: part.record for shard, part in parts.items() if part.record is not None}
+    totals = StageTotals.of(name, ledger.record().fingerprints[name], records)
+    notes = tuple(dict.fromkeys(note for record in records.values() for note in record.notes))
     return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, notes)
 
 
@@ -260,8 +245,3 @@ def _unaccounted(ledger: Ledger, stage: str) -> Iterator[tuple[str, str, str]]:
     if totals is not None:
         for shard in sorted(set(totals.shards) - ledger.parts(stage).keys()):
             yield stage, f"shard {shard}", "its part is gone"
-
-
-def folder_size(path: Path) -> int:
-    """Bytes below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
-from data_contracts.rejects import Reason
 from pipeline.cluster import Cluster
 from pipeline.ledger import Ledger
 from pipeline.plan import Node, Plan
@@ -227,22 +225,8 @@ class Runner:
 
     def _close(self, node: Node) -> None:
         parts = self.ledger.parts(node.name)
-        records = [part.record for part in parts.values() if part.record is not None]
-        rejected: Counter[Reason] = Counter()
-        for record in records:
-            rejected.update(record.rejected)
-        self.ledger.close(
-            StageTotals(
-                stage=node.name,
-                fingerprint=node.fingerprint,
-                shards=tuple(parts),
-                units_in=sum(record.units_in for record in records),
-                fan_out=node.stage.fan_out,
-                kept=sum(record.kept for record in records),
-                rejected=dict(rejected),
-                seconds=round(sum(record.seconds for record in records), 3),
-            )
-        )
+        records = {shard: part.record for shard, part in parts.items() if part.record is not None}
+        self.ledger.close(StageTotals.of(node.name, node.fingerprint, records))
 
     def _demand_rows(self, node: Node) -> None:
         """Zero rows with success is how whole datasets get lost: it is a failure here."""

@@ -94,13 +94,6 @@ def test_damage_in_one_part_does_not_hide_another(copied: Ledger) -> None:
     assert problems(copied) == [("score", name) for name in names]
 
 
-def test_sizes(tmp_path: Path) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/c").write_bytes(b"123")
-    (tmp_path / "d").write_bytes(b"12")
-    assert inspection.folder_size(tmp_path) == 5
-
-
 def test_a_query_without_files_has_no_rows_and_odd_names_are_quoted(finished: Ledger, tmp_path: Path) -> None:
     assert inspection.query("SELECT * FROM {files}", []) == []
     odd = tmp_path / "it's [here].parquet"
