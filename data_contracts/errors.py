@@ -11,7 +11,9 @@
     ├── FailedError         1  the run stopped; what is committed stays, `capfilt resume` carries on
     │   ├── TrainingError      a training that cannot go on
     │   ├── CalibrationError   no threshold can be set from the human pairs
-    │   └── StageError         a stage whose shards keep failing
+    │   ├── StageError         a stage whose shards keep failing
+    │   ├── StorageError       a disk or a store that fails for too long, or refuses
+    │   └── BusyError          another runner is at work in the run
     └── IntegrityError      3  data is not what its record says
         ├── ContractError      rows that break their data contract
         ├── ConservationError  rows that are neither kept nor rejected
@@ -79,6 +81,14 @@ class CalibrationError(FailedError):
 
 
 class StageError(FailedError):
+    pass
+
+
+class StorageError(FailedError):
+    pass
+
+
+class BusyError(FailedError):
     pass
 
 

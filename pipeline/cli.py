@@ -23,10 +23,13 @@ app = typer.Typer(
 )
 console = Console()
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: the recipe's output/name.")]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder or url: the recipe's output/name.")
+]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
 
 
@@ -57,6 +60,7 @@ def run(
         str | None, typer.Option(help="Make a new run of this name from the recipe's run.")
     ] = None,
     address: Address = None,
+    join: Join = False,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
     from pipeline.recipe import load
@@ -67,29 +71,36 @@ def run(
         parent = Ledger(loaded.run)
         parent.record()
         loaded = loaded.model_copy(update={"name": fork})
-        if loaded.run == parent.run:
+        if loaded.run == parent.url:
             raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
-    _run(loaded, until, address, parent)
+    _run(loaded, until, address, parent, join=join)
 
 
 @app.command()
-def resume(run: RunFolder, until: Until = None, address: Address = None) -> None:
+def resume(run: RunFolder, until: Until = None, address: Address = None, join: Join = False) -> None:
     """Carry on with a run from its own recipe; shows the plan first."""
     from pipeline.recipe import parse
 
-    ledger = Ledger(run)
-    recipe = parse(ledger.record().recipe)
-    place = ledger.run.resolve()  # wherever the run lies now, whatever its folder is called
-    moved = recipe.model_copy(update={"output": str(place.parent), "name": place.name})
-    _run(moved, until, address, None, show_plan=True)
+    storage = Ledger(run).storage
+    recipe = parse(Ledger(run).record().recipe)
+    # wherever the run lies now, whatever its folder is called
+    moved = recipe.model_copy(update={"output": storage.at("..").url, "name": storage.name})
+    _run(moved, until, address, None, show_plan=True, join=join)
 
 
 def _run(
-    recipe: Any, until: str | None, address: str | None, parent: Ledger | None, show_plan: bool = False
+    recipe: Any,
+    until: str | None,
+    address: str | None,
+    parent: Ledger | None,
+    *,
+    show_plan: bool = False,
+    join: bool = False,
 ) -> None:
     from pipeline.plan import Plan
     from pipeline.progress import Progress
     from pipeline.runner import Runner, open_run
+    from pipeline.survey import survey
 
     plan = Plan(recipe)
     if until and until not in plan.nodes:
@@ -99,14 +110,14 @@ def _run(
         )
     ledger = Ledger(recipe.run)
     open_run(plan, ledger, parent)
-    console.print(f"run {ledger.run}", highlight=False, soft_wrap=True)
-    runner = Runner(plan, ledger, Progress(console), address)
+    console.print(f"run {ledger.url}", highlight=False, soft_wrap=True)
+    runner = Runner(plan, ledger, Progress(console), address, join=join)
     if show_plan:
-        _show_standings(runner.mend(), False)
+        _show_standings(survey(plan, ledger), False)
     runner.run(until)
     if until and until != "export":
         console.print(
-            f"stopped after {until}; `capfilt resume {ledger.run}` carries on",
+            f"stopped after {until}; `capfilt resume {ledger.url}` carries on",
             highlight=False,
             soft_wrap=True,
         )
@@ -116,7 +127,7 @@ def _run(
 
 def _closing(found: dict[str, Any], ledger: Ledger) -> None:
     pairs = ", ".join(f"{count:,} {source}" for source, count in found["exported"].items())
-    console.print(f"cleaned pairs: {pairs}\n{ledger.run / 'export'}", highlight=False, soft_wrap=True)
+    console.print(f"cleaned pairs: {pairs}\n{ledger.url}/export", highlight=False, soft_wrap=True)
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 
@@ -159,6 +170,7 @@ def _show_standings(standings: Mapping[str, Any], as_json: bool) -> None:
                 "why": standing.why,
                 "shards": standing.expected,
                 "missing": list(standing.missing),
+                "damaged": dict(standing.damaged),
                 "stale": standing.stale,
             }
             for name, standing in standings.items()
@@ -170,6 +182,10 @@ def _show_standings(standings: Mapping[str, Any], as_json: bool) -> None:
         shards = "?" if standing.expected is None else str(standing.expected)
         colour = {"to run": "yellow", "waiting": "dim"}.get(standing.state, "green")
         why = f"stale: {standing.stale}" if standing.stale else standing.why
+        if standing.damaged:
+            why += "; damaged: " + ", ".join(
+                f"{part} ({how})" for part, how in [*standing.damaged.items()][:3]
+            )
         table.add_row(name, f"[{colour}]{standing.state}[/]", shards, why)
     console.print(table)
 
@@ -191,10 +207,14 @@ def status(
             for view in views:
                 table.add_row(*(str(value) for value in _status_row(view).values()))
             console.print(table)
-            for task in inspection.running(ledger):
+            if holder := inspection.running(ledger):
                 console.print(
-                    f"running {task.label}: {task.done:,} of {task.total:,} {task.text}", highlight=False
+                    f"at work: {holder.who}, as it said at {holder.said}", highlight=False, soft_wrap=True
                 )
+                for task in holder.running:
+                    console.print(
+                        f"  {task.label}: {task.done:,} of {task.total:,} {task.text}", highlight=False
+                    )
         if not follow or all(view.complete for view in views):
             return
         time.sleep(5)
@@ -227,10 +247,10 @@ def inspect(
     if as_json:
         print(json.dumps(sample, indent=2, default=str))
         return None
-    view = next(view for view in inspection.stages(ledger) if view.name == stage)
+    view = inspection.view(ledger, stage)
     console.print(
         f"{stage}: {view.totals.units_in:,} in, {view.totals.kept:,} kept, "
-        f"{len(view.totals.shards)} parts in {ledger.folder(stage)}",
+        f"{len(view.totals.shards)} parts in {ledger.home(stage).url}/{stage}",
         highlight=False,
     )
     for reason, count in sorted(view.totals.rejected.items(), key=lambda item: -item[1]):

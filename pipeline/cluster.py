@@ -5,13 +5,12 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from data_contracts.errors import StageError
-from pipeline.scheduler import Pool, Resources, fit
+from pipeline.scheduler import Crew
 
 # Image bytes never travel through the object store, so it can be small.
 OBJECT_STORE = 128 * 2**20
@@ -19,13 +18,13 @@ CONNECT_SECONDS = 20.0
 
 
 class Cluster:
-    """A connection, and one pool of warm workers at a time. ``address`` null: RAY_ADDRESS, or start one here.
+    """A connection and the warm workers of a run. ``address`` null: RAY_ADDRESS, or start one here.
 
     Raises:
         StageError: the cluster does not answer.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, poison_limit: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
@@ -48,30 +47,10 @@ class Cluster:
                 evidence=str(error).strip().splitlines()[0],
                 remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token",
             ) from error
-        self._pool: Pool | None = None
-
-    @property
-    def cpus(self) -> int:
-        """The most CPUs that one node has."""
-        nodes: list[Mapping[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        return max(int(node["Resources"].get("CPU", 1)) for node in nodes if node["Alive"])
-
-    def pool(self, wanted: Resources) -> Pool:
-        """The pool for these resources: the one at hand, still warm, when they are the same."""
-        if not wanted.actors:
-            total: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            many = total.get("GPU", 1) / wanted.gpus if wanted.gpus else total.get("CPU", 1) / wanted.cpus
-            wanted = Resources(max(1, int(many)), wanted.cpus, wanted.gpus)
-        wanted = fit(wanted)
-        if self._pool is None or self._pool.resources != wanted:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = Pool(wanted)
-        return self._pool
+        self.crew = Crew(poison_limit)
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        self.crew.close()
         ray.shutdown()
 
 

@@ -3,23 +3,26 @@
 Storage only: works with Ray stopped, on a copy of the run, on another machine.
 """
 
-import time
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from data_contracts.errors import CapfiltError, DamageError, SourceError
+from data_contracts.errors import CapfiltError, SourceError
 from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
-from pipeline.ledger import Ledger, Part, tree_digest
-from pipeline.task import Crumb
+from pipeline import lease
+from pipeline.index import Part
+from pipeline.ledger import Ledger
 
-FRESH = 60.0
 IDS = ("row_id", "image_id", "pair_id", "url", "id")
 
 
@@ -36,84 +39,58 @@ class StageView:
 
 def stages(ledger: Ledger) -> list[StageView]:
     """Every stage of the run's plan, in its order."""
-    return [_view(ledger, name) for name in ledger.record().fingerprints]
+    return [view(ledger, name) for name in ledger.record().fingerprints]
 
 
-def _view(ledger: Ledger, name: str) -> StageView:
-    closed = ledger.totals(name)
-    parts = ledger.parts(name)
-    records = {shard: part.record for shard, part in parts.items() if part.record is not None}
-    totals = StageTotals.of(name, ledger.record().fingerprints[name], records)
-    notes = tuple(dict.fromkeys(note for record in records.values() for note in record.notes))
-    return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, notes)
+def view(ledger: Ledger, name: str) -> StageView:
+    """One stage."""
+    closed, index = ledger.totals(name), ledger.index(name)
+    totals = index.totals(name, ledger.record().fingerprints[name])
+    notes = pc.unique(pc.list_flatten(index.table["notes"])).to_pylist()
+    return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, tuple(notes))
 
 
-@dataclass(frozen=True)
-class Running:
-    """A task that said something in the last ``FRESH`` seconds: rows or steps done, of how many."""
-
-    label: str
-    done: int
-    total: int
-    text: str
-
-
-def running(ledger: Ledger) -> list[Running]:
-    """What a runner somewhere is doing right now, by the breadcrumbs in the run's storage."""
-    found = []
-    for path in sorted((ledger.run / "_tmp" / "crumbs").glob("*.json")):
-        try:
-            fresh = time.time() - path.stat().st_mtime < FRESH
-        except FileNotFoundError:  # it ended just now
-            continue
-        _, done, total, text = Crumb(ledger.run, path.stem).read()
-        if fresh and total:
-            found.append(Running(path.stem, done, total, text))
-    return found
+def running(ledger: Ledger) -> lease.Holder | None:
+    """Who is at work in the run and with what, as its runner last said; ``None`` when nobody is."""
+    holder = lease.read(ledger.storage)
+    return None if holder is None or holder.gone else holder
 
 
 def figures(ledger: Ledger, stage: str) -> dict[str, dict[str, Any]]:
     """The metrics that a stage wrote, by name; empty when it has not run or is not in the plan."""
-    return {row["name"]: row for row in _rows(ledger, stage)}
+    return {row["name"]: row for row in query("SELECT * FROM files", files(ledger, stage))}
 
 
-def _rows(ledger: Ledger, stage: str) -> Iterator[dict[str, Any]]:
-    for part in ledger.parts(stage).values():
-        yield from pq.read_table(ledger.folder(stage) / part.name).to_pylist()
+def files(ledger: Ledger, stage: str, *, rejects: bool = False) -> ds.Dataset | None:
+    """A stage's committed parts, or the rejects that belong to them, as one table; ``None`` without any.
+
+    Leftovers of dead attempts do not count. Nothing is read yet: readers take the columns and rows they want.
+    """
+    home = ledger.home(stage)
+    column = home.index(stage).table["rejects" if rejects else "name"]
+    names = [name for name in column.to_pylist() if name]
+    if not names:
+        return None
+    filesystem, root = home.storage.arrow
+    paths = [f"{root}/{stage}/{name}" for name in names]
+    return ds.dataset(paths, format="parquet", filesystem=filesystem)
 
 
-def files(ledger: Ledger, stage: str) -> list[str]:
-    """The paths of a stage's committed parts."""
-    return [str(ledger.folder(stage) / part.name) for part in ledger.parts(stage).values()]
-
-
-def reject_files(ledger: Ledger, stage: str) -> list[str]:
-    """The paths of the rejects that belong to committed parts; leftovers of dead attempts do not count."""
-    return [
-        str(ledger.folder(stage) / part.record.rejects)
-        for part in ledger.parts(stage).values()
-        if part.record and part.record.rejects
-    ]
-
-
-def query(sql: str, paths: list[str], *parameters: Any) -> list[dict[str, Any]]:
-    """Rows of a DuckDB query in which ``{files}`` stands for these Parquet files; none without files."""
-    if not paths:
+def query(sql: str, files: ds.Dataset | None, *parameters: Any) -> list[dict[str, Any]]:
+    """Rows of a DuckDB query over the table ``files``; none without files."""
+    if files is None:
         return []
     with duckdb.connect() as connection:
         connection.execute("SET threads TO 2")
-        names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-        statement = sql.replace("{files}", f"read_parquet([{names}], union_by_name = true)")
-        found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
+        connection.register("files", files)
+        found: pa.Table = connection.sql(sql, params=list(parameters)).to_arrow_table()
+        return list(found.to_pylist())
 
 
 def sample(ledger: Ledger, stage: str, rows: int, *, rejects: bool = False) -> list[dict[str, Any]]:
     """The first rows of a stage, or of what left it; bytes as their length."""
     demand_stage(ledger, stage)
-    paths = reject_files(ledger, stage) if rejects else files(ledger, stage)
-    found = query(f"SELECT * FROM {{files}} LIMIT {int(rows)}", paths)
+    found = query(f"SELECT * FROM files LIMIT {int(rows)}", files(ledger, stage, rejects=rejects))
     return [{name: _short(value) for name, value in row.items()} for row in found]
 
 
@@ -168,41 +145,36 @@ def _row_ids(ledger: Ledger, identifier: str) -> set[str]:
     sources = [source["name"] for role in ("web", "human") for source in recipe.get(role, ())]
     found = {row_id(source, identifier) for source in sources}
     for stage in ledger.record().fingerprints:
-        for paths in (files(ledger, stage), reject_files(ledger, stage)):
-            columns = _columns(paths)
-            if "row_id" in columns and (searched := [name for name in IDS if name in columns]):
-                where = " OR ".join(f"{name} = ?" for name in searched)
-                given = [identifier] * len(searched)
-                rows = query(f"SELECT DISTINCT row_id FROM {{files}} WHERE {where}", paths, *given)
-                found |= {row["row_id"] for row in rows}
+        for rejects in (False, True):
+            table = files(ledger, stage, rejects=rejects)
+            if table is not None and "row_id" in table.schema.names:
+                same = [pc.field(name) == identifier for name in IDS if name in table.schema.names]
+                rows = table.to_table(columns=["row_id"], filter=functools.reduce(operator.or_, same))
+                found |= set(rows["row_id"].to_pylist())
     return found
 
 
-def _columns(paths: list[str]) -> set[str]:
-    """The columns of a stage's files, which all have the same."""
-    return set(pq.read_schema(paths[0]).names) if paths else set()
-
-
-def _stories(ledger: Ledger, stage: str, rows: list[str]) -> Iterator[Story]:
+def _stories(ledger: Ledger, stage: str, rows: Sequence[str]) -> Iterator[Story]:
     """One story for each part of the stage that has one of the rows, or whose rejects name one."""
     kept = _by_file(files(ledger, stage), rows)
-    left = _by_file(reject_files(ledger, stage), rows)
-    for part in ledger.parts(stage).values():
-        if part.record is None:
-            continue
-        own = kept.get(str(ledger.folder(stage) / part.name), [])
-        rejects = left.get(str(ledger.folder(stage) / part.record.rejects), []) if part.record.rejects else []
-        if own or rejects:
-            yield Story(stage, own, rejects, part.name, part.record.models)
+    left = _by_file(files(ledger, stage, rejects=True), rows)
+    index = ledger.index(stage)
+    columns = (index.table[name].to_pylist() for name in ("shard", "name", "rejects"))
+    for shard, name, rejects in zip(*columns, strict=True):
+        own, gone = kept.get(name, []), left.get(str(rejects).rpartition("/")[2], []) if rejects else []
+        if own or gone:
+            record = index.part(shard).record
+            yield Story(stage, own, gone, name, record.models if record else {})
 
 
-def _by_file(paths: list[str], rows: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """What the files have of these rows, by path; bytes as their length."""
+def _by_file(table: ds.Dataset | None, rows: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What the files have of these rows, by the file's name; bytes as their length."""
     found: dict[str, list[dict[str, Any]]] = {}
-    if "row_id" in _columns(paths):
-        for row in query("SELECT *, filename FROM {files} WHERE list_contains(?, row_id)", paths, rows):
-            path = row.pop("filename")
-            found.setdefault(path, []).append({name: _short(value) for name, value in row.items()})
+    if table is not None and "row_id" in table.schema.names:
+        wanted = pc.field("row_id").isin(pa.array(rows, pa.string()))
+        for row in table.to_table(columns=[*table.schema.names, "__filename"], filter=wanted).to_pylist():
+            name = row.pop("__filename").rpartition("/")[2]
+            found.setdefault(name, []).append({name: _short(value) for name, value in row.items()})
     return found
 
 
@@ -212,26 +184,24 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     What is damaged is noted in the run, so that a resume, which trusts names and sizes, mends it.
     """
     for stage in ledger.record().fingerprints:
-        try:
-            parts = ledger.parts(stage)
-        except DamageError as error:
-            yield stage, error.part, error.evidence
-            continue
-        for part in parts.values():
+        index = ledger.index(stage)
+        for name, problem in index.damaged.items():
+            yield stage, name, problem
+        for shard, (name, sha256) in index.held().items():
             problem = ""
             try:
-                pq.ParquetFile(ledger.read(stage, part), page_checksum_verification=True).read()
+                pq.ParquetFile(ledger.read(stage, name, sha256), page_checksum_verification=True).read()
+                part = index.part(shard)
                 problem = _account(part)
+                if digest := part.record and part.record.facts.get("model"):
+                    found = ledger.model_digest(stage)
+                    if found != digest:
+                        problem = f"models/{stage} has digest {found[:12]} instead of {digest[:12]}"
             except CapfiltError as error:
                 problem = error.evidence or error.what
-            with suppress(OSError):  # a copy may be read-only
-                ledger.suspect(stage, part.name, problem)
-            yield stage, part.name, problem
-            model = part.record.facts.get("model") if part.record else None
-            if model:
-                place = ledger.model(stage)
-                found = tree_digest(place) if place.is_dir() else "missing"
-                yield stage, f"models/{stage}", "" if found == model else f"digest {found[:12]}"
+            with suppress(CapfiltError):  # a copy may be read-only
+                ledger.suspect(stage, name, problem)
+            yield stage, name, problem
         yield from _unaccounted(ledger, stage)
 
 
@@ -243,5 +213,7 @@ def _unaccounted(ledger: Ledger, stage: str) -> Iterator[tuple[str, str, str]]:
     """Shards that the stage's totals name and that are not there."""
     totals = ledger.totals(stage)
     if totals is not None:
-        for shard in sorted(set(totals.shards) - ledger.parts(stage).keys()):
+        index = ledger.index(stage)
+        bad = {name.removeprefix("part-").partition(".")[0] for name in index.damaged}
+        for shard in sorted(set(totals.shards) - set(index.shards) - bad):
             yield stage, f"shard {shard}", "its part is gone"

@@ -1,7 +1,7 @@
 """The ledger: what is committed in a run, and how it gets there.
 
-The visible data file is the commit. A part is written to ``RUN/_tmp``, fsynced, and hard-linked to its
-deterministic name, which fails if the name is taken: the first writer wins, and its footer holds the whole
+The visible data file is the commit. A part is put under its deterministic name if that name is free
+(:meth:`pipeline.storage.Storage.create`): the first writer wins, and its footer holds the whole
 :class:`~data_contracts.ledger.ShardRecord`. ``_commits`` is an index of what the footers say, with the size
 and digest of each part; it can be lost and is rebuilt. No name is ever given to other rows: a damaged or
 superseded part is copied to ``_damaged``, a valid part of zero rows takes its name, and its shard is redone
@@ -9,35 +9,29 @@ under the next generation's name.
 """
 
 import hashlib
-import os
 import re
-import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from data_contracts.errors import DamageError, SourceError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from pipeline.failpoints import failpoint
+from pipeline.index import INDEX, Index, Part, rows_of
+from pipeline.storage import Storage, storage_at
 
 RECORD = b"capfilt.record"
 TOMBSTONE = b"capfilt.tombstone"
+READERS = 16
 _PART = re.compile(r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$")
-
-
-class Part(BaseModel):
-    """A committed part as the index knows it; ``record`` is null for a tombstone."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    size: int
-    sha256: str
-    record: ShardRecord | None
 
 
 def part_name(shard: str, generation: int = 0) -> str:
@@ -45,40 +39,28 @@ def part_name(shard: str, generation: int = 0) -> str:
     return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tree_digest(directory: Path) -> str:
-    """sha256 over the names and contents of all files below a folder, hex."""
-    seen = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        seen.update(f"{path.relative_to(directory)}\x1f{digest(path)}\x1e".encode())
-    return seen.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _place_of(name: str) -> tuple[str, int] | None:
+    """The shard and the generation that a part's name says; ``None`` for a file of somebody else."""
+    match = _PART.match(name)
+    return (match["shard"], int(match["generation"] or 0)) if match else None
 
 
 class Ledger:
-    """One run's folder. Holds no open files and no state besides the folder's path: all of it is on disk."""
+    """One run. Holds no open files and no state besides where the run lies: all of it is in the storage."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: str | Path | Storage) -> None:
+        self.storage = run if isinstance(run, Storage) else storage_at(run)
+
+    @property
+    def url(self) -> str:
+        """Where the run lies, for people."""
+        return self.storage.url
 
     # -- the run ------------------------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
-        return (self.run / "run.json").is_file()
+        return self.storage.size("run.json") is not None
 
     def record(self) -> RunRecord:
         """The run's own record.
@@ -87,61 +69,27 @@ class Ledger:
             SourceError: when the folder is not a run.
             DamageError: when ``run.json`` cannot be read.
         """
-        path = self.run / "run.json"
-        if not path.is_file():
+        try:
+            return RunRecord.model_validate_json(self.storage.read("run.json"))
+        except FileNotFoundError as error:
             raise SourceError(
-                what=f"{self.run} is not a run",
+                what=f"{self.url} is not a run",
                 evidence="it has no run.json",
                 remedy="give the folder that `capfilt run` printed: the recipe's output/name",
-            )
-        try:
-            return RunRecord.model_validate_json(path.read_bytes())
+            ) from error
         except ValidationError as error:
             raise DamageError(
-                what=f"{path} cannot be read",
+                what=f"{self.url}/run.json cannot be read",
                 evidence=str(error).splitlines()[0],
                 remedy="restore it from a copy of the run; the parts themselves are untouched",
             ) from error
 
     def create(self, record: RunRecord) -> bool:
         """Publish ``run.json``; ``False`` when the run exists already."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        with self.temporary("run.json") as path:
+        with self.storage.scratch() as folder:
+            path = folder / "run.json"
             path.write_text(record.model_dump_json(indent=2))
-            return self.publish(path, self.run / "run.json")
-
-    @contextmanager
-    def temporary(self, name: str) -> Iterator[Path]:
-        """A path under ``_tmp`` that nobody else has; removed afterwards."""
-        folder = self.run / "_tmp" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        try:
-            yield folder / name
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def publish(self, temporary: Path, target: Path) -> bool:
-        """Put-if-absent: the file appears whole under its name, or the name was taken (``False``)."""
-        _sync(temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        _sync(target.parent)
-        return True
-
-    def sweep(self) -> None:
-        """Remove what dead attempts left in ``_tmp``; for a run that is complete, where nothing needs it."""
-        shutil.rmtree(self.run / "_tmp", ignore_errors=True)
-
-    def replace(self, target: Path, text: str) -> None:
-        """Write a file that is derived from others, whole or not at all."""
-        with self.temporary(target.name) as path:
-            path.write_text(text)
-            _sync(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            return self.storage.create("run.json", path)
 
     # -- stages -------------------------------------------------------------------------------------------
 
@@ -150,161 +98,241 @@ class Ledger:
         totals = self.totals(stage)
         if totals is None or totals.refers_to is None:
             return self
-        return Ledger((self.run / totals.refers_to).resolve()).home(stage)
-
-    def folder(self, stage: str) -> Path:
-        return self.home(stage).run / stage
+        return Ledger(self.storage.at(totals.refers_to)).home(stage)
 
     def totals(self, stage: str) -> StageTotals | None:
         """The stage's totals, once it is complete."""
-        path = self.run / stage / "_stage.json"
-        return StageTotals.model_validate_json(path.read_bytes()) if path.is_file() else None
+        try:
+            return StageTotals.model_validate_json(self.storage.read(f"{stage}/_stage.json"))
+        except FileNotFoundError:
+            return None
+        except ValidationError:  # cut short by somebody else's copy: it is derived, and made again
+            return None
 
     def close(self, totals: StageTotals) -> None:
         """Say that a stage is complete (or that it is the parent's)."""
-        self.replace(self.run / totals.stage / "_stage.json", totals.model_dump_json(indent=2))
+        failpoint("totals.before")
+        self.storage.replace(f"{totals.stage}/_stage.json", totals.model_dump_json(indent=2).encode())
+        failpoint("totals.after")
 
     def reopen(self, stage: str) -> None:
         """A shard of a complete stage has to be redone: its totals, which are derived, go."""
-        (self.run / stage / "_stage.json").unlink(missing_ok=True)
+        self.storage.remove(f"{stage}/_stage.json")
 
-    def parts(self, stage: str) -> dict[str, Part]:
-        """The committed parts of a stage by shard: each shard's newest generation, tombstones left out."""
-        home = self.home(stage)
-        newest: dict[str, tuple[int, str]] = {}
-        for path in sorted((home.run / stage).glob("part-*.parquet")):
-            if match := _PART.match(path.name):
-                generation = int(match["generation"] or 0)
-                newest[match["shard"]] = max(newest.get(match["shard"], (-1, "")), (generation, path.name))
-        found = {shard: home.part(stage, name) for shard, (_, name) in sorted(newest.items())}
-        return {shard: part for shard, part in found.items() if part.record is not None}
+    def index(self, stage: str) -> Index:
+        """The committed parts of a stage: each shard's newest generation, tombstones left out.
 
-    def generation(self, stage: str, shard: str) -> int:
-        """The generation under which a shard is to be committed.
-
-        That of its newest part if that one stands (a commit will then lose to it), else the next one.
+        Storage is listed, and sizes compared with the index; only parts that the index does not know are read.
         """
-        folder = self.run / stage
-        names = {path.name for path in folder.glob(f"part-{shard}*.parquet")}
-        # A name whose file somebody deleted was given away too: the index still knows it.
-        names |= {path.stem for path in (folder / "_commits").glob(f"part-{shard}*.parquet.json")}
-        taken = {
-            int(m["generation"] or 0): m[0] for n in names if (m := _PART.match(n)) and m["shard"] == shard
-        }
-        if not taken:
-            return 0
-        newest = max(taken)
-        stands = (folder / taken[newest]).exists() and self.part(stage, taken[newest]).record
-        return newest if stands else newest + 1
+        return self.home(stage)._index(stage)
+
+    def _index(self, stage: str) -> Index:
+        listed: dict[str, int] = {}
+        newest: dict[str, tuple[int, str]] = {}
+        for entry in self.storage.entries(stage):
+            if place := _place_of(entry.name):
+                listed[entry.name] = entry.size
+                newest[place[0]] = max(newest.get(place[0], (-1, "")), (place[1], entry.name))
+        given = {shard: generation for shard, (generation, _) in newest.items()}
+        known = self._compacted(stage)
+        single = {name.removesuffix(".json") for name, _ in self.storage.entries(f"{stage}/_commits")}
+        # A name whose file somebody deleted was given away too.
+        for name in {*known["name"].to_pylist(), *single} - listed.keys():
+            if place := _place_of(name):
+                given[place[0]] = max(given.get(place[0], -1), place[1])
+        wanted = {name for _, name in newest.values()}
+        compacted = set(known["name"].to_pylist()) - single
+        found, damaged = self._entries(stage, sorted(wanted - compacted))
+        use = pa.array(sorted(wanted & compacted), pa.string())
+        rows = pa.concat_tables([known.filter(pc.is_in(known["name"], use)), rows_of(found)])
+        notes = {name: note for name, note in self._suspicions(stage).items() if name in wanted}
+        return Index.of(rows, listed, {**damaged, **notes}, given)
+
+    def _compacted(self, stage: str) -> pa.Table:
+        """The part of the index that is one file; empty when it is not there or cannot be read."""
+        try:
+            data = self.storage.read(f"{stage}/_commits/index.parquet")
+            return pq.read_table(pa.BufferReader(data)).cast(INDEX)
+        except (FileNotFoundError, pa.ArrowException, ValueError, OSError):
+            return INDEX.empty_table()
+
+    def _entries(self, stage: str, names: Sequence[str]) -> tuple[list[Part], dict[str, str]]:
+        """The parts that the compacted index lacks, and by name what is wrong with a part's footer."""
+        damaged: dict[str, str] = {}
+
+        def look(name: str) -> Part | None:
+            try:
+                return self.part(stage, name)
+            except DamageError as error:
+                damaged[name] = error.evidence
+                return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return [part for part in pool.map(look, names) if part], damaged
+
+    def compact(self, stage: str) -> None:
+        """Make one file of the stage's index. What two runners lose to each other by it is rebuilt from footers."""
+        entries = [
+            name for name, _ in self.storage.entries(f"{stage}/_commits") if name.endswith(".parquet.json")
+        ]
+        if not entries:
+            return
+        found, _ = self._entries(stage, [name.removesuffix(".json") for name in entries])
+        known = self._compacted(stage)
+        old = pc.is_in(known["name"], pa.array([part.name for part in found], pa.string()))
+        rows = pa.concat_tables([known.filter(pc.invert(old)), rows_of(found)]).sort_by("name")
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd")
+        self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(lambda name: self.storage.remove(f"{stage}/_commits/{name}"), entries))
 
     def part(self, stage: str, name: str) -> Part:
-        """A part as the index knows it; an entry that a kill prevented is rebuilt from the footer."""
-        entry = self.run / stage / "_commits" / f"{name}.json"
+        """A part as its own index entry has it; an entry that a kill prevented is rebuilt from the footer."""
         try:
-            return Part.model_validate_json(entry.read_bytes())
+            return Part.model_validate_json(self.storage.read(f"{stage}/_commits/{name}.json"))
         except (FileNotFoundError, ValidationError):
-            return self._index(stage, name)
+            return self._from_footer(stage, name)
 
-    def _index(self, stage: str, name: str) -> Part:
-        path = self.run / stage / name
+    def _from_footer(self, stage: str, name: str) -> Part:
         try:
-            metadata = pq.read_metadata(path).metadata or {}
+            data = self.storage.read(f"{stage}/{name}")
+            metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
             record = None if TOMBSTONE in metadata else ShardRecord.model_validate_json(metadata[RECORD])
-        except (pa.ArrowException, KeyError, ValidationError, OSError) as error:
-            raise DamageError(
-                what=f"the footer of {path} cannot be read",
-                evidence=str(error).splitlines()[0],
-                remedy=f"capfilt resume {self.run} sets it aside and redoes its shard",
-                stage=stage,
-                part=name,
-            ) from error
-        part = Part(name=name, size=path.stat().st_size, sha256=digest(path), record=record)
-        self.replace(self.run / stage / "_commits" / f"{name}.json", part.model_dump_json())
+            if record and part_name(record.shard, record.generation) != name:
+                raise ValueError(f"it is the part of shard {record.shard}, generation {record.generation}")
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            raise self._damage(stage, name, f"its footer: {str(error).splitlines()[0]}") from error
+        part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
+        self._enter(stage, part)
         return part
+
+    def _enter(self, stage: str, part: Part) -> None:
+        self.storage.replace(f"{stage}/_commits/{part.name}.json", part.model_dump_json().encode())
+
+    def _damage(self, stage: str, name: str, evidence: str) -> DamageError:
+        return DamageError(
+            what=f"{self.url}/{stage}/{name} is damaged",
+            evidence=evidence,
+            remedy=f"capfilt resume {self.url} sets it aside and redoes its shard",
+            stage=stage,
+            part=name,
+        )
 
     # -- committing ---------------------------------------------------------------------------------------
 
     def commit(self, path: Path, record: ShardRecord) -> tuple[Part, bool]:
         """Publish a finished part; the part that stands afterwards, and whether it is this one."""
         name = part_name(record.shard, record.generation)
-        won = self.publish(path, self.run / record.stage / name)
-        # Whoever won writes the index anew: an entry of a part that somebody deleted may still be there.
-        return (self._index if won else self.part)(record.stage, name), won
+        if not self.storage.create(f"{record.stage}/{name}", path):
+            return self.part(record.stage, name), False
+        failpoint("part.published")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        part = Part(name=name, size=path.stat().st_size, sha256=digest, record=record)
+        self._enter(record.stage, part)
+        failpoint("part.indexed")
+        return part, True
 
-    def read(self, stage: str, part: Part) -> pa.BufferReader:
+    def standing(self, stage: str, shard: str, generation: int) -> Part | None:
+        """The part that somebody else has committed meanwhile, if any."""
+        name = part_name(shard, generation)
+        return None if self.storage.size(f"{stage}/{name}") is None else self.part(stage, name)
+
+    def read(self, stage: str, name: str, sha256: str) -> pa.BufferReader:
         """A part's bytes, checked against the digest under which it was committed.
 
         Raises:
             DamageError: when the file is missing, shorter, longer or altered.
         """
-        path = self.folder(stage) / part.name
+        home = self.home(stage)
         try:
-            data = path.read_bytes()
+            data = home.storage.read(f"{stage}/{name}")
             found = hashlib.sha256(data).hexdigest()
-            evidence = f"{len(data)} of {part.size} bytes, sha256 {found[:12]} instead of {part.sha256[:12]}"
-        except OSError as error:
-            found, evidence = "", str(error)
-        if found != part.sha256:
-            raise DamageError(
-                what=f"{path} is damaged",
-                evidence=evidence,
-                remedy=f"capfilt resume {self.home(stage).run} sets it aside and redoes its shard",
-                stage=stage,
-                part=part.name,
-            )
+            evidence = f"{len(data)} bytes, sha256 {found[:12]} instead of {sha256[:12]}"
+        except FileNotFoundError:
+            found, evidence = "", "it is gone"
+        if found != sha256:
+            raise home._damage(stage, name, evidence)
         return pa.BufferReader(data)
 
     def suspect(self, stage: str, name: str, evidence: str) -> None:
         """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
-        note = self._note(stage, name)
+        note = f"_damaged/{stage}-{name}.found"
+        storage = self.home(stage).storage
         if evidence:
-            self.home(stage).replace(note, evidence)
+            storage.replace(note, evidence.encode())
         else:
-            note.unlink(missing_ok=True)
+            storage.remove(note)
 
-    def suspicion(self, stage: str, name: str) -> str:
-        """What `verify` found wrong with a part; empty when nothing."""
-        note = self._note(stage, name)
-        return note.read_text() if note.exists() else ""
-
-    def _note(self, stage: str, name: str) -> Path:
-        return self.home(stage).run / "_damaged" / f"{stage}-{name}.found"
+    def _suspicions(self, stage: str) -> dict[str, str]:
+        notes = [name for name, _ in self.storage.entries("_damaged") if name.endswith(".found")]
+        own = [name for name in notes if name.startswith(f"{stage}-part-")]
+        return {
+            name.removeprefix(f"{stage}-").removesuffix(".found"): self.storage.read(
+                f"_damaged/{name}"
+            ).decode()
+            for name in own
+        }
 
     def bury(self, stage: str, name: str, schema: pa.Schema) -> None:
         """Set a damaged or superseded part aside and leave a valid part of zero rows under its name."""
-        path = self.run / stage / name
-        aside = self.run / "_damaged" / f"{stage}-{name}-{uuid.uuid4().hex[:8]}"
-        aside.parent.mkdir(exist_ok=True)
-        if path.exists():
-            shutil.copyfile(path, aside)
-        with self.temporary(name) as stone:
-            pq.write_table(
-                schema.with_metadata({**(schema.metadata or {}), TOMBSTONE: b"1"}).empty_table(), stone
-            )
-            _sync(stone)
-            stone.replace(path)
-        (self.run / stage / "_commits" / f"{name}.json").unlink(missing_ok=True)
+        aside = uuid.uuid4().hex[:8]
+        with suppress(FileNotFoundError):
+            self.storage.replace(f"_damaged/{stage}-{name}-{aside}", self.storage.read(f"{stage}/{name}"))
+        if self.storage.tree(f"models/{stage}"):
+            self.storage.move_tree(f"models/{stage}", f"_damaged/models/{stage}-{aside}")
+        sink = pa.BufferOutputStream()
+        pq.write_table(schema.with_metadata({**(schema.metadata or {}), TOMBSTONE: b"1"}).empty_table(), sink)
+        stone = sink.getvalue().to_pybytes()
+        self.storage.replace(f"{stage}/{name}", stone)
+        self._enter(
+            stage, Part(name=name, size=len(stone), sha256=hashlib.sha256(stone).hexdigest(), record=None)
+        )
         self.suspect(stage, name, "")
         self.reopen(stage)
 
     # -- models -------------------------------------------------------------------------------------------
 
-    def model(self, name: str) -> Path:
-        return self.home(name).run / "models" / name
-
     def publish_model(self, directory: Path, name: str) -> str:
-        """Move a finished model directory to its name, and give the digest of the model that stands there.
+        """Give a finished model directory its name, and say the digest of the model that stands there.
 
         When the name is taken, the model under it wins.
         """
-        for path in directory.rglob("*"):
-            _sync(path)
-        target = self.run / "models" / name
-        target.parent.mkdir(exist_ok=True)
-        try:
-            directory.rename(target)
-        except OSError as error:
-            if not target.is_dir():
-                raise error
-        _sync(target.parent)
-        return tree_digest(target)
+        failpoint("model.written")
+        self.storage.put_tree(directory, f"models/{name}")
+        failpoint("model.published")
+        return self.model_digest(name)
+
+    def model_digest(self, name: str) -> str:
+        """sha256 over the names and contents of all files of a model, hex; of no files when it is gone."""
+        storage = self.home(name).storage
+        seen = hashlib.sha256()
+        for file in storage.tree(f"models/{name}"):
+            content = hashlib.sha256(storage.read(f"models/{name}/{file}")).hexdigest()
+            seen.update(f"{file}\x1f{content}\x1e".encode())
+        return seen.hexdigest()
+
+    def model(self, name: str, digest: str) -> Path:
+        """A local directory with the model, which is checked against its digest once a process.
+
+        Raises:
+            DamageError: when it is not the model that was committed.
+        """
+        return _model(self.home(name).url, name, digest)
+
+
+@cache
+def _model(run: str, name: str, digest: str) -> Path:
+    ledger = Ledger(run)
+    found = ledger.model_digest(name)
+    if found != digest:
+        part = next(iter(ledger.index(name).held().values()), ("", ""))[0]
+        raise DamageError(
+            what=f"the model {run}/models/{name} is not the one that was committed",
+            evidence=f"digest {found[:12]} instead of {digest[:12]}",
+            remedy=f"capfilt resume {run} sets it aside and trains it again",
+            stage=name,
+            part=part,
+        )
+    return ledger.storage.local_tree(f"models/{name}", digest)

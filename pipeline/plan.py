@@ -1,6 +1,7 @@
 """From a recipe to a graph of stages with fingerprints: pure, besides looking at sources and models."""
 
 import hashlib
+import importlib.metadata
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -72,10 +73,16 @@ class Plan:
             "stage": identity_of(stage, name),
             "reads": {record.__name__: Contract(record).identity for record in stage.consumes},
             "writes": Contract(stage.produces).identity,
+            "with": {name: _version(name) for name in stage.libraries},
         }
         trained = [model.stage for model in stage.models if isinstance(model, Trained)]
         above = {need: self.nodes[need].fingerprint for need in (*upstream, *trained)}
         self.nodes[name] = Node(name, stage, upstream, fingerprint({**identity, "after": above}), identity)
+
+
+def _version(distribution: str) -> str:
+    """Without the local part, which says for which hardware it was built."""
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 class _Builder:

@@ -1,107 +1,133 @@
-"""One clear line a stage: a live bar on a terminal, a summary when it ends, anywhere."""
+"""One clear line a stage: live bars on a terminal, a summary when a stage ends, anywhere."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.progress import Progress as RichProgress
+from rich.progress import (
+    Progress as RichProgress,
+)
 
-from pipeline.ledger import Ledger, Part
+from pipeline.index import Part
+from pipeline.lease import Doing
 from pipeline.task import Crumb, Task
 
 
-class Progress:
-    """Prints what a run does. ``quiet`` prints nothing."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
-
-    def skip(self, stage: str, why: str) -> None:
-        self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def bar(self, stage: str, ledger: Ledger, rows: int, shards: int) -> Iterator["Bar"]:
-        """Shown while a stage runs: rows with rows/s, share kept and time left, or a training's own steps."""
-        live = RichProgress(
-            TextColumn("  {task.description:<11}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        with live:
-            bar = Bar(live, live.add_task(stage, total=rows or None, facts=""), ledger)
-            yield bar
-        self.console.print(
-            f"  [green]{stage:<11}[/green] {bar.summary(shards)}", highlight=False, soft_wrap=True
-        )
-
-
 @dataclass
-class Bar:
-    """The running stage's figures."""
+class _Bar:
+    """A stage's figures so far. ``shards`` is null for a global stage."""
 
-    live: RichProgress
     row: TaskID
-    ledger: Ledger
-    done: int = 0
+    shards: int | None
+    ended: int = 0
+    rows: int = 0
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     text: str = ""
     unit: str = "row"
     started: float = field(default_factory=time.monotonic)
 
-    def watch(self, running: Sequence[Task]) -> None:
-        """Read the breadcrumbs of the running tasks."""
-        done, total = self.done, 0
-        for task in running:
-            _, own, total, text = Crumb(task.run, task.label).read()
-            done += own
-            self.text = text or self.text
-        if total and self.live.tasks[self.row].total is None:
-            self.live.update(self.row, total=total)
-        self.live.update(self.row, completed=done, facts=f"{self._rate(done)} {self._share()} {self.text}")
+    def facts(self) -> str:
+        seconds, total = time.monotonic() - self.started, self.kept + self.rejected.total()
+        rate = f"{self.rows / seconds:,.0f} {self.unit}s/s" if self.rows and seconds > 1 else ""
+        return " ".join(
+            part for part in (rate, f"{self.kept / total:.0%} kept" if total else "", self.text) if part
+        )
 
-    def commit(self, part: Part) -> None:
-        record = part.record
-        if record is None:
-            return
-        self.done += record.units_in
-        self.kept += record.kept
-        self.unit = record.unit
-        self.rejected.update(record.rejected)
-        self.live.update(self.row, completed=self.done)
-
-    def _rate(self, done: int) -> str:
-        seconds = time.monotonic() - self.started
-        return f"{done / seconds:,.0f}/s" if done and seconds > 1 else ""
-
-    def _share(self) -> str:
-        total = self.kept + self.rejected.total()
-        return f"{self.kept / total:.0%} kept" if total else ""
-
-    def summary(self, shards: int) -> str:
-        seconds = time.monotonic() - self.started
+    def summary(self) -> str:
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.most_common())
-        parts = [f"{seconds:6.1f} s", f"{self.done:>7,} {self.unit}s", f"{self.kept:>7,} kept"]
-        if left:
-            parts.append(f"left: {left}")
-        if self.text:
-            parts.append(self.text)
-        return "  ".join(parts)
+        seconds = time.monotonic() - self.started
+        parts = [f"{seconds:6.1f} s", f"{self.rows:>7,} {self.unit}s", f"{self.kept:>7,} kept"]
+        return "  ".join([*parts, *([f"left: {left}"] if left else []), *([self.text] if self.text else [])])
+
+
+class Progress:
+    """Prints what a run does."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: RichProgress | None = None
+        self._bars: dict[str, _Bar] = {}
+        self._running: tuple[Doing, ...] = ()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def skip(self, stage: str, why: str) -> None:
+        self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
+
+    @property
+    def running(self) -> tuple[Doing, ...]:
+        """What runs at the moment, for whoever asks from another thread."""
+        return self._running
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """While a run runs: a bar for every stage that has begun and not ended."""
+        columns = (
+            TextColumn("  {task.description:<11}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+        )
+        quiet = not self.console.is_terminal
+        with RichProgress(*columns, console=self.console, transient=True, disable=quiet) as self._live:
+            yield
+        self._bars.clear()
+
+    def begin(self, stage: str, shards: int | None) -> None:
+        """A stage's first task has been handed out."""
+        if stage not in self._bars and self._live is not None:
+            row = self._live.add_task(stage, total=shards or None, facts="")
+            self._bars[stage] = _Bar(row, shards)
+
+    def watch(self, running: Mapping[str, Task], crumbs: Mapping[str, Crumb]) -> None:
+        """What runs and how far it is: shards that are done, and shares of those in hand."""
+        self._running = tuple(
+            Doing(label=label, done=crumb.done, total=crumb.total, text=crumb.text)
+            for label, crumb in crumbs.items()
+            if label in running
+        )
+        shares: Counter[str] = Counter()
+        for label, task in running.items():
+            crumb = crumbs.get(label, Crumb())
+            if bar := self._bars.get(task.name):
+                bar.text = crumb.text or bar.text
+                if bar.shards is None and crumb.total and self._live is not None:
+                    self._live.update(bar.row, total=crumb.total, completed=crumb.done, facts=crumb.text)
+                elif crumb.total:
+                    shares[task.name] += crumb.done / crumb.total  # type: ignore[assignment]  # a sum of shares
+        for stage, bar in self._bars.items():
+            if bar.shards is not None and self._live is not None:
+                self._live.update(bar.row, completed=bar.ended + shares[stage], facts=bar.facts())
+
+    def commit(self, stage: str, part: Part) -> None:
+        bar, record = self._bars.get(stage), part.record
+        if bar is None or record is None:
+            return
+        bar.ended += 1
+        bar.rows += record.units_in
+        bar.kept += record.kept
+        bar.unit = record.unit
+        bar.rejected.update(record.rejected)
+
+    def end(self, stage: str) -> None:
+        """The stage is complete: its bar goes, its line stays."""
+        bar = self._bars.pop(stage, None)
+        if bar is not None:
+            if self._live is not None:
+                self._live.remove_task(bar.row)
+            self.console.print(
+                f"  [green]{stage:<11}[/green] {bar.summary()}", highlight=False, soft_wrap=True
+            )

@@ -22,6 +22,7 @@ from pydantic import (
 from data_contracts.errors import RecipeError
 from models.protocols import Decoding
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
+from pipeline.storage import is_url
 from stages.select import Rule
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -133,6 +134,7 @@ class Recipe(Strict):
     export: ExportKeys = ExportKeys()
     shards: ShardKeys = ShardKeys()
     placement: dict[Annotated[str, AfterValidator(_stage)], PlacementKeys] = Field(default_factory=dict)
+    poison_limit: int = Field(default=20, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -164,8 +166,9 @@ class Recipe(Strict):
         return self
 
     @property
-    def run(self) -> Path:
-        return Path(self.output) / self.name
+    def run(self) -> str:
+        """Where the run lies: a folder or a url."""
+        return f"{self.output.rstrip('/')}/{self.name}"
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -274,7 +277,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     warmup = models.warmup
     return recipe.model_copy(
         update={
-            "output": path(recipe.output),
+            "output": recipe.output if is_url(recipe.output) else path(recipe.output),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

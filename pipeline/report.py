@@ -60,12 +60,13 @@ def _figure(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unit(ledger: Ledger, stage: str) -> str:
-    part = next(iter(ledger.parts(stage).values()), None)
-    return part.record.unit if part and part.record else ""
+    index = ledger.index(stage)
+    record = index.part(index.shards[0]).record if len(index) else None
+    return record.unit if record else ""
 
 
 def _threshold(ledger: Ledger) -> float | None:
-    rows = query("SELECT threshold FROM {files} LIMIT 1", files(ledger, "select"))
+    rows = query("SELECT threshold FROM files LIMIT 1", files(ledger, "select"))
     return rows[0]["threshold"] if rows else None
 
 
@@ -73,15 +74,15 @@ def _texts(ledger: Ledger) -> dict[str, Any]:
     """By source: how many texts were judged and kept, what their scores were, how diverse they are."""
     judged = query(
         "SELECT source, count(*) AS judged, avg(itm) AS mean_itm, quantile_cont(itm, [0.1, 0.5, 0.9]) AS itm, "
-        "avg(itc) AS mean_itc FROM {files} GROUP BY source ORDER BY source",
+        "avg(itc) AS mean_itc FROM files GROUP BY source ORDER BY source",
         files(ledger, "score"),
     )
-    kept = query("SELECT source, count(*) AS kept FROM {files} GROUP BY source", files(ledger, "select"))
+    kept = query("SELECT source, count(*) AS kept FROM files GROUP BY source", files(ledger, "select"))
     count = {row["source"]: row["kept"] for row in kept}
     texts: dict[str, Any] = {}
     for row in judged:
         source = row.pop("source")
-        own = query("SELECT text FROM {files} WHERE source = ? LIMIT 20000", files(ledger, "score"), source)
+        own = query("SELECT text FROM files WHERE source = ? LIMIT 20000", files(ledger, "score"), source)
         spread = diversity(text["text"] for text in own)
         texts[source] = {
             **row,
@@ -95,7 +96,7 @@ def _texts(ledger: Ledger) -> dict[str, Any]:
 
 def _exported(ledger: Ledger) -> dict[str, int]:
     rows = query(
-        "SELECT source, count(*) AS pairs FROM {files} GROUP BY source ORDER BY 1", files(ledger, "export")
+        "SELECT source, count(*) AS pairs FROM files GROUP BY source ORDER BY 1", files(ledger, "export")
     )
     return {row["source"]: row["pairs"] for row in rows}
 
@@ -131,9 +132,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
 def write(ledger: Ledger) -> dict[str, Any]:
     """Build the report and write `report.json`, and the dataset card once the export is complete."""
     report = build(ledger)
-    ledger.replace(ledger.run / "report.json", json.dumps(report, indent=2) + "\n")
-    if report["exported"] and ledger.home("export").run == ledger.run:
-        ledger.replace(ledger.run / "export" / "README.md", card(report))
+    ledger.storage.replace("report.json", (json.dumps(report, indent=2) + "\n").encode())
+    if report["exported"] and ledger.home("export").url == ledger.url:
+        ledger.storage.replace("export/README.md", card(report).encode())
     return report
 
 

@@ -1,32 +1,31 @@
 """Drive a plan to its end: open or create the run, find what is missing, run it, close each stage."""
 
 import importlib.metadata
-import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
 from pipeline.cluster import Cluster
-from pipeline.ledger import Ledger
+from pipeline.flow import Flow, Overtaken
+from pipeline.index import Part
+from pipeline.lease import Lease
+from pipeline.ledger import READERS, Ledger
 from pipeline.plan import Node, Plan
-from pipeline.progress import Bar, Progress
-from pipeline.recipe import PlacementKeys, plain
-from pipeline.scheduler import Resources
-from pipeline.survey import Standing, State, sharded, survey
-from pipeline.task import Task, Upstream
-from stages.stage import Checkpoint, GlobalStage, ModelRef
+from pipeline.progress import Progress
+from pipeline.recipe import plain
+from pipeline.survey import Standing, survey
+from pipeline.task import Crumb, Task
 
-VERSIONS = ("capfilt", "numpy", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
-SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
-REPAIRS = 20
-T = TypeVar("T")
+VERSIONS = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
+REPAIRS = 5
+COMPACT = 1000
 
 
 def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
@@ -42,201 +41,186 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
         recipe=plain(plan.recipe),
         stages={node.name: dict(node.identity) for node in plan},
         fingerprints={node.name: node.fingerprint for node in plan},
-        parent=os.path.relpath(parent.run, ledger.run) if parent else None,
+        parent=ledger.storage.relative(parent.storage) if parent else None,
         versions={name: importlib.metadata.version(name) for name in VERSIONS}
         | {"python": platform.python_version()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
     )
-    if ledger.create(record):
-        if parent is not None:
-            _refer(plan, ledger, parent)
+    if not ledger.create(record):
+        demand_same(plan, ledger)
         return
-    demand_same(plan, ledger)
+    if parent is not None:
+        fingerprints = parent.record().fingerprints
+        for node in plan:
+            totals = parent.totals(node.name)
+            if totals is not None and fingerprints.get(node.name) == node.fingerprint:
+                place = ledger.storage.relative(parent.home(node.name).storage)
+                ledger.close(totals.model_copy(update={"refers_to": place}))
 
 
 def demand_same(plan: Plan, ledger: Ledger) -> None:
     """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
     found = ledger.record()
     changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
-    if changed or found.fingerprints.keys() - plan.nodes.keys():
-        where, old, new = first_difference(
-            found.stages, {node.name: dict(node.identity) for node in plan}
-        ) or ("stages", "", "")
-        raise RunChangedError(
-            what=f"{ledger.run} was made by another recipe: {where} differs",
-            evidence=f"the run has {old!r}, this recipe {new!r}",
-            remedy=f"a run never changes: add --fork NEWNAME, which redoes {', '.join(changed) or 'nothing'}",
-        )
-
-
-def _refer(plan: Plan, ledger: Ledger, parent: Ledger) -> None:
-    fingerprints = parent.record().fingerprints
-    for node in plan:
-        totals = parent.totals(node.name)
-        if totals is not None and fingerprints.get(node.name) == node.fingerprint:
-            place = os.path.relpath(parent.run, ledger.run)
-            ledger.close(totals.model_copy(update={"refers_to": totals.refers_to or place}))
+    if not changed and not found.fingerprints.keys() - plan.nodes.keys():
+        return
+    now = {node.name: dict(node.identity) for node in plan}
+    differing = next((name for name in now if found.stages.get(name) != now[name]), None)
+    where, old, new = ("stages", sorted(found.stages), sorted(now))
+    if differing is not None and (
+        difference := first_difference(found.stages.get(differing), now[differing], differing)
+    ):
+        where, old, new = difference
+    done = {name: totals for name in changed if (totals := ledger.totals(name))}
+    work = (
+        f", of which {len(done)} had ended ({sum(t.seconds for t in done.values()):.0f} s of work)"
+        if done
+        else ""
+    )
+    raise RunChangedError(
+        what=f"{ledger.url} was made by another recipe: {where} differs",
+        evidence=f"the run has {old!r}, this recipe {new!r}",
+        remedy=f"a run never changes: add --fork NEWNAME, which redoes {', '.join(changed) or 'nothing'} "
+        f"({len(changed)} of {len(plan.nodes)} stages{work})",
+    )
 
 
 class Runner:
-    """Runs what a plan is missing, stage by stage, on one cluster."""
+    """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, progress: Progress, address: str | None) -> None:
+    def __init__(
+        self, plan: Plan, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
+    ) -> None:
         self.plan, self.ledger, self.progress = plan, ledger, progress
-        self._address = address
+        self._address, self._join = address, join
         self._cluster: Cluster | None = None
+        self._lease: Lease | None = None
+        self._commits: Counter[str] = Counter()
+        self._repairs: Counter[tuple[str, str]] = Counter()
 
     def run(self, until: str | None = None) -> None:
-        """To the end of the plan, or of stage ``until``. Ray starts when the first stage needs it.
+        """To the end of the plan, or of stage ``until``. Ray starts when the first task needs it.
 
-        A part that turns out to be damaged is set aside, and the plan gone through again from its start: its
-        shard is redone, then whatever read it.
+        A part that turns out to be damaged is set aside, and the plan gone through again: its shard is redone,
+        then whatever read it.
 
         Raises:
+            BusyError: another runner is at work in the run, or has taken it over.
             CapfiltError: the stage that failed says why; everything committed stays.
         """
         try:
-            self._repairing(lambda: self._pass(until))
-            if all(self.ledger.totals(name) for name in self.plan.nodes):
-                self.ledger.sweep()
+            with Lease(self.ledger.storage, join=self._join) as self._lease, self.progress.live():
+                self._lease.tell(lambda: self.progress.running)
+                while not self._pass(until):
+                    pass
+                if all(self.ledger.totals(name) for name in self.plan.nodes):
+                    self.ledger.storage.sweep()
         finally:
             if self._cluster is not None:
                 self._cluster.close()
 
-    def mend(self) -> dict[str, Standing]:
-        """Set aside what can be seen to be damaged without reading it, and say how the stages then stand."""
-        return self._repairing(lambda: survey(self.plan, self.ledger))
+    def _mend(self, wanted: Sequence[Node]) -> dict[str, Standing]:
+        """Set aside what can be seen to be damaged or superseded without reading it; how the stages then stand."""
+        while True:
+            standings = survey(self.plan, self.ledger)
+            bad = [
+                (node, name, why)
+                for node in wanted
+                for name, why in (
+                    *standings[node.name].damaged.items(),
+                    *((name, "") for name in standings[node.name].superseded.values()),
+                )
+            ]
+            if not bad:
+                return standings
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(lambda one: self._set_aside(*one), bad))
 
-    def _repairing(self, work: Callable[[], T]) -> T:
-        for _ in range(REPAIRS):
-            try:
-                return work()
-            except DamageError as error:
-                self._set_aside(error)
-        raise StageError(
-            what=f"parts were found damaged {REPAIRS} times",
-            evidence=f"see {self.ledger.run / '_damaged'}",
-            remedy="check the disk under the run, then resume",
-        )
-
-    def _pass(self, until: str | None) -> None:
-        standings = survey(self.plan, self.ledger)
-        for node in self.plan:
+    def _pass(self, until: str | None) -> bool:
+        """Go through the plan once; whether it is done."""
+        nodes = list(self.plan)
+        wanted = nodes[: nodes.index(self.plan.nodes[until]) + 1] if until else nodes
+        standings = self._mend(wanted)
+        for node in wanted:
             standing = standings[node.name]
-            if standing.state in (State.DONE, State.PARENT):
-                self.progress.skip(node.name, standing.stale or standing.why)
-                self._demand_rows(node)
-            else:
-                self._execute(node, standing)
-                standings = survey(self.plan, self.ledger)
-            if node.name == until:
-                return
+            if standing.ended:
+                if not self._commits[node.name]:
+                    self.progress.skip(node.name, standing.stale or standing.why)
+                self._demand_rows(node, self.ledger.totals(node.name))
+        flow = Flow(self.plan, wanted, self.ledger.url, standings, self.progress.begin, self._close)
+        try:
+            if not flow.finished:
+                self._connect().crew.run(flow, self._ended, self._watch)
+            return True
+        except Overtaken as overtaken:
+            self.progress.say(f"  another runner has set {overtaken} aside: looking again")
+        except DamageError as error:
+            if not error.part:
+                raise
+            self._set_aside(self.plan.nodes[error.stage], error.part, error.evidence)
+        return False
 
-    def _set_aside(self, error: DamageError) -> None:
-        if self.ledger.home(error.stage).run != self.ledger.run:
-            raise error  # a parent's part: its own run has to mend it
-        schema = Contract(self.plan.nodes[error.stage].stage.produces).schema
-        self.ledger.bury(error.stage, error.part, schema)
-        self.progress.say(f"  {error.what} ({error.evidence}): set aside, its shard is redone")
-
-    # -- one stage ----------------------------------------------------------------------------------------
-
-    def _execute(self, node: Node, standing: Standing) -> None:
-        schema = Contract(node.stage.produces).schema
-        for part in standing.superseded.values():
-            self.ledger.bury(node.name, part.name, schema)
-        placement = self.plan.recipe.placement.get(node.name, PlacementKeys())
-        whole = isinstance(node.stage, GlobalStage)
-        tasks = list(self._tasks(node, standing, placement))
-        if tasks:
-            cluster = self._connect()
-            default = STAGE_DEADLINE if whole else SHARD_DEADLINE
-            pool = cluster.pool(Resources(placement.actors or 0, placement.cpus, placement.gpus))
-            with self._progress(node, standing) as bar:
-                for _, committed in pool.run(tasks, placement.deadline or default, bar.watch):
-                    for part, won in committed:
-                        bar.commit(part)
-                        if not won and not whole:
-                            self.progress.say(f"{node.name}: {part.name} was committed by someone else")
-        self._close(node)
-        self._demand_rows(node)
+    def _set_aside(self, node: Node, part: str, why: str) -> None:
+        """Bury a part. ``why`` is empty for one that is sound but superseded."""
+        if self.ledger.home(node.name).url != self.ledger.url:
+            # a parent's part: its own run has to mend it
+            home = self.ledger.home(node.name).url
+            raise DamageError(
+                what=f"{home}/{node.name}/{part} is damaged",
+                evidence=why,
+                remedy=f"capfilt resume {home} sets it aside and redoes its shard",
+                stage=node.name,
+                part=part,
+            )
+        shard = part.removesuffix(".parquet").partition(".g")[0]
+        self._repairs[node.name, shard] += bool(why)
+        if self._repairs[node.name, shard] > REPAIRS:
+            raise StageError(
+                what=f"{node.name}/{shard} was found damaged {REPAIRS} times",
+                evidence=f"{why}; see {self.ledger.url}/_damaged",
+                remedy="check the disk under the run, then resume",
+            )
+        self.ledger.bury(node.name, part, Contract(node.stage.produces).schema)
+        if why:
+            self.progress.say(f"  {node.name}/{part} is damaged ({why}): set aside, its shard is redone")
 
     def _connect(self) -> Cluster:
         if self._cluster is None:
-            self._cluster = Cluster(self._address)
+            self._cluster = Cluster(self._address, self.plan.recipe.poison_limit)
         return self._cluster
 
-    @contextmanager
-    def _progress(self, node: Node, standing: Standing) -> Iterator[Bar]:
-        rows = 0
-        if not isinstance(node.stage, GlobalStage):
-            for name in node.upstream[:1] if node.name != "export" else node.upstream[:2]:
-                rows += sum(
-                    part.record.kept
-                    for shard, part in self.ledger.parts(name).items()
-                    if part.record and shard in standing.missing
-                )
-        with self.progress.bar(node.name, self.ledger, rows, len(standing.missing)) as bar:
-            yield bar
+    # -- as tasks end -------------------------------------------------------------------------------------
 
-    def _tasks(self, node: Node, standing: Standing, placement: PlacementKeys) -> Iterator[Task]:
-        parts = {name: self.ledger.parts(name) for name in node.upstream}
-        models = {model: self._where(model) for model in node.stage.models}
-        whole = isinstance(node.stage, GlobalStage)
-        threads = placement.threads or (self._connect().cpus if whole else max(1, int(placement.cpus)))
-        for shard in [""] if whole else standing.missing:
-            upstream = tuple(
-                Upstream(
-                    name,
-                    self.plan.nodes[name].stage.produces,
-                    {own: part for own, part in parts[name].items() if own == shard}
-                    if sharded(self.plan.nodes[name]) and not whole
-                    else parts[name],
-                )
-                for name in node.upstream
-            )
-            yield Task(
-                run=self.ledger.run,
-                name=node.name,
-                stage=node.stage,
-                fingerprint=node.fingerprint,
-                shard=shard,
-                upstream=upstream,
-                models=models,
-                digests={
-                    model.where if isinstance(model, Checkpoint) else model.stage: self._digest(model)
-                    for model in models
-                },
-                device="cuda" if placement.gpus else "cpu",
-                threads=threads,
-                batch=placement.batch,
-                generation=self.ledger.generation(node.name, shard) if shard else 0,
-            )
+    def _ended(self, task: Task, committed: tuple[tuple[Part, bool], ...]) -> None:
+        for part, won in committed:
+            self.progress.commit(task.name, part)
+            if not won and task.shard:
+                self.progress.say(f"  {task.name}/{part.name} was committed by someone else")
+            self._commits[task.name] += 1
+            if self._commits[task.name] % COMPACT == 0:
+                self.ledger.compact(task.name)
 
-    def _where(self, model: ModelRef) -> str:
-        return model.where if isinstance(model, Checkpoint) else str(self.ledger.model(model.stage))
-
-    def _digest(self, model: ModelRef) -> str:
-        if isinstance(model, Checkpoint):
-            return model.digest
-        (part,) = self.ledger.parts(model.stage).values()
-        return str(part.record.facts["model"]) if part.record else ""
+    def _watch(self, running: Mapping[str, Task], crumbs: Mapping[str, Crumb]) -> None:
+        self.progress.watch(running, crumbs)
+        if self._lease is not None:
+            self._lease.check()
 
     def _close(self, node: Node) -> None:
-        parts = self.ledger.parts(node.name)
-        records = {shard: part.record for shard, part in parts.items() if part.record is not None}
-        self.ledger.close(StageTotals.of(node.name, node.fingerprint, records))
+        self.ledger.compact(node.name)
+        totals = self.ledger.index(node.name).totals(node.name, node.fingerprint)
+        self.ledger.close(totals)
+        self.progress.end(node.name)
+        self._demand_rows(node, totals)
 
-    def _demand_rows(self, node: Node) -> None:
+    def _demand_rows(self, node: Node, totals: StageTotals | None) -> None:
         """Zero rows with success is how whole datasets get lost: it is a failure here."""
-        totals = self.ledger.totals(node.name)
         if totals is None or totals.kept:
             return
         reasons = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.items())
         raise StageError(
             what=f"{node.name} kept nothing",
             evidence=f"{totals.units_in} {node.stage.unit}s in; {reasons or 'none came in'}",
-            remedy=f"capfilt inspect {self.ledger.run} {node.name} shows what left and why"
+            remedy=f"capfilt inspect {self.ledger.url} {node.name} shows what left and why"
             + ("; lower the threshold with --fork" if node.name == "select" else ""),
         )

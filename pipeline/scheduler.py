@@ -1,162 +1,325 @@
-"""A small scheduler on plain Ray Core: a pool of actors, one shard a call, bounded retries, no lost shard.
+"""A small scheduler on plain Ray Core: actors, one task a call, bounded retries, no lost shard.
 
 Actors are never restarted by Ray and calls never retried by it: a death is an event that is judged here.
 The batch that a dead attempt had in hand is run again row by row; a row that kills its process alone is
 poison and leaves as a reject, its neighbours stay. A death together with its node is nobody's fault and not
-an attempt.
+an attempt. Nodes may come and go: an actor is started when there is a task for it and room.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data_contracts.errors import StageError
-from pipeline.ledger import Part
-from pipeline.task import Crumb, Task
-from pipeline.worker import Result, Worker, crash_file
+from data_contracts.errors import DamageError, StageError
+from pipeline.flow import Flow
+from pipeline.index import Part
+from pipeline.task import Crumb, Resources, Task
+from pipeline.worker import Board, Result, Worker, last_words
 
 TRIES = 3
-POISON_LIMIT = 20
 GRACE = 10.0
+POLL = 0.25
+START_SECONDS = 300.0
+WORDS_SECONDS = 30.0
+
+Ended = Callable[[Task, tuple[tuple[Part, bool], ...]], None]
+Watch = Callable[[Mapping[str, Task], Mapping[str, Crumb]], None]
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one actor takes, and how many of them a stage wants."""
-
-    actors: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-
-@dataclass
+@dataclass(eq=False)
 class _Actor:
+    """A worker; it is idle without a task. ``node`` and ``pid`` are known once it has started."""
+
     handle: Any
-    node: str
-    pid: int
+    needs: Resources
+    begun: float
+    node: str = ""
+    pid: int = 0
+    task: Task | None = None
+    deadline: float = 0.0
+    opened: str = ""
 
 
-@dataclass
-class _Call:
-    actor: _Actor
-    task: Task
-    deadline: float
+class Crew:
+    """The actors of a run on a connected cluster. Use :meth:`close` at the end."""
 
+    def __init__(self, poison_limit: int) -> None:
+        here = ray.get_runtime_context().get_node_id()
+        beside = NodeAffinitySchedulingStrategy(here, soft=False)
+        board: Any = ray.remote(Board)
+        self._board: Any = board.options(num_cpus=0, scheduling_strategy=beside).remote()
+        self._actors: dict[Any, _Actor] = {}  # by the reference that is waited for
+        self._idle: list[_Actor] = []
+        self._poison_limit = poison_limit
+        self._judge = _Judge(poison_limit)
 
-@dataclass
-class Pool:
-    """Live actors with the same resources. Use :meth:`close` at the end."""
-
-    resources: Resources
-    _idle: list[_Actor] = field(default_factory=list)
-
-    def run(
-        self, tasks: Sequence[Task], deadline: float, watch: Callable[[Sequence[Task]], None]
-    ) -> Iterator[tuple[Task, tuple[tuple[Part, bool], ...]]]:
-        """Every task with the parts that stand after it, in the order in which they end.
-
-        ``deadline`` is in seconds, for one task; ``watch`` is called a few times a second with what runs.
+    def run(self, flow: Flow, ended: Ended, watch: Watch) -> None:
+        """Run the flow to its end. ``ended`` is told every task with the parts that stand after it; ``watch``,
+        a few times a second, what runs and how far it is.
 
         Raises:
-            CapfiltError: capfilt's own error of a task, unchanged.
+            CapfiltError: capfilt's own error of a task, unchanged; of damage once what else runs has ended.
             StageError: a task failed ``TRIES`` times without progress, or too many rows are poison.
         """
-        waiting = deque(tasks)
-        calls: dict[Any, _Call] = {}
-        judge = _Judge()
+        self._judge = _Judge(self._poison_limit)
+        damage: DamageError | None = None
+        busy = looked = time.monotonic()
         try:
-            while waiting or calls:
-                while waiting and len(calls) < self.resources.actors:
-                    task = waiting.popleft()
-                    actor = self._idle.pop() if self._idle else self._start(judge)
-                    reference = actor.handle.run.remote(task, deadline)
-                    calls[reference] = _Call(actor, task, time.monotonic() + deadline + GRACE)
-                ready, _ = ray.wait(list(calls), num_returns=1, timeout=0.25)
-                watch([call.task for call in calls.values()])
-                for reference in ready:
-                    call = calls.pop(reference)
-                    ended = self._collect(reference, call, judge)
-                    if isinstance(ended, Task):
-                        waiting.appendleft(ended)
-                    else:
-                        yield call.task, ended
-                for call in calls.values():
-                    if time.monotonic() > call.deadline:  # it outlived its own alarm
-                        ray.kill(call.actor.handle, no_restart=True)
+            while not flow.finished:
+                if damage is None:
+                    self._dispatch(flow)
+                elif not self._running():
+                    raise damage
+                for reference in self._wait():
+                    busy = time.monotonic()
+                    try:
+                        self._collect(reference, flow, ended)
+                    except DamageError as error:
+                        damage = error
+                now = time.monotonic()
+                self._enforce(now, busy)
+                if now - looked > POLL:
+                    looked = now
+                    watch(self._running(), ray.get(self._board.all.remote()))
         finally:
-            for call in calls.values():
-                ray.kill(call.actor.handle, no_restart=True)
+            for actor in self._actors.values():
+                ray.kill(actor.handle, no_restart=True)
+            self._actors.clear()
 
-    def _collect(self, reference: Any, call: _Call, judge: "_Judge") -> tuple[tuple[Part, bool], ...] | Task:
-        """The parts of a call that ended well, or the task to run instead."""
-        try:
-            result: Result = ray.get(reference)
-        except RayActorError:
-            if call.actor.node not in _nodes():
-                return call.task
-            return judge.blame(call.task, _last_words(call.task), died=True)
-        self._idle.append(call.actor)
-        if result.error is not None:
-            raise result.error
-        if result.unexpected:
-            return judge.blame(call.task, result.unexpected, died=False)
-        judge.praise(call.task)
-        return result.committed
+    def _wait(self) -> list[Any]:
+        """What has come back; waits a moment if nothing has."""
+        references = list(self._actors)
+        if not references:
+            time.sleep(POLL)
+            return []
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        return ready or ray.wait(references, num_returns=1, timeout=POLL)[0]
 
-    def _start(self, judge: "_Judge") -> _Actor:
-        needs = self.resources
-        actor: Any = ray.remote(Worker)
-        handle: Any = actor.options(
+    def close(self) -> None:
+        for actor in self._idle:
+            ray.kill(actor.handle, no_restart=True)
+        self._idle.clear()
+        ray.kill(self._board, no_restart=True)
+
+    def _running(self) -> dict[str, Task]:
+        return {actor.task.label: actor.task for actor in self._actors.values() if actor.task}
+
+    # -- placing ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, flow: Flow) -> None:
+        """Hand out every task that has a place now. Rounds end when one places nothing."""
+        room = _Room([*self._actors.values(), *self._idle])
+        placed = True
+        while placed:
+            placed = False
+            for task in flow.ready(room.most_cpus):
+                room.demand(task)
+                if actor := self._place(task, flow.backlog(task), room):
+                    flow.begin(task)
+                    actor.task, actor.opened = task, task.fingerprint
+                    actor.deadline = time.monotonic() + task.deadline + GRACE
+                    reference = actor.handle.run.remote(task, self._board)
+                    self._actors[reference] = actor
+                    placed = True
+                    break
+
+    def _place(self, task: Task, backlog: int, room: "_Room") -> _Actor | None:
+        """An idle actor for the task, the one that has its stage open if there is one; or ask for another one.
+
+        A task may use more threads than its actor reserves (a training takes a whole machine): it gets a node
+        on which nothing else of ours runs, and until it has one, that node takes nothing new.
+        """
+        fitting = [actor for actor in self._idle if actor.needs == task.needs and room.free(actor.node, task)]
+        if fitting:
+            actor = max(fitting, key=lambda actor: actor.opened == task.fingerprint)
+            self._idle.remove(actor)
+            room.take(actor.node, task)
+            return actor
+        if task.threads > task.needs.cpus:
+            room.reserve(task, [actor.node for actor in (*self._idle, *self._actors.values())])
+        starting = sum(not actor.node and actor.needs == task.needs for actor in self._actors.values())
+        if starting >= backlog:
+            return None
+        if not room.fits(task.needs):
+            spare = next((actor for actor in self._idle if actor.needs != task.needs), None)
+            if spare is None:
+                return None
+            self._idle.remove(spare)
+            ray.kill(spare.handle, no_restart=True)
+            room.give_back(spare)
+        self._start(task.needs)
+        return None
+
+    def _start(self, needs: Resources) -> None:
+        """Ask for another actor; it is idle once it answers."""
+        worker: Any = ray.remote(Worker)
+        handle = worker.options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, max_task_retries=0
         ).remote()
+        self._actors[handle.where.remote()] = _Actor(handle, needs, time.monotonic())
+
+    # -- what comes back ----------------------------------------------------------------------------------
+
+    def _collect(self, reference: Any, flow: Flow, ended: Ended) -> None:
+        actor = self._actors.pop(reference)
+        task, actor.task = actor.task, None
         try:
-            node, pid = ray.get(handle.where.remote(), timeout=120)
+            answer = ray.get(reference)
         except RayError as error:
+            self._bury(actor, task, flow, error)
+            return
+        self._idle.append(actor)
+        if task is None:
+            actor.node, actor.pid = answer
+            self._judge.started()
+            return
+        result: Result = answer
+        crumb: Crumb = ray.get(self._board.take.remote(task.label))
+        if result.error is not None:
+            if isinstance(result.error, DamageError):
+                flow.again(task)
+            raise result.error
+        if result.unexpected:
+            flow.again(self._judge.blame(task, crumb.ids, result.unexpected))
+            return
+        self._judge.praise(task)
+        ended(task, result.committed)
+        flow.end(task, [part for part, _ in result.committed])
+
+    def _bury(self, actor: _Actor, task: Task | None, flow: Flow, error: RayError) -> None:
+        """An actor is dead: with its node, which is nobody's fault, or by what its task did."""
+        words = _last_words(actor) if actor.node else None
+        if task is None:
+            self._judge.not_started(actor.needs, error)
+            return
+        crumb: Crumb = ray.get(self._board.take.remote(task.label))
+        flow.again(task if words is None else self._judge.blame(task, crumb.ids, words))
+
+    def _enforce(self, now: float, busy: float) -> None:
+        """Kill what outlived its own alarm; say so when no worker can be had for a long time."""
+        for actor in self._actors.values():
+            if actor.task and now > actor.deadline:
+                ray.kill(actor.handle, no_restart=True)
+        if not self._running() and now > busy + START_SECONDS:
+            raise StageError(
+                what=f"no Ray worker could start within {START_SECONDS:.0f} s",
+                evidence=f"{len(self._actors)} asked for, {len(ray.nodes())} nodes; others may hold what they have",  # type: ignore[no-untyped-call]
+                remedy="see `ray status`; free the cluster, or ask for less in the recipe's `placement`",
+            )
+
+
+class _Room:
+    """What the cluster's nodes have, less what this run's actors take of it."""
+
+    def __init__(self, actors: list[_Actor]) -> None:
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+        self._cpus = {node: float(has.get("CPU", 0.0)) for node, has in alive.items()}
+        self._gpus = {node: float(has.get("GPU", 0.0)) for node, has in alive.items()}
+        self._threads = Counter(dict.fromkeys(alive, 0))
+        self._reserved: dict[str, str] = {}
+        self._taken = Resources(sum(a.needs.cpus for a in actors), sum(a.needs.gpus for a in actors))
+        for actor in actors:
+            if actor.task:
+                self._threads[actor.node] += actor.task.threads
+
+    @property
+    def most_cpus(self) -> int:
+        return max(1, *map(int, self._cpus.values()))
+
+    def demand(self, task: Task) -> None:
+        """Raise :class:`StageError` when no node could ever run the task."""
+        needs = task.needs
+        if any(self._cpus[node] >= needs.cpus and self._gpus[node] >= needs.gpus for node in self._cpus):
+            return
+        best = f"{max(self._cpus.values(), default=0):g} CPUs, {max(self._gpus.values(), default=0):g} GPUs"
+        raise StageError(
+            what=f"no node of the cluster can hold a worker of {task.name}: "
+            f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
+            evidence=f"the largest have {best}",
+            remedy="ask for less in the recipe's `placement`, or add nodes",
+        )
+
+    def free(self, node: str, task: Task) -> bool:
+        """Whether the node has threads left for the task and is not kept for another one."""
+        if node not in self._cpus or self._reserved.get(node, task.label) != task.label:
+            return False
+        return self._threads[node] == 0 or self._threads[node] + task.threads <= self._cpus[node]
+
+    def take(self, node: str, task: Task) -> None:
+        self._threads[node] += task.threads
+
+    def reserve(self, task: Task, nodes: list[str]) -> None:
+        candidates = [node for node in nodes if node in self._cpus and node not in self._reserved]
+        if candidates and task.label not in self._reserved.values():
+            self._reserved[min(candidates, key=lambda node: self._threads[node])] = task.label
+
+    def fits(self, needs: Resources) -> bool:
+        """Whether the cluster has room for one more such actor beside those of this run."""
+        return self._taken.cpus + needs.cpus <= sum(
+            self._cpus.values()
+        ) and self._taken.gpus + needs.gpus <= sum(self._gpus.values())
+
+    def give_back(self, actor: _Actor) -> None:
+        self._taken = Resources(self._taken.cpus - actor.needs.cpus, self._taken.gpus - actor.needs.gpus)
+
+
+def _last_words(actor: _Actor) -> str | None:
+    """How the actor's process died, asked of its machine; ``None`` when the machine is gone as well."""
+    there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
+    look: Any = ray.remote(last_words)
+    asked = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(actor.pid)
+    try:
+        return str(ray.get(asked, timeout=WORDS_SECONDS))
+    except (RayError, GetTimeoutError):
+        return None
+
+
+@dataclass
+class _Judge:
+    """Decides what a failed task deserves. ``poison_limit`` rows at most are quarantined in a run's stage."""
+
+    poison_limit: int
+    failures: dict[str, int] = field(default_factory=dict)
+    poison: Counter[str] = field(default_factory=Counter)
+    successes: Counter[str] = field(default_factory=Counter)
+    deaths_in_open: Counter[str] = field(default_factory=Counter)
+    bad_starts: int = 0
+
+    def praise(self, task: Task) -> None:
+        self.successes[task.name] += 1
+
+    def started(self) -> None:
+        self.bad_starts = 0
+
+    def not_started(self, needs: Resources, error: RayError) -> None:
+        self.bad_starts += 1
+        if self.bad_starts >= TRIES:
             raise StageError(
                 what="a Ray worker could not start",
                 evidence=str(error).strip().splitlines()[-1],
                 remedy=f"it needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs and the same installation of "
                 "capfilt as here; see `placement` in the recipe and the worker's log",
             ) from error
-        return _Actor(handle, node, pid)
 
-    def close(self) -> None:
-        for actor in self._idle:
-            ray.kill(actor.handle, no_restart=True)
-        self._idle.clear()
-
-
-@dataclass
-class _Judge:
-    """Decides what a failed task deserves. One for each stage's run."""
-
-    failures: dict[str, int] = field(default_factory=dict)
-    poison: int = 0
-    successes: int = 0
-    deaths_in_open: int = 0
-
-    def praise(self, task: Task) -> None:
-        self.successes += 1
-
-    def blame(self, task: Task, how: str, *, died: bool) -> Task:
+    def blame(self, task: Task, ids: Sequence[str], how: str) -> Task:
         """The task to run next, with what is now known about its rows."""
-        ids, *_ = Crumb(task.run, task.label).read()
-        Crumb(task.run, task.label).sweep()
         last = how.strip().splitlines()[-1] if how.strip() else "no message"
         again = replace(task, attempt=task.attempt + 1)
         if not ids:
-            self.deaths_in_open += 1
-            if self.deaths_in_open >= TRIES and not self.successes:
+            self.deaths_in_open[task.name] += 1
+            if self.deaths_in_open[task.name] >= TRIES and not self.successes[task.name]:
                 raise _hopeless(task, how, "before its first batch")
         elif len(ids) == 1 and ids[0] in task.suspects:
-            self.poison += 1
-            if self.poison > POISON_LIMIT:
-                raise _hopeless(task, how, f"with more than {POISON_LIMIT} different rows in hand")
+            self.poison[task.name] += 1
+            if self.poison[task.name] > self.poison_limit:
+                raise _hopeless(task, how, f"with more than {self.poison_limit} different rows in hand")
             return replace(again, poison={**task.poison, ids[0]: last})
         elif not task.suspects.issuperset(ids):
             if task.attempt > TRIES + 2 * len(task.poison) + 2:
@@ -174,38 +337,3 @@ def _hopeless(task: Task, how: str, when: str) -> StageError:
         evidence=how.strip()[-2000:],
         remedy=f"what is committed stays; mend the cause, then `capfilt resume {task.run}`",
     )
-
-
-def _last_words(task: Task) -> str:
-    """What the dying process wrote: the fatal signal or the alarm; a SIGKILL leaves nothing."""
-    try:
-        first = crash_file(task).read_text().strip().splitlines()[0]
-    except (OSError, IndexError):
-        return "the process was killed without a word (SIGKILL, often out of memory)"
-    if first.startswith("Timeout"):
-        return "the process was ended by the shard's deadline"
-    return f"the process died: {first.removeprefix('Fatal Python error: ')}"
-
-
-def _nodes() -> set[str]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"] for node in nodes if node["Alive"]}
-
-
-def fit(wanted: Resources) -> Resources:
-    """As many of the wanted actors as the cluster can hold at once.
-
-    Raises:
-        StageError: when it can hold none, with what is missing.
-    """
-    have: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    room = have.get("CPU", 0.0) / wanted.cpus if wanted.cpus else float("inf")
-    if wanted.gpus:
-        room = min(room, have.get("GPU", 0.0) / wanted.gpus)
-    if room < 1:
-        raise StageError(
-            what=f"the cluster can never hold an actor with {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs",
-            evidence=f"it has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs in all",
-            remedy="ask for less in the recipe's `placement`, or add nodes",
-        )
-    return replace(wanted, actors=int(min(wanted.actors, room)))

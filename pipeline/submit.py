@@ -45,7 +45,7 @@ def submit(recipe: Recipe, address: str, until: str | None = None) -> str:
                 client.submit_job(
                     entrypoint=f"{python} {command}",
                     runtime_env={"working_dir": folder},
-                    metadata={"capfilt.run": str(recipe.run)},
+                    metadata={"capfilt.run": recipe.run},
                 )
             )
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:

@@ -1,14 +1,17 @@
 """What of a plan is done, what is to run, and why: from storage alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from data_contracts.errors import DamageError
-from pipeline.ledger import Ledger, Part
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_contracts.ledger import StageTotals
+from pipeline.index import Index
+from pipeline.ledger import Ledger
 from pipeline.plan import Node, Plan
-from stages.list_source import ListSource
-from stages.stage import GlobalStage
+from stages.stage import GlobalStage, Trained
 
 
 class State(StrEnum):
@@ -20,115 +23,141 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """How one stage stands. ``missing`` are its shards to run; empty for a global stage, which runs whole.
+    """How one stage stands.
 
-    ``superseded`` are committed parts whose input is no longer what they read, by shard.
+    ``shards`` are those that it has or will have, once they are known. ``index`` has the committed parts that
+    can be used; ``missing`` are the shards to run (empty for a global stage, which runs whole). ``superseded``
+    are committed parts whose input is no longer what they read, ``damaged`` those that cannot be used, by name
+    with the reason.
     """
 
     state: State
     why: str
-    expected: int | None = None
-    committed: Mapping[str, Part] = field(default_factory=dict)
+    shards: tuple[str, ...] | None = None
+    index: Index = field(default_factory=Index, repr=False)
     missing: tuple[str, ...] = ()
-    superseded: Mapping[str, Part] = field(default_factory=dict)
+    superseded: Mapping[str, str] = field(default_factory=dict)
     stale: str = ""
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        return self.index.damaged
+
+    @property
+    def expected(self) -> int | None:
+        return None if self.shards is None else len(self.shards)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (State.DONE, State.PARENT)
 
 
 def sharded(node: Node) -> bool:
     """Whether a stage's parts belong to shards (listing and all shard stages), not to the run as a whole."""
-    return not isinstance(node.stage, GlobalStage) or isinstance(node.stage, ListSource)
+    return not isinstance(node.stage, GlobalStage) or node.stage.lists
 
 
 def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
-    """Every stage's standing, in the plan's order.
-
-    Raises:
-        DamageError: a committed part is gone or has another size, or `verify` found it damaged.
-    """
+    """Every stage's standing, in the plan's order. Nothing is raised for damage: it is in the standings."""
     standings: dict[str, Standing] = {}
     for node in plan:
-        waiting = [need for need in node.needs if standings[need].state in (State.TO_RUN, State.WAITING)]
-        committed = ledger.parts(node.name)
-        for part in committed.values():
-            _demand_whole(ledger, node.name, part)
-        standings[node.name] = _standing(plan, ledger, node, committed, waiting, standings)
+        totals, index = ledger.totals(node.name), ledger.index(node.name)
+        waiting = [need for need in node.needs if not standings[need].ended]
+        if totals is not None and totals.refers_to and not index.damaged:
+            why = f"same fingerprint as in {totals.refers_to}"
+            standings[node.name] = Standing(State.PARENT, why, tuple(index.shards), index)
+        elif isinstance(node.stage, GlobalStage):
+            standings[node.name] = _whole(plan, node, totals, index, waiting, standings)
+        else:
+            standings[node.name] = _by_shard(plan, node, totals, index, waiting, standings)
     return standings
 
 
-def _standing(
+def _whole(
     plan: Plan,
-    ledger: Ledger,
     node: Node,
-    committed: Mapping[str, Part],
-    waiting: list[str],
+    totals: StageTotals | None,
+    index: Index,
+    waiting: Sequence[str],
     standings: Mapping[str, Standing],
 ) -> Standing:
-    totals = ledger.totals(node.name)
-    if totals is not None and totals.refers_to:
-        return Standing(State.PARENT, f"same fingerprint as in {totals.refers_to}", len(committed), committed)
-    if isinstance(node.stage, GlobalStage):
-        if totals is None:
-            if waiting:
-                return Standing(State.WAITING, f"after {', '.join(waiting)}", committed=committed)
-            return Standing(State.TO_RUN, "has not finished", committed=committed)
-        lost = set(totals.shards) - committed.keys()
-        if lost:
-            return Standing(State.TO_RUN, f"{len(lost)} parts are damaged or gone", committed=committed)
-        stale = _changed(node, next(iter(committed.values()), None), standings, every=True)
-        return Standing(State.DONE, "complete", len(committed), committed, stale=stale)
-    unlisted = [need for need in waiting if sharded(plan.nodes[need]) and standings[need].expected is None]
-    if unlisted:
-        return Standing(State.WAITING, f"after {', '.join(unlisted)}", committed=committed)
-    expected = sorted(
-        {
-            shard
-            for name in node.upstream
-            if sharded(plan.nodes[name])
-            for shard in (*standings[name].committed, *standings[name].missing)
-        }
-    )
-    superseded = {
-        shard: part for shard, part in committed.items() if _changed(node, part, standings, every=False)
-    }
-    sound = {shard: part for shard, part in committed.items() if shard not in superseded}
-    missing = tuple(shard for shard in expected if shard not in sound)
-    if missing or totals is None:
-        why = f"{len(missing)} of {len(expected)} shards to do"
-        if superseded:
-            why += f", {len(superseded)} because their input was redone"
-        state = State.WAITING if waiting else State.TO_RUN
-        return Standing(state, why, len(expected), sound, missing, superseded)
-    return Standing(State.DONE, "complete", len(expected), sound)
-
-
-def _changed(node: Node, part: Part | None, standings: Mapping[str, Standing], *, every: bool) -> str:
-    """The first input that a part read and that stands no more; for a global stage also one that is new."""
-    if part is None or part.record is None:
-        return ""
-    read = {(given.stage, given.name): given.sha256 for given in part.record.inputs}
-    for name in node.upstream:
-        standing = standings[name]
-        if standing.state in (State.TO_RUN, State.WAITING) and not every:
-            continue
-        now = {(name, found.name): found.sha256 for found in standing.committed.values()}
-        before = {key: digest for key, digest in read.items() if key[0] == name}
-        gone = before.items() - now.items()
-        if gone or (every and now.keys() - before.keys()):
-            return f"{name} has parts that it did not see"
-    return ""
-
-
-def _demand_whole(ledger: Ledger, stage: str, part: Part) -> None:
-    path = ledger.folder(stage) / part.name
-    size = path.stat().st_size if path.exists() else -1
-    evidence = ledger.suspicion(stage, part.name)
-    if size != part.size:
-        evidence = f"{max(size, 0)} bytes instead of {part.size}"
-    if evidence:
-        raise DamageError(
-            what=f"{path} is damaged",
-            evidence=evidence,
-            remedy=f"capfilt resume {ledger.home(stage).run} sets it aside and redoes its shard",
-            stage=stage,
-            part=part.name,
+    """A global stage: it stands as long as its own parts do; what it read may have changed since."""
+    shards = tuple(index.shards)
+    lost = set(totals.shards) - set(shards) if totals else set()
+    if totals is None or lost or index.damaged:
+        why = (
+            f"{len(lost | index.damaged.keys())} parts are damaged or gone" if totals else "has not finished"
         )
+        if waiting:
+            return Standing(State.WAITING, f"after {', '.join(waiting)}", None, index)
+        return Standing(State.TO_RUN, why, None, index)
+    stale = ""
+    if len(index):
+        read = index.table["inputs"][0].as_py()
+        for name in node.upstream:
+            now = set(standings[name].index.text(name).to_pylist())
+            before = {f"{one};" for one in read.split(";") if one.startswith(f"{name}/")}
+            if now != before and standings[name].ended:
+                stale = f"{name} has parts that it did not see"
+                break
+    return Standing(State.DONE, "complete", shards, index, stale=stale)
+
+
+def _by_shard(
+    plan: Plan,
+    node: Node,
+    totals: StageTotals | None,
+    index: Index,
+    waiting: Sequence[str],
+    standings: Mapping[str, Standing],
+) -> Standing:
+    """A shard stage: a part stands if everything that it read still does."""
+    above = [name for name in node.upstream if sharded(plan.nodes[name])]
+    if unlisted := [name for name in above if standings[name].shards is None]:
+        first = next((need for need in waiting if need in unlisted), unlisted[0])
+        return Standing(State.WAITING, f"after {first}", None, index)
+    shards = tuple(sorted({shard for name in above for shard in standings[name].shards or ()}))
+    superseded = _superseded(plan, node, index, standings)
+    sound = index.without(superseded) if superseded else index
+    missing = tuple(shard for shard in shards if shard not in sound)
+    if not missing and totals is not None:
+        return Standing(State.DONE, "complete", shards, sound)
+    why = f"{len(missing)} of {len(shards)} shards to do"
+    if superseded:
+        why += f", {len(superseded)} because their input was redone"
+    if index.damaged:
+        why += f", {len(index.damaged)} because their part is damaged"
+    state = State.WAITING if waiting else State.TO_RUN
+    return Standing(state, why, shards, sound, missing, superseded)
+
+
+def _superseded(plan: Plan, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
+    """The parts, by shard, that read something which stands no more."""
+    if not len(index):
+        return {}
+    own = index.table["shard"].combine_chunks()
+    columns = []
+    for name in sorted(node.upstream):
+        standing, text = standings[name], standings[name].index.text(name)
+        if sharded(plan.nodes[name]):
+            place = pc.index_in(own, standing.index.table["shard"].combine_chunks())
+            due = pc.is_in(own, pa.array(standing.shards or (), pa.string()))
+            columns.append(pc.if_else(due, text.take(place), pa.scalar("", pa.large_string())))
+        else:
+            whole = "".join(sorted(text.to_pylist())) if len(text) else None
+            columns.append(pa.repeat(pa.scalar(whole, pa.large_string()), len(own)))
+    expected = pc.binary_join_element_wise(*columns, pa.scalar("", pa.large_string()))
+    sound = pc.equal(expected, index.table["inputs"].combine_chunks())
+    for model in node.stage.models:
+        if isinstance(model, Trained):
+            digest = model_digest(standings[model.stage].index)
+            same = pc.match_substring(index.table["models"].combine_chunks(), f"{model.stage}={digest};")
+            sound = pc.and_(sound, same)
+    gone = index.table.filter(pc.invert(pc.fill_null(sound, False)))
+    return dict(zip(gone["shard"].to_pylist(), gone["name"].to_pylist(), strict=True))
+
+
+def model_digest(index: Index) -> str:
+    """The digest of the model that a stage made; empty when it has not."""
+    part = next(iter(index.parts().values()), None) if len(index) else None
+    return str(part.record.facts.get("model", "")) if part and part.record else ""

@@ -3,9 +3,7 @@
 Plain Python without Ray, so that tests and the command line can run it in a bare process.
 """
 
-import json
-import os
-import shutil
+import errno
 import socket
 import time
 import uuid
@@ -13,39 +11,52 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.contract import Contract
-from data_contracts.errors import ConservationError, StageError
+from data_contracts.errors import ConservationError, StageError, StorageError
 from data_contracts.ledger import InputPart, ShardRecord
 from data_contracts.records import Record
 from data_contracts.rejects import Reason, Reject
-from pipeline.ledger import RECORD, Ledger, Part
-from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Transform
+from pipeline.failpoints import failpoint
+from pipeline.index import Part
+from pipeline.ledger import RECORD, Ledger
+from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Trained, Transform
 
 ROW_GROUP = 2048
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The committed parts of one upstream stage that a task reads, by shard."""
+    """The committed parts of one upstream stage that a task reads: name and sha256 by shard."""
 
     stage: str
     record: type[Record]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the actor that runs a task takes of its node."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
 class Task:
     """Everything that a worker needs to know. ``shard`` is empty for a global stage.
 
-    ``suspects`` are the ids that a dead attempt had in hand: they are handled one by one. ``poison`` maps ids
-    that killed their process alone to how it died: they leave as rejects.
+    ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings;
+    ``digests`` has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are
+    handled one by one. ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
     """
 
-    run: Path
+    run: str
     name: str
     stage: Stage
     fingerprint: str
@@ -53,9 +64,11 @@ class Task:
     upstream: tuple[Upstream, ...]
     models: Mapping[ModelRef, str]
     digests: Mapping[str, str]
+    needs: Resources = Resources()
     device: str = "cpu"
     threads: int = 1
     batch: int = 64
+    deadline: float = 3600.0
     attempt: int = 1
     generation: int = 0
     suspects: frozenset[str] = frozenset()
@@ -66,35 +79,24 @@ class Task:
         return f"{self.name}-{self.shard}" if self.shard else self.name
 
 
-class Crumb:
-    """The breadcrumb: what an attempt has in hand and how far it is, in the run's own storage."""
+class Crumb(NamedTuple):
+    """The breadcrumb: the ids that an attempt has in hand, how far it is, and a word on how it goes."""
 
-    def __init__(self, run: Path, label: str) -> None:
-        self.path = run / "_tmp" / "crumbs" / f"{label}.json"
+    ids: Sequence[str] = ()
+    done: int = 0
+    total: int = 0
+    text: str = ""
 
-    def drop(self, ids: Sequence[str], done: int, total: int, text: str = "") -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"ids": list(ids), "done": done, "total": total, "text": text}))
-        temporary.replace(self.path)
 
-    def read(self) -> tuple[list[str], int, int, str]:
-        try:
-            found = json.loads(self.path.read_text())
-        except (FileNotFoundError, ValueError):
-            return [], 0, 0, ""
-        return found["ids"], found["done"], found["total"], found["text"]
-
-    def sweep(self) -> None:
-        self.path.unlink(missing_ok=True)
+Drop = Callable[[Crumb], None]
 
 
 class CommittedInput:
     """The committed parts that a task reads: a :class:`ShardInput` and a :class:`StageInput` in one."""
 
-    def __init__(self, task: Task, ledger: Ledger, crumb: Crumb) -> None:
+    def __init__(self, task: Task, ledger: Ledger, drop: Drop) -> None:
         self.shard = task.shard
-        self._task, self._ledger, self._crumb = task, ledger, crumb
+        self._task, self._ledger, self._drop = task, ledger, drop
         self._by_record = {upstream.record: upstream for upstream in task.upstream}
         self._buffers: dict[tuple[str, str], pa.BufferReader] = {}
         self.quarantined: list[str] = []
@@ -106,7 +108,7 @@ class CommittedInput:
     def _file(self, record: type[Record], shard: str, *, keep: bool) -> pq.ParquetFile:
         upstream = self._by_record[record]
         buffer = self._buffers.get((upstream.stage, shard)) or self._ledger.read(
-            upstream.stage, upstream.parts[shard]
+            upstream.stage, *upstream.parts[shard]
         )
         if keep:
             self._buffers[upstream.stage, shard] = buffer
@@ -129,7 +131,7 @@ class CommittedInput:
         for whole in file.iter_batches(batch_size=rows):
             for batch in self._cut(whole):
                 ids = batch["row_id"].to_pylist()
-                self._crumb.drop(ids, done, total)
+                self._drop(Crumb(ids, done, total))
                 done += len(ids)
                 yield batch
 
@@ -181,8 +183,9 @@ class PartWriter:
         task, stage = self._task, self._task.stage
         self._contract.check_key(self._keys)
         reasons = [reject.reason for reject in self._rejects]
+        failpoint("rejects.before")
         record = ShardRecord(
-            run=task.run.name,
+            run=self._ledger.storage.name,
             stage=task.name,
             shard=task.shard,
             generation=task.generation,
@@ -220,51 +223,73 @@ class PartWriter:
         name = f"_rejects/part-{self._task.shard}.{uuid.uuid4().hex[:12]}.parquet"
         path = self._path.with_suffix(".rejects")
         pq.write_table(Contract(Reject).table(self._rejects), path, compression="zstd")
-        self._ledger.publish(path, self._ledger.run / self._task.name / name)
+        self._ledger.storage.create(f"{self._task.name}/{name}", path)
+        failpoint("rejects.after")
         return name
 
 
 Opened = Callable[[Task, Site], Transform]
 
 
-def run_task(task: Task, open_stage: Opened) -> list[tuple[Part, bool]]:
+def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) -> list[tuple[Part, bool]]:
     """Do the work and commit it; the parts that stand now, and whether this attempt wrote each.
 
-    ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard.
+    ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard. ``drop`` is
+    called with a breadcrumb before every batch.
 
     Raises:
         ContractError, ConservationError: nothing of the shard is committed.
         DamageError: an input part is not what was committed.
+        StorageError: the disk or the store fails.
     """
-    ledger, crumb = Ledger(task.run), Crumb(task.run, task.label)
-    crumb.sweep()  # what an earlier attempt had in hand must not be blamed for this one's death
-    inputs = CommittedInput(task, ledger, crumb)
+    try:
+        return _run_task(task, open_stage, drop)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise StorageError(
+            what=f"the disk fails under {task.label}",
+            evidence=str(error),
+            remedy=f"make room or see to the disk, then capfilt resume {task.run}: what is committed stays",
+        ) from error
+
+
+def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bool]]:
+    ledger = Ledger(task.run)
+    if task.shard and (stands := ledger.standing(task.name, task.shard, task.generation)):
+        return [(stands, False)]
+    inputs = CommittedInput(task, ledger, drop)
     read = [
-        InputPart(stage=upstream.stage, name=part.name, sha256=part.sha256)
+        InputPart(stage=upstream.stage, name=name, sha256=sha256)
         for upstream in task.upstream
-        for part in upstream.parts.values()
+        for name, sha256 in upstream.parts.values()
     ]
-    with ledger.temporary("work") as scratch:
-        scratch.mkdir()
-        lasting = task.run / "_tmp" / "lasting" / f"{task.name}-{task.fingerprint[:12]}"
+    lasting = f"{task.name}-{task.fingerprint[:12]}"
+    with ledger.storage.scratch() as scratch:
         site = Site(
             device=task.device,
             threads=task.threads,
             batch=task.batch,
-            models=task.models,
+            models={model: _place(ledger, task, model) for model in task.stage.models},
             scratch=scratch,
-            lasting=lasting,
-            progress=lambda done, total, text: crumb.drop([], done, total, text),
+            lasting=lambda: ledger.storage.lasting(lasting),
+            keep=lambda: ledger.storage.keep(lasting),
+            progress=lambda done, total, text: drop(Crumb((), done, total, text)),
         )
         if isinstance(task.stage, ShardStage):
-            committed = [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]
-        elif isinstance(task.stage, GlobalStage):
+            return [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]
+        if isinstance(task.stage, GlobalStage):
             committed = _run_global(task, task.stage, ledger, inputs, site, read)
-            shutil.rmtree(lasting, ignore_errors=True)
-        else:
-            raise TypeError(type(task.stage))
-    crumb.sweep()
-    return committed
+            ledger.storage.forget(lasting)
+            return committed
+        raise TypeError(type(task.stage))
+
+
+def _place(ledger: Ledger, task: Task, model: ModelRef) -> str:
+    """Where a model lies on this machine."""
+    if isinstance(model, Trained):
+        return str(ledger.model(model.stage, task.digests[model.stage]))
+    return task.models[model]
 
 
 def _run_shard(
@@ -310,6 +335,7 @@ def _run_global(
     """Parts that an earlier attempt committed stand: the same inputs make the same rows."""
     committed, seen = [], set()
     facts: dict[str, object] = {}
+    index = ledger.index(task.name)
     started = time.monotonic()
     for made in stage.run(site, inputs):
         if isinstance(made, Model):
@@ -322,7 +348,10 @@ def _run_global(
                 remedy="this is a defect of the stage: that shard was not committed",
             )
         seen.add(made.shard)
-        own = replace(task, shard=made.shard, generation=ledger.generation(task.name, made.shard))
+        if made.shard in index:
+            committed.append((index.part(made.shard), False))
+            continue
+        own = replace(task, shard=made.shard, generation=index.generation(made.shard))
         writer = PartWriter(ledger, own, site.scratch, started)
         writer.write(replace(made, facts={**facts, **made.facts}))
         committed.append(writer.commit(made.units, read))

@@ -56,10 +56,10 @@ def against(ledger: Ledger, judge: Judge) -> dict[str, Any]:
     of MATCH against NOISE; partial texts are left out of it.
     """
     urls = {
-        row["row_id"]: row["url"] for row in query("SELECT row_id, url FROM {files}", files(ledger, "ingest"))
+        row["row_id"]: row["url"] for row in query("SELECT row_id, url FROM files", files(ledger, "ingest"))
     }
-    kept = {row["pair_id"] for row in query("SELECT pair_id FROM {files}", files(ledger, "select"))}
-    scores = query("SELECT pair_id, row_id, source, text, itm, itc FROM {files}", files(ledger, "score"))
+    kept = {row["pair_id"] for row in query("SELECT pair_id FROM files", files(ledger, "select"))}
+    scores = query("SELECT pair_id, row_id, source, text, itm, itc FROM files", files(ledger, "score"))
     judged = [(row, truth) for row in scores if (truth := judge(urls[row["row_id"]], row["text"]))]
     web = [(row, truth) for row, truth in judged if row["source"] == Source.WEB]
     synthetic = [(row, truth) for row, truth in judged if row["source"] == Source.SYNTHETIC]

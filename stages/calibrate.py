@@ -10,7 +10,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import CalibrationError
 from data_contracts.records import HumanPicture, Metric, Record, Split
 from stages.held_out import held_out, judge
-from stages.stage import GlobalStage, ModelRef, Rows, Site, StageInput
+from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 MINIMUM = 20
 
@@ -24,6 +24,7 @@ class Calibrate(GlobalStage):
 
     consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
     produces: ClassVar[type[Record]] = Metric
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "figure"
 
     filter: ModelRef

@@ -8,7 +8,7 @@ from data_contracts.contract import Contract
 from data_contracts.records import Caption, Picture, Record
 from data_contracts.rejects import Reason, Reject
 from models.protocols import Captioner, Decoding
-from stages.stage import ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class WriteCaptions(ShardStage):
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
     produces: ClassVar[type[Record]] = Caption
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
 
     captioner: ModelRef
     decoding: Decoding

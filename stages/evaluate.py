@@ -10,7 +10,7 @@ from data_contracts.contract import Contract
 from data_contracts.records import HumanPicture, Metric, Picture, Record, Split
 from models.protocols import Captioner, Decoding
 from stages.held_out import HeldOut, Judged, held_out, judge
-from stages.stage import GlobalStage, ModelRef, Rows, Site, StageInput
+from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 FEWEST = 5
 
@@ -25,6 +25,7 @@ class Evaluate(GlobalStage):
 
     consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
     produces: ClassVar[type[Record]] = Metric
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "figure"
 
     filter: ModelRef

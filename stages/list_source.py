@@ -24,6 +24,7 @@ class ListSource(GlobalStage):
     """
 
     produces: ClassVar[type[Record]] = Occurrence
+    lists: ClassVar[bool] = True
 
     sources: tuple[SourceSpec, ...]
     target: int

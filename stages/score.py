@@ -9,7 +9,7 @@ from data_contracts.identity import pair_id
 from data_contracts.records import Caption, Picture, Record, Score, Source
 from data_contracts.rejects import Reason, Reject
 from models.protocols import Matcher
-from stages.stage import ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
 
 class _Text(NamedTuple):
@@ -25,6 +25,7 @@ class ScorePairs(ShardStage):
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Caption)
     produces: ClassVar[type[Record]] = Score
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "text"
 
     filter: ModelRef

@@ -33,14 +33,16 @@ class Trained:
 
 
 ModelRef = Checkpoint | Trained
+MODEL_LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class Site:
     """Where a stage runs: placement, never identity.
 
-    ``scratch`` is private to the attempt and vanishes with it; ``lasting`` belongs to the stage and survives
-    a failed attempt, so that a training can go on from its last checkpoint there.
+    ``scratch`` is private to the attempt and vanishes with it; the folder that ``lasting`` gives belongs to the
+    stage and survives a failed attempt, so that a training can go on from its last checkpoint there. ``keep``
+    makes what is in it survive the machine as well.
     """
 
     device: str
@@ -48,7 +50,8 @@ class Site:
     batch: int
     models: Mapping[ModelRef, str]
     scratch: Path
-    lasting: Path
+    lasting: Callable[[], Path]
+    keep: Callable[[], None]
     progress: Callable[[int, int, str], None]
 
 
@@ -103,11 +106,15 @@ Transform = Callable[[ShardInput], Iterator[Rows]]
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """Common ground: contracts and the unit that is counted."""
+    """Common ground: contracts and the unit that is counted.
+
+    ``libraries`` are distributions whose version can change what the stage makes: it is identity.
+    """
 
     consumes: ClassVar[tuple[type[Record], ...]] = ()
     produces: ClassVar[type[Record]]
     unit: ClassVar[str] = "image"
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @property
     def fan_out(self) -> int:
@@ -137,7 +144,9 @@ class ShardStage(Stage):
 
 @dataclass(frozen=True)
 class GlobalStage(Stage):
-    """Works on everything at once, on one worker."""
+    """Works on everything at once, on one worker. One that ``lists`` makes the shards that later stages have."""
+
+    lists: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:

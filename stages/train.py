@@ -18,7 +18,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import SourceError, TrainingError
 from data_contracts.records import HumanPicture, Metric, Picture, Record, Split, TrainingStep
 from models.text import normalise_caption
-from stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput
+from stages.stage import MODEL_LIBRARIES, GlobalStage, Model, ModelRef, Rows, Site, StageInput
 
 if TYPE_CHECKING:
     from models.med.checkpoint import Checkpoint as Loaded
@@ -78,6 +78,7 @@ class _Training(GlobalStage):
 
     consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
     produces: ClassVar[type[Record]] = TrainingStep
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "step"
 
     start: Start
@@ -95,8 +96,8 @@ class _Training(GlobalStage):
         from models.training.loop import Execution
 
         loaded = self._load(site)
-        site.lasting.mkdir(parents=True, exist_ok=True)
-        curve = site.lasting / "steps.jsonl"
+        lasting = site.lasting()
+        curve = lasting / "steps.jsonl"
         with curve.open("a", buffering=1) as lines:  # what a checkpoint has behind it will not run again
             if curve.stat().st_size:
                 lines.write("\n")  # a kill may have cut the last line short
@@ -107,7 +108,8 @@ class _Training(GlobalStage):
                 Execution(
                     threads=site.threads,
                     device=site.device,
-                    checkpoints=site.lasting,
+                    checkpoints=lasting,
+                    on_checkpoint=site.keep,
                     on_step=lambda record: self._note(record, lines.write, site),
                 ),
             )

@@ -45,14 +45,15 @@ class Execution:
     bit.
 
     ``checkpoints`` is a directory for the running job's state, written every ``checkpoint_every`` steps and
-    removed by the caller once the model is saved. ``on_step`` gets each step's record: step, steps, loss, its
-    parts, lr, grad_norm, seconds.
+    removed by the caller once the model is saved; ``on_checkpoint`` is called after each. ``on_step`` gets each
+    step's record: step, steps, loss, its parts, lr, grad_norm, seconds.
     """
 
     threads: int = 1
     device: str = "cpu"
     checkpoints: Path | None = None
     checkpoint_every: int = 200
+    on_checkpoint: Callable[[], None] | None = None
     on_step: OnStep | None = None
 
 
@@ -96,6 +97,8 @@ def train(
             done = step + 1
             if execution.checkpoints and (done % execution.checkpoint_every == 0 or done == settings.steps):
                 _write(execution.checkpoints, learner, optimizer, settings, done)
+                if execution.on_checkpoint:
+                    execution.on_checkpoint()
             if execution.on_step:
                 record = {name: float(value.detach()) for name, value in figures.items()}
                 record |= {"step": done, "steps": settings.steps, "lr": learning_rate(settings, step)}

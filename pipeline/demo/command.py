@@ -70,13 +70,13 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"""
-the cleaned dataset   {ledger.run}/export/part-*.parquet and README.md, its card
-every stage           {ledger.run}/STAGE/part-*.parquet; what left is in STAGE/_rejects
+the cleaned dataset   {ledger.url}/export/part-*.parquet and README.md, its card
+every stage           {ledger.url}/STAGE/part-*.parquet; what left is in STAGE/_rejects
 the recipe            {out}/{RECIPE}
 
-next: capfilt report {ledger.run}
-      capfilt inspect {ledger.run} select --rejects
-      capfilt explain {ledger.run} web-00000.jpg
+next: capfilt report {ledger.url}
+      capfilt inspect {ledger.url} select --rejects
+      capfilt explain {ledger.url} web-00000.jpg
       capfilt run {out}/{RECIPE} --fork strict --set select.threshold=0.7""",
         highlight=False,
         markup=False,
@@ -110,16 +110,16 @@ def _funnel(ledger: Ledger, console: Console) -> None:
 
 def _pairs(out: Path, ledger: Ledger, count: int = 5) -> list[str]:
     """Pictures whose web text was dropped and whose synthetic text was kept: before and after."""
-    kept = {row["pair_id"] for row in query("SELECT pair_id FROM {files}", files(ledger, "select"))}
+    kept = {row["pair_id"] for row in query("SELECT pair_id FROM files", files(ledger, "select"))}
     scores = query(
-        "SELECT row_id, pair_id, source, text, itm FROM {files} ORDER BY row_id LIMIT 2000",
+        "SELECT row_id, pair_id, source, text, itm FROM files ORDER BY row_id LIMIT 2000",
         files(ledger, "score"),
     )
     rows: dict[str, dict[str, Any]] = {}
     for score in scores:
         rows.setdefault(score["row_id"], {})[score["source"]] = score
     urls = {
-        row["row_id"]: row["url"] for row in query("SELECT row_id, url FROM {files}", files(ledger, "ingest"))
+        row["row_id"]: row["url"] for row in query("SELECT row_id, url FROM files", files(ledger, "ingest"))
     }
     lines = ["", "before and after:"]
     for row, texts in rows.items():

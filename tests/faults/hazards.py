@@ -21,6 +21,7 @@ class ListHazards(GlobalStage):
     """Each shard's rows by name: `segfault-1`, `raises-1`, `fine-1` say what is to happen with them."""
 
     produces: ClassVar[type[Record]] = Occurrence
+    lists: ClassVar[bool] = True
 
     shards: tuple[tuple[str, ...], ...]
 
@@ -82,6 +83,10 @@ def _happen(what: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "eats":
+        eaten = []
+        while True:
+            eaten.append(b"x" * 2**26)
     elif what == "raises":
         raise ValueError("this row cannot be handled")
     elif what == "loops":

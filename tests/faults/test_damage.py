@@ -88,7 +88,9 @@ def test_a_damaged_part_is_kept_aside_and_globs_still_open(copy: Path, finished:
         assert rows == [(table(finished, stage).num_rows,)]
         assert len(pq.read_table(sorted((copy / stage).glob("*.parquet")))) == rows[0][0]
     assert difference(copy, finished, STAGES) == ""
-    generations = {part.record.generation for part in Ledger(copy).parts("caption").values() if part.record}
+    generations = {
+        part.record.generation for part in Ledger(copy).index("caption").parts().values() if part.record
+    }
     assert generations == {0, 1}
 
 

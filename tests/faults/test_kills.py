@@ -113,7 +113,7 @@ def test_kills_came_in_the_middle(disturbed: tuple[Path, dict[str, Any]], finish
     run, seen = disturbed
     for stage in ("caption", "score"):
         assert 0 < count(seen[stage], stage) < count(snapshot(run), stage) == count(snapshot(finished), stage)
-        again = [part.record.attempt for part in Ledger(run).parts(stage).values() if part.record]
+        again = [part.record.attempt for part in Ledger(run).index(stage).parts().values() if part.record]
         assert max(again) > 1, "the worker's death cost no shard an attempt"
 
 
@@ -200,7 +200,7 @@ def test_a_killed_training_carries_on_from_its_checkpoint(trained: tuple[Path, d
     assert min(seen["resumed"]) == CHECKPOINT + 1
     curve = table(run, "captioner")
     assert sorted(curve["step"].to_pylist()) == list(range(1, STEPS + 1))
-    first = Ledger(run).parts("captioner")["0000000"].record
+    first = Ledger(run).index("captioner").parts()["0000000"].record
     assert first is not None
     assert first.kept == STEPS
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,21 +12,34 @@ import pytest
 
 from data_contracts.errors import StageError
 from data_contracts.ledger import ShardRecord
-from data_contracts.records import Occurrence
+from pipeline.flow import Flow
 from pipeline.ledger import Ledger
-from pipeline.scheduler import POISON_LIMIT, Pool, Resources
-from pipeline.task import Task, Upstream, run_task
+from pipeline.plan import Plan
+from pipeline.recipe import PlacementKeys
+from pipeline.scheduler import Crew
+from pipeline.survey import survey
 from tests.faults.hazards import BATCH, HandleHazards, ListHazards
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 FINE = 10
+POISON_LIMIT = 20
+
+
+class HazardPlan(Plan):
+    """Hazards are listed, then handled by two workers."""
+
+    def __init__(self, listing: ListHazards, handling: HandleHazards, deadline: float) -> None:
+        self.recipe = SimpleNamespace(placement={"care": PlacementKeys(actors=2, deadline=deadline)})  # type: ignore[assignment]
+        self.nodes = {}
+        self.add("list", listing)
+        self.add("care", handling, "list")
 
 
 @pytest.fixture(scope="module")
-def pool(ray_here: None) -> Iterator[Pool]:
-    pool = Pool(Resources(actors=2, cpus=1.0))
-    yield pool
-    pool.close()
+def crew(ray_here: None) -> Iterator[Crew]:
+    crew = Crew(POISON_LIMIT)
+    yield crew
+    crew.close()
 
 
 @dataclass
@@ -34,39 +48,26 @@ class Field:
 
     run: Path
     diary: Path
-    pool: Pool
+    crew: Crew
 
     def handle(
         self, hazards: dict[int, Sequence[str]], shards: int = 6, deadline: float = 60.0, opening: str = ""
     ) -> None:
         """Run shards of fine rows, with these hazards in the middle of some of them, until all have ended."""
-        tasks = self._tasks(hazards, shards, opening)
-        ended = {task.shard for task, _ in self.pool.run(tasks, deadline, lambda running: None)}
-        assert ended == {task.shard for task in tasks}
-
-    def _tasks(self, hazards: dict[int, Sequence[str]], shards: int, opening: str) -> list[Task]:
         self.diary.mkdir()
         fine = [f"fine-{row}" for row in range(FINE)]
         names = tuple((*fine[:5], *hazards.get(shard, ()), *fine[5:]) for shard in range(shards))
-        listing = Task(self.run, "list", ListHazards(names), "0" * 64, "", (), {}, {})
-        run_task(listing, lambda *_: pytest.fail("a global stage is not opened"))
-        stage = HandleHazards(str(self.diary), opening)
-        return [
-            Task(
-                run=self.run,
-                name="care",
-                stage=stage,
-                fingerprint=str(self.run),  # a warm worker opens the stage of each test anew
-                shard=shard,
-                upstream=(Upstream("list", Occurrence, {shard: part}),),
-                models={},
-                digests={},
-            )
-            for shard, part in Ledger(self.run).parts("list").items()
-        ]
+        plan = HazardPlan(ListHazards(names), HandleHazards(str(self.diary), opening), deadline)
+        standings = survey(plan, Ledger(self.run))
+        ended: list[str] = []
+        flow = Flow(
+            plan, list(plan), str(self.run), standings, lambda *_: None, lambda node: ended.append(node.name)
+        )
+        self.crew.run(flow, lambda *_: None, lambda *_: None)
+        assert ended == ["list", "care"]
 
     def records(self) -> list[ShardRecord]:
-        return [part.record for part in Ledger(self.run).parts("care").values() if part.record]
+        return [part.record for part in Ledger(self.run).index("care").parts().values() if part.record]
 
     def rejects(self) -> list[dict[str, Any]]:
         names = {row["row_id"]: row["url"] for row in self._rows("list")}
@@ -94,8 +95,8 @@ class Field:
 
 
 @pytest.fixture
-def field(tmp_path: Path, pool: Pool) -> Field:
-    return Field(tmp_path / "run", tmp_path / "diary", pool)
+def field(tmp_path: Path, crew: Crew) -> Field:
+    return Field(tmp_path / "run", tmp_path / "diary", crew)
 
 
 def test_two_rows_that_kill_the_process_leave_and_everything_else_stays(field: Field):
@@ -177,9 +178,9 @@ def test_committed_shards_outlive_the_shard_that_fails(field: Field):
     assert len(field.kept()) == 5 * FINE
 
 
-def test_the_pool_works_on_after_a_failed_stage(field: Field, tmp_path: Path):
+def test_the_crew_works_on_after_a_failed_stage(field: Field, tmp_path: Path):
     with pytest.raises(StageError):
         field.handle({}, opening="raises")
-    after = Field(tmp_path / "other", tmp_path / "other-diary", field.pool)
+    after = Field(tmp_path / "other", tmp_path / "other-diary", field.crew)
     after.handle({})
     assert len(after.kept()) == 6 * FINE

@@ -54,11 +54,11 @@ def finished(
 @pytest.fixture
 def done(finished: Ledger, tmp_path: Path, blip_filter: Path, blip_captioner: Path) -> World:
     """A world whose run is finished, with sources and run in a place of their own."""
-    shutil.copytree(finished.run.parent, tmp_path / "done")
+    shutil.copytree(finished.storage.path.parent, tmp_path / "done")
     return World(tmp_path / "done", {"filter": blip_filter, "captioner": blip_captioner})
 
 
 @pytest.fixture
 def copied(finished: Ledger, tmp_path: Path) -> Ledger:
     """The same in a place of its own, to be damaged."""
-    return Ledger(Path(shutil.copytree(finished.run, tmp_path / "elsewhere/run")))
+    return Ledger(Path(shutil.copytree(finished.storage.path, tmp_path / "elsewhere/run")))

@@ -1,6 +1,6 @@
 """Runs in this process, without Ray, with models that know what a picture shows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,14 @@ from rich.console import Console
 
 from data_contracts.identity import image_id, split_of
 from data_contracts.records import Split
-from pipeline.ledger import Ledger, Part
+from pipeline.flow import Flow
+from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.recipe import parse
 from pipeline.runner import Runner, open_run
-from pipeline.scheduler import Resources
-from pipeline.task import Task, run_task
+from pipeline.scheduler import Ended, Watch
+from pipeline.task import run_task
 from tests.stages.rows import png
 
 HUMAN, TEST, WEB = 24, 6, 9
@@ -27,22 +28,21 @@ def _human() -> list[int]:
     return sorted(test[:TEST] + other[: HUMAN - TEST])
 
 
-class LocalPool:
-    def run(
-        self, tasks: Sequence[Task], deadline: float, watch: Callable[[Sequence[Task]], None]
-    ) -> Iterator[tuple[Task, tuple[tuple[Part, bool], ...]]]:
-        for task in tasks:
-            watch([task])
-            yield task, tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
+class LocalCrew:
+    """What a runner asks of :class:`pipeline.scheduler.Crew`, with this process as the only worker."""
+
+    def run(self, flow: Flow, ended: Ended, watch: Watch) -> None:
+        while not flow.finished:
+            task = next(flow.ready(1))
+            flow.begin(task)
+            watch({task.label: task}, {})
+            committed = tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
+            ended(task, committed)
+            flow.end(task, [part for part, _ in committed])
 
 
 class LocalCluster:
-    """What a runner asks of :class:`pipeline.cluster.Cluster`, with this process as the only worker."""
-
-    cpus = 1
-
-    def pool(self, wanted: Resources) -> LocalPool:
-        return LocalPool()
+    crew = LocalCrew()
 
     def close(self) -> None:
         pass

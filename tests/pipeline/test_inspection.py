@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,13 @@ def problems(ledger: Ledger) -> list[tuple[str, str]]:
 def test_a_sound_run_verifies_wherever_it_lies(finished: Ledger, copied: Ledger) -> None:
     assert problems(finished) == problems(copied) == []
     assert len(list(inspection.verify(copied))) == sum(
-        len(copied.parts(stage)) for stage in copied.record().stages
+        len(copied.index(stage).parts()) for stage in copied.record().stages
     )
 
 
 @pytest.mark.parametrize("change", ["alter", "cut", "delete", "index"])
 def test_verify_finds_damage(copied: Ledger, change: str) -> None:
-    path = copied.run / "score/part-0000001.parquet"
+    path = copied.storage.path / "score/part-0000001.parquet"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     if change == "delete":
@@ -81,7 +82,7 @@ def test_verify_finds_damage(copied: Ledger, change: str) -> None:
     else:
         path.write_bytes({"alter": data, "cut": data[:-4], "index": b""}[change])
     if change == "index":
-        (copied.run / "score/_commits" / f"{path.name}.json").unlink()
+        (copied.storage.path / "score/_commits/index.parquet").unlink()
     expected = "shard 0000001" if change == "delete" else path.name
     assert problems(copied) == [("score", expected)]
 
@@ -89,14 +90,15 @@ def test_verify_finds_damage(copied: Ledger, change: str) -> None:
 def test_damage_in_one_part_does_not_hide_another(copied: Ledger) -> None:
     names = [f"part-000000{number}.parquet" for number in (0, 2)]
     for name in names:
-        with (copied.run / "score" / name).open("r+b") as file:
+        with (copied.storage.path / "score" / name).open("r+b") as file:
             file.write(b"XXXX")
     assert problems(copied) == [("score", name) for name in names]
 
 
-def test_a_query_without_files_has_no_rows_and_odd_names_are_quoted(finished: Ledger, tmp_path: Path) -> None:
-    assert inspection.query("SELECT * FROM {files}", []) == []
-    odd = tmp_path / "it's [here].parquet"
-    odd.write_bytes(Path(inspection.files(finished, "select")[0]).read_bytes())
-    (row,) = inspection.query("SELECT count(*) AS n FROM {files} WHERE itm > ?", [str(odd)], 0.5)
+def test_a_query_without_files_has_no_rows_and_odd_names_do_no_harm(finished: Ledger, tmp_path: Path) -> None:
+    assert inspection.query("SELECT * FROM files", None) == []
+    odd = Ledger(shutil.copytree(finished.storage.path, tmp_path / "it's [here] 100%"))
+    (row,) = inspection.query(
+        "SELECT count(*) AS n FROM files WHERE itm > ?", inspection.files(odd, "select"), 0.5
+    )
     assert row["n"] > 0

@@ -1,6 +1,5 @@
 import os
-import subprocess
-import sys
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from data_contracts.errors import DamageError, SourceError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
-from pipeline.ledger import RECORD, Ledger, Part, part_name, tree_digest
+from pipeline.index import Part
+from pipeline.ledger import RECORD, Ledger, part_name
 
 SCHEMA = pa.schema([pa.field("value", pa.int64())])
 
@@ -41,16 +41,18 @@ def record_of(shard: str, generation: int = 0) -> ShardRecord:
 def commit(ledger: Ledger, shard: str, value: int, generation: int = 0) -> tuple[Part, bool]:
     record = record_of(shard, generation)
     schema = SCHEMA.with_metadata({RECORD: record.model_dump_json().encode()})
-    with ledger.temporary("part") as path:
+    with ledger.storage.scratch() as folder:
+        path = folder / "part"
         pq.write_table(pa.table([[value]], schema=schema), path)
         return ledger.commit(path, record)
 
 
 def values(ledger: Ledger) -> dict[str, list[int]]:
     """What a reader who globs the folder's newest parts finds, by shard."""
-    parts = ledger.parts("score")
+    parts = ledger.index("score").parts()
     return {
-        shard: pq.read_table(ledger.read("score", part))["value"].to_pylist() for shard, part in parts.items()
+        shard: pq.read_table(ledger.read("score", part.name, part.sha256))["value"].to_pylist()
+        for shard, part in parts.items()
     }
 
 
@@ -94,132 +96,148 @@ def test_one_of_eight_threads_wins(ledger: Ledger) -> None:
     assert len({part.sha256 for part, _ in ended}) == 1
 
 
-def test_one_of_three_processes_wins(ledger: Ledger) -> None:
-    ledger.run.mkdir()
-    code = (
-        "import sys, time; from pathlib import Path; from pipeline.ledger import Ledger\n"
-        "ledger, name = Ledger(Path(sys.argv[1])), sys.argv[2]\n"
-        "with ledger.temporary('file') as path:\n"
-        "    path.write_text(name); (ledger.run / f'ready-{name}').touch()\n"
-        "    while len(list(ledger.run.glob('ready-*'))) < 3: time.sleep(0.001)\n"
-        "    print(ledger.publish(path, ledger.run / 'taken'))"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(ledger.run), name], stdout=subprocess.PIPE, text=True
-        )
-        for name in "abc"
-    ]
-    said = [process.communicate(timeout=60)[0].strip() for process in started]
-    assert sorted(said) == ["False", "False", "True"]
-    assert (ledger.run / "taken").read_text() == "abc"[said.index("True")]
-
-
-def test_nothing_of_an_attempt_is_visible_before_it_is_published(ledger: Ledger) -> None:
-    with ledger.temporary("part") as path:
-        path.write_text("half")
-        assert not list(ledger.run.rglob("part-*"))
-    assert not any(path.is_file() for path in ledger.run.rglob("*"))
-
-
 def test_the_index_is_rebuilt_from_the_footers(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    before = ledger.parts("score")
-    entry = ledger.run / "score/_commits/part-0000000.parquet.json"
+    before = ledger.index("score").parts()
+    entry = ledger.storage.path / "score/_commits/part-0000000.parquet.json"
     for lose in (entry.unlink, lambda: entry.write_text('{"name": "part-00'), lambda: entry.write_text("{}")):
         lose()
-        assert ledger.parts("score") == before
+        assert ledger.index("score").parts() == before
         assert Part.model_validate_json(entry.read_bytes()) == before["0000000"]
 
 
 def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    (ledger.run / "score/part-0000000.parquet").unlink()
-    assert ledger.parts("score") == {}
+    (ledger.storage.path / "score/part-0000000.parquet").unlink()
+    assert ledger.index("score").parts() == {}
     part, won = commit(ledger, "0000000", 2)
     assert won
     assert values(ledger) == {"0000000": [2]}
-    assert ledger.parts("score") == {"0000000": part}
+    assert ledger.index("score").parts() == {"0000000": part}
 
 
 def test_the_name_of_a_part_that_was_deleted_is_not_given_away_again(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    (ledger.run / "score/part-0000000.parquet").unlink()
-    assert ledger.generation("score", "0000000") == 1
+    (ledger.storage.path / "score/part-0000000.parquet").unlink()
+    assert ledger.index("score").generation("0000000") == 1
 
 
 def test_a_suspicion_is_noted_until_the_part_is_buried(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
-    assert ledger.suspicion("score", part.name) == ""
+    assert not ledger.index("score").damaged
     ledger.suspect("score", part.name, "a bit is wrong")
-    assert ledger.suspicion("score", part.name) == "a bit is wrong"
+    assert ledger.index("score").damaged == {part.name: "a bit is wrong"}
+    assert ledger.index("score").shards == []
     ledger.bury("score", part.name, SCHEMA)
-    assert ledger.suspicion("score", part.name) == ""
+    assert not ledger.index("score").damaged
 
 
-def test_a_footer_that_cannot_be_read_names_its_stage_and_part(ledger: Ledger) -> None:
+def test_a_footer_that_cannot_be_read_is_damage_and_says_so(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000003", 1)
-    path = ledger.run / "score" / part.name
+    commit(ledger, "0000004", 2)
+    path = ledger.storage.path / "score" / part.name
     path.write_bytes(path.read_bytes()[:-8])
-    (ledger.run / "score/_commits" / f"{part.name}.json").unlink()
-    with pytest.raises(DamageError) as caught:
-        ledger.parts("score")
-    assert (caught.value.stage, caught.value.part) == ("score", "part-0000003.parquet")
+    (ledger.storage.path / "score/_commits" / f"{part.name}.json").unlink()
+    index = ledger.index("score")
+    assert index.shards == ["0000004"]
+    assert list(index.damaged) == ["part-0000003.parquet"]
+    assert "footer" in index.damaged[part.name]
+    assert index.generation("0000003") == 1
+
+
+def test_a_part_under_another_parts_name_is_damage_even_without_an_index(ledger: Ledger) -> None:
+    for shard in ("0000000", "0000001"):
+        commit(ledger, shard, int(shard))
+    folder = ledger.storage.path / "score"
+    shutil.copy(folder / "part-0000000.parquet", folder / "part-0000001.parquet")
+    shutil.rmtree(folder / "_commits")
+    index = ledger.index("score")
+    assert index.shards == ["0000000"]
+    assert "shard 0000000" in index.damaged["part-0000001.parquet"]
 
 
 def test_a_parquet_file_of_somebody_else_is_damage_and_other_names_are_ignored(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
     table = pa.table([[1]], schema=SCHEMA)
     for name in ("notes.parquet", "part-.parquet", "part-x.tmp.parquet", ".part-0000001.parquet"):
-        pq.write_table(table, ledger.run / "score" / name)
-    assert list(ledger.parts("score")) == ["0000000"]
-    pq.write_table(table, ledger.run / "score/part-0000001.parquet")
-    with pytest.raises(DamageError, match="footer"):
-        ledger.parts("score")
+        pq.write_table(table, ledger.storage.path / "score" / name)
+    assert ledger.index("score").shards == ["0000000"]
+    assert not ledger.index("score").damaged
+    pq.write_table(table, ledger.storage.path / "score/part-0000001.parquet")
+    assert list(ledger.index("score").damaged) == ["part-0000001.parquet"]
+
+
+def test_a_compacted_index_says_the_same_and_entries_win_over_it(ledger: Ledger) -> None:
+    for number in range(5):
+        commit(ledger, f"{number:07d}", number)
+    before = ledger.index("score")
+    ledger.compact("score")
+    entries = ledger.storage.path / "score/_commits"
+    assert [path.name for path in entries.iterdir()] == ["index.parquet"]
+    assert ledger.index("score").table.equals(before.table)
+    (ledger.storage.path / "score/part-0000002.parquet").unlink()
+    assert ledger.index("score").generation("0000002") == 1  # its name was given away
+    commit(ledger, "0000002", 22)  # as a runner would that does not know of it
+    assert values(ledger)["0000002"] == [22]
+    ledger.compact("score")
+    assert values(ledger)["0000002"] == [22]
+    (entries / "index.parquet").write_bytes(b"rotten")
+    assert ledger.index("score").table.equals(before.table) is False
+    assert values(ledger) == {f"{n:07d}": [22 if n == 2 else n] for n in range(5)}
+
+
+def test_the_totals_are_sums_over_the_parts(ledger: Ledger) -> None:
+    for number in range(3):
+        commit(ledger, f"{number:07d}", number)
+    totals = ledger.index("score").totals("score", "f")
+    assert (totals.units_in, totals.kept, totals.shards) == (3, 3, ("0000000", "0000001", "0000002"))
+    assert Ledger(ledger.storage).index("none").totals("none", "f").units_in == 0
 
 
 @pytest.mark.parametrize("change", ["alter", "cut", "delete"])
 def test_reading_a_damaged_part(ledger: Ledger, change: str) -> None:
     part, _ = commit(ledger, "0000000", 1)
-    path = ledger.run / "score" / part.name
+    path = ledger.storage.path / "score" / part.name
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     {"alter": lambda: path.write_bytes(data), "cut": lambda: os.truncate(path, 100), "delete": path.unlink}[
         change
     ]()
     with pytest.raises(DamageError, match="is damaged") as caught:
-        ledger.read("score", part)
+        ledger.read("score", part.name, part.sha256)
     assert (caught.value.stage, caught.value.part) == ("score", part.name)
 
 
 def test_a_buried_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
     ledger.close(StageTotals(stage="score", fingerprint="f", shards=("0000000",)))
-    path = ledger.run / "score" / part.name
+    path = ledger.storage.path / "score" / part.name
     path.write_bytes(b"rotten")
     ledger.bury("score", part.name, SCHEMA)
     assert pq.read_table(path).num_rows == 0
-    assert [aside.read_bytes() for aside in (ledger.run / "_damaged").iterdir()] == [b"rotten"]
-    assert (ledger.parts("score"), ledger.totals("score")) == ({}, None)
+    assert [aside.read_bytes() for aside in (ledger.storage.path / "_damaged").iterdir()] == [b"rotten"]
+    assert (ledger.index("score").parts(), ledger.totals("score")) == ({}, None)
     zombie, won = commit(ledger, "0000000", 9)
     assert (zombie.record, won) == (None, False)
-    assert ledger.generation("score", "0000000") == 1
+    assert ledger.index("score").generation("0000000") == 1
     commit(ledger, "0000000", 2, generation=1)
     assert values(ledger) == {"0000000": [2]}
-    assert ledger.generation("score", "0000000") == 1  # that one stands, so another commit will lose to it
+    assert (
+        ledger.index("score").generation("0000000") == 1
+    )  # that one stands, so another commit will lose to it
 
 
 def test_a_generation_counts_its_own_shard_only(ledger: Ledger) -> None:
     commit(ledger, "00000011", 1)
     ledger.bury("score", "part-00000011.parquet", SCHEMA)
-    assert ledger.generation("score", "0000001") == 0
+    assert ledger.index("score").generation("0000001") == 0
 
 
 def test_a_part_that_is_gone_altogether_can_be_buried(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
-    (ledger.run / "score" / part.name).unlink()
+    (ledger.storage.path / "score" / part.name).unlink()
     ledger.bury("score", part.name, SCHEMA)
-    assert ledger.generation("score", "0000000") == 1
+    assert ledger.index("score").generation("0000000") == 1
 
 
 def test_a_run_is_created_once(ledger: Ledger) -> None:
@@ -233,7 +251,7 @@ def test_a_folder_that_is_no_run_and_a_run_whose_record_is_cut(ledger: Ledger) -
     with pytest.raises(SourceError, match="is not a run"):
         ledger.record()
     ledger.create(run_record())
-    (ledger.run / "run.json").write_text('{"name": "ru')
+    (ledger.storage.path / "run.json").write_text('{"name": "ru')
     with pytest.raises(DamageError, match="cannot be read"):
         ledger.record()
 
@@ -243,10 +261,9 @@ def test_a_fork_reads_its_grandparents_stage(tmp_path: Path) -> None:
     part, _ = commit(old, "0000000", 5)
     for child, parent in ((middle, "../old"), (new, "../middle")):
         child.close(StageTotals(stage="score", fingerprint="f", refers_to=parent))
-    assert new.home("score").run == old.run.resolve()
-    assert new.parts("score") == {"0000000": part}
+    assert new.home("score").storage.path == old.storage.path.resolve()
+    assert new.index("score").parts() == {"0000000": part}
     assert values(new) == {"0000000": [5]}
-    assert new.model("score") == old.run.resolve() / "models/score"
 
 
 def test_a_moved_family_of_runs_still_finds_its_parent(tmp_path: Path) -> None:
@@ -256,25 +273,24 @@ def test_a_moved_family_of_runs_still_finds_its_parent(tmp_path: Path) -> None:
     assert values(Ledger(tmp_path / "elsewhere/new")) == {"0000000": [5]}
 
 
-def test_the_model_under_a_taken_name_wins(ledger: Ledger, tmp_path: Path) -> None:
-    digests = []
-    for content in ("one", "two"):
-        with ledger.temporary("model") as directory:
-            (directory / "sub").mkdir(parents=True)
-            (directory / "sub/weights").write_text(content)
-            digests.append(ledger.publish_model(directory, "filter"))
-    assert digests[0] == digests[1] == tree_digest(ledger.model("filter"))
-    assert (ledger.model("filter") / "sub/weights").read_text() == "one"
+def publish(ledger: Ledger, content: str) -> str:
+    with ledger.storage.scratch() as folder:
+        (folder / "model/sub").mkdir(parents=True)
+        (folder / "model/sub/weights").write_text(content)
+        return ledger.publish_model(folder / "model", "filter")
 
 
-def test_a_tree_digest_sees_names_and_contents(tmp_path: Path) -> None:
-    seen = set()
-    for name, content in (("a", "1"), ("b", "1"), ("a", "2"), ("a/b", "1")):
-        folder = tmp_path / str(len(seen))
-        (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text(content)
-        seen.add(tree_digest(folder))
-    assert len(seen) == 4
+def test_the_model_under_a_taken_name_wins(ledger: Ledger) -> None:
+    digests = [publish(ledger, content) for content in ("one", "two")]
+    assert digests[0] == digests[1] == ledger.model_digest("filter")
+    assert (ledger.model("filter", digests[0]) / "sub/weights").read_text() == "one"
+
+
+def test_a_model_that_was_altered_is_damage(ledger: Ledger) -> None:
+    digest = publish(ledger, "one")
+    (ledger.storage.path / "models/filter/sub/weights").write_text("two")
+    with pytest.raises(DamageError, match="is not the one that was committed"):
+        ledger.model("filter", digest)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -296,7 +312,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(shard=shards)
     def work(self, shard: str) -> None:
         self.value += 1
-        _, won = commit(self.ledger, shard, self.value, self.ledger.generation("score", shard))
+        _, won = commit(self.ledger, shard, self.value, self.ledger.index("score").generation(shard))
         assert won == (shard not in self.standing)
         self.standing.setdefault(shard, self.value)
 
@@ -309,13 +325,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def damage(self, shard: str) -> None:
         if self.standing.pop(shard, None) is not None:
             name = part_name(shard, self.generations.get(shard, 0))
-            (self.ledger.run / "score" / name).write_bytes(b"rotten")
+            (self.ledger.storage.path / "score" / name).write_bytes(b"rotten")
             self.ledger.bury("score", name, SCHEMA)
             self.generations[shard] = self.generations.get(shard, 0) + 1
 
     @rule()
     def lose_the_index(self) -> None:
-        for entry in (self.ledger.run / "score/_commits").glob("*"):
+        for entry in (self.ledger.storage.path / "score/_commits").glob("*"):
             entry.unlink()
 
     @invariant()

@@ -9,10 +9,12 @@ from pipeline.progress import Progress
 def test_a_stage_ends_with_one_line_that_says_what_became_of_its_rows(finished: Ledger) -> None:
     out = io.StringIO()
     progress = Progress(Console(file=out, width=200))
-    with progress.bar("ingest", finished, 10, 4) as bar:
-        bar.watch([])
-        for part in finished.parts("ingest").values():
-            bar.commit(part)
+    with progress.live():
+        progress.begin("ingest", 4)
+        progress.watch({}, {})
+        for part in finished.index("ingest").parts().values():
+            progress.commit("ingest", part)
+        progress.end("ingest")
     progress.say("and [this] is no markup")
     lines = out.getvalue().splitlines()
     assert lines[1] == "and [this] is no markup"

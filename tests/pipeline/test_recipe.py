@@ -168,7 +168,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     )
     monkeypatch.chdir("/")
     recipe = load(write(tmp_path / "sub/r.yaml", values))
-    assert recipe.run == tmp_path / "runs/mine"
+    assert recipe.run == str(tmp_path / "runs/mine")
     assert (recipe.web[0].path, recipe.web[0].captions) == (str(tmp_path / "sub/crawl"), "/elsewhere/c.csv")
     models: Any = recipe.models
     assert models.filter.checkpoint == str(tmp_path / "sub/models/mine")

@@ -25,8 +25,8 @@ def test_the_numbers_of_a_run(finished: Ledger) -> None:
 
 def test_it_is_written_beside_the_run_with_a_card_for_people(copied: Ledger) -> None:
     found = report.write(copied)
-    assert json.loads((copied.run / "report.json").read_text()) == json.loads(json.dumps(found))
-    card = (copied.run / "export/README.md").read_text()
+    assert json.loads((copied.storage.path / "report.json").read_text()) == json.loads(json.dumps(found))
+    card = (copied.storage.path / "export/README.md").read_text()
     assert f"| human | {HUMAN} |" in card
     assert "1 unreadable" in card
     assert "{{" not in card
@@ -38,7 +38,7 @@ def test_a_run_that_is_not_done_has_a_report_and_no_card(world: World) -> None:
     assert not found["complete"]
     assert found["exported"] == {}
     assert found["selection"]["threshold_used"] is None
-    assert not (ledger.run / "export").exists()
+    assert not (ledger.storage.path / "export").exists()
 
 
 def facts(**changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tests.pipeline.local import WEB, run
 def texts(ledger: Ledger) -> list[tuple[str, str]]:
     rows = [
         row
-        for path in sorted((ledger.folder("export")).glob("part-*.parquet"))
+        for path in sorted((ledger.storage.path / "export").glob("part-*.parquet"))
         for row in pq.read_table(path, columns=["source", "text"]).to_pylist()
     ]
     return sorted((row["source"], row["text"]) for row in rows if row["source"] != "human")
@@ -35,15 +35,17 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_did_not(world: World) -> 
 
 def test_a_part_that_was_altered_is_set_aside_and_redone(done: World) -> None:
     ledger = done.ledger
-    (ledger.run / "score/part-0000001.parquet").unlink()  # so that the altered part is read again
-    path = ledger.run / "ingest/part-0000001.parquet"
+    (ledger.storage.path / "score/part-0000001.parquet").unlink()  # so that the altered part is read again
+    path = ledger.storage.path / "ingest/part-0000001.parquet"
     data = bytearray(path.read_bytes())
     data[200] ^= 0xFF
     path.write_bytes(data)
     assert texts(run(done.plan())) == EXPECTED
-    assert [aside.read_bytes() for aside in (ledger.run / "_damaged").glob("ingest-*")] == [bytes(data)]
-    assert ledger.parts("ingest")["0000001"].name == "part-0000001.g1.parquet"
-    assert pq.read_table(ledger.run / "ingest" / path.name).num_rows == 0
+    assert [aside.read_bytes() for aside in (ledger.storage.path / "_damaged").glob("ingest-*")] == [
+        bytes(data)
+    ]
+    assert ledger.index("ingest").parts()["0000001"].name == "part-0000001.g1.parquet"
+    assert pq.read_table(ledger.storage.path / "ingest" / path.name).num_rows == 0
 
 
 def test_another_recipe_for_the_same_run_is_refused_by_its_first_field(world: World) -> None:
@@ -55,7 +57,7 @@ def test_another_recipe_for_the_same_run_is_refused_by_its_first_field(world: Wo
 
 
 def test_placement_may_change_and_the_run_goes_on(done: World) -> None:
-    (done.ledger.run / "score/part-0000001.parquet").unlink()
+    (done.ledger.storage.path / "score/part-0000001.parquet").unlink()
     assert texts(run(done.plan(placement={"score": {"batch": 1}}))) == EXPECTED
 
 
@@ -72,20 +74,25 @@ def test_a_fork_refers_and_a_fork_of_it_refers_to_the_first(done: World) -> None
     first = done.ledger
     second = run(done.plan(name="second", select={"threshold": 0.5, "rule": "best"}), parent=first)
     third = run(done.plan(name="third", export={"images": "ids"}), parent=second)
-    assert second.home("score").run == third.home("score").run == first.run.resolve()
-    assert not list((second.run / "ingest").glob("part-*"))
+    assert (
+        second.home("score").storage.path == third.home("score").storage.path == first.storage.path.resolve()
+    )
+    assert not list((second.storage.path / "ingest").glob("part-*"))
     # Of each picture only its best text: the web text wins a tie, for it comes first.
     assert len(texts(second)) == WEB - 1
-    assert pq.read_table(third.run / "export").num_rows == pq.read_table(first.run / "export").num_rows
+    assert (
+        pq.read_table(third.storage.path / "export").num_rows
+        == pq.read_table(first.storage.path / "export").num_rows
+    )
 
 
 def test_the_damage_of_a_parent_is_not_mended_from_a_fork(done: World) -> None:
     parent = done.ledger
-    path = parent.run / "score/part-0000000.parquet"
+    path = parent.storage.path / "score/part-0000000.parquet"
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(DamageError):
         run(done.plan(name="fork", select={"threshold": 0.6}), parent=parent)
-    assert not (parent.run / "_damaged").exists()
+    assert not (parent.storage.path / "_damaged").exists()
 
 
 def test_opening_twice_is_carrying_on(world: World) -> None:

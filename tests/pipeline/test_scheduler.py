@@ -2,41 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from data_contracts.errors import StageError
-from pipeline.scheduler import POISON_LIMIT, TRIES, _Judge, _last_words
-from pipeline.task import Crumb, Task
-from pipeline.worker import crash_file
+from pipeline.scheduler import TRIES, _Judge
+from pipeline.task import Task
+from pipeline.worker import crash_file, last_words
 from stages.export import ExportPairs
 
 ROWS = [f"row {number}" for number in range(40)]
+POISON_LIMIT = 20
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return Task(
-        run=tmp_path,
-        name="score",
-        stage=ExportPairs(embed=True),
-        fingerprint="f",
-        shard="0000000",
-        upstream=(),
-        models={},
-        digests={},
-    )
+def task() -> Task:
+    stage = ExportPairs(embed=True)
+    return Task("nowhere", "score", stage, "f", "0000000", upstream=(), models={}, digests={})
+
+
+@pytest.fixture
+def judge() -> _Judge:
+    return _Judge(POISON_LIMIT)
 
 
 def dies(judge: _Judge, task: Task, in_hand: Sequence[str], how: str = "it died") -> Task:
-    if in_hand:
-        Crumb(task.run, task.label).drop(in_hand, 0, 99)
-    return judge.blame(task, how, died=True)
+    return judge.blame(task, in_hand, how)
 
 
-def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison(task: Task) -> None:
-    judge = _Judge()
+def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison(
+    task: Task, judge: _Judge
+) -> None:
     second = dies(judge, task, ROWS[:3])
     assert (second.suspects, second.attempt, dict(second.poison)) == (frozenset(ROWS[:3]), 2, {})
     third = dies(judge, second, ROWS[1:2], "first\nSIGSEGV\n")
@@ -44,21 +40,19 @@ def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison
     assert (third.suspects, third.attempt) == (frozenset(ROWS[:3]), 3)
 
 
-def test_a_single_row_is_a_suspect_first(task: Task) -> None:
-    again = dies(_Judge(), task, ROWS[:1])
+def test_a_single_row_is_a_suspect_first(task: Task, judge: _Judge) -> None:
+    again = dies(judge, task, ROWS[:1])
     assert (again.suspects, dict(again.poison)) == (frozenset(ROWS[:1]), {})
 
 
-def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task) -> None:
-    judge = _Judge()
+def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task, judge: _Judge) -> None:
     for number in range(0, 20, 2):
         task = dies(judge, task, ROWS[number : number + 2])
         task = dies(judge, task, ROWS[number : number + 1])
     assert task.poison.keys() == set(ROWS[0:20:2])
 
 
-def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task) -> None:
-    judge = _Judge()
+def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task, judge: _Judge) -> None:
     for row in ROWS[:POISON_LIMIT]:
         task = dies(judge, task, [row])
         task = dies(judge, task, [row], "CUDA error")
@@ -70,8 +64,9 @@ def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task) -> None:
     assert len(task.poison) == POISON_LIMIT
 
 
-def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_further(task: Task) -> None:
-    judge = _Judge()
+def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_further(
+    task: Task, judge: _Judge
+) -> None:
     others = [replace(task, shard=f"000000{number}") for number in range(TRIES)]
     for other in others[:-1]:
         dies(judge, other, [])
@@ -79,8 +74,7 @@ def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_furth
         dies(judge, others[-1], [])
 
 
-def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task) -> None:
-    judge = _Judge()
+def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task, judge: _Judge) -> None:
     judge.praise(task)
     for shard in ("0000001", "0000002", "0000003"):
         assert dies(judge, replace(task, shard=shard), []).attempt == 2
@@ -90,17 +84,11 @@ def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task) 
         dies(judge, other, [])
 
 
-def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task) -> None:
-    judge = _Judge()
+def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task, judge: _Judge) -> None:
     for number in range(TRIES + 2):
         task = dies(judge, task, ROWS[2 * number : 2 * number + 2])
     with pytest.raises(StageError, match="another batch in hand each time"):
         dies(judge, task, ROWS[-2:])
-
-
-def test_a_judged_death_leaves_no_breadcrumb(task: Task) -> None:
-    dies(_Judge(), task, ROWS[:1])
-    assert Crumb(task.run, task.label).read() == ([], 0, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +100,11 @@ def test_a_judged_death_leaves_no_breadcrumb(task: Task) -> None:
         ("Timeout (0:00:05)!\nThread", "deadline"),
     ],
 )
-def test_the_last_words_of_a_process(task: Task, left: str | None, said: str) -> None:
+def test_the_last_words_of_a_process(left: str | None, said: str) -> None:
+    pid = 4_000_000_000  # nobody's
     if left is not None:
-        crash_file(task).parent.mkdir(parents=True)
-        crash_file(task).write_text(left)
-    assert said in _last_words(task)
+        crash_file(pid).parent.mkdir(parents=True, exist_ok=True)
+        crash_file(pid).write_text(left)
+    assert said in last_words(pid)
+    assert "SIGKILL" in last_words(pid)  # and are gone once they were read
+    crash_file(pid).unlink(missing_ok=True)

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,17 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.contract import Contract
-from data_contracts.errors import ConservationError, ContractError, DamageError, StageError
+from data_contracts.errors import ConservationError, ContractError, DamageError, StageError, StorageError
 from data_contracts.identity import pair_id
 from data_contracts.records import Caption, Decision, Metric, Picture, Record, Score
 from data_contracts.rejects import Reason, Reject
-from pipeline.ledger import Ledger, Part, digest
+from pipeline.index import Part
+from pipeline.ledger import Ledger
 from pipeline.task import Crumb, Task, Upstream, run_task
 from stages.export import ExportPairs
 from stages.list_source import ListSource
 from stages.score import ScorePairs
 from stages.sources.source import SourceSpec
 from stages.stage import (
+    Checkpoint,
     GlobalStage,
     Model,
     Rows,
@@ -26,7 +30,6 @@ from stages.stage import (
     ShardStage,
     Site,
     StageInput,
-    Trained,
     Transform,
 )
 from tests.stages.rows import FakeFilter, picture
@@ -124,7 +127,7 @@ def task_of(
 ) -> Task:
     shard = "" if isinstance(stage, GlobalStage) else "0000000"
     values = {"fingerprint": f"{name}-f", "shard": shard, "models": {}, "digests": {}, "batch": 2}
-    return Task(run=ledger.run, name=name, stage=stage, upstream=upstream, **(values | other))
+    return Task(run=ledger.url, name=name, stage=stage, upstream=upstream, **(values | other))
 
 
 def ingest(ledger: Ledger, *texts: str, shard: str = "0000000") -> Upstream:
@@ -132,7 +135,7 @@ def ingest(ledger: Ledger, *texts: str, shard: str = "0000000") -> Upstream:
         picture(number, *([text] if text is not None else [])) for number, text in enumerate(texts)
     )
     run_task(task_of(ledger, "ingest", Give(pictures, shard)), open_stage)
-    return Upstream("ingest", Picture, ledger.parts("ingest"))
+    return Upstream("ingest", Picture, ledger.index("ingest").held())
 
 
 def open_stage(task: Task, site: Site) -> Transform:
@@ -148,15 +151,15 @@ def run(task: Task) -> tuple[Part, bool]:
 def rows(ledger: Ledger, stage: str) -> list[dict]:
     return [
         row
-        for part in ledger.parts(stage).values()
-        for row in pq.read_table(ledger.read(stage, part)).to_pylist()
+        for part in ledger.index(stage).parts().values()
+        for row in pq.read_table(ledger.read(stage, part.name, part.sha256)).to_pylist()
     ]
 
 
 def rejects(ledger: Ledger, stage: str, part: Part) -> list[dict]:
     assert part.record is not None
     assert part.record.rejects is not None
-    return pq.read_table(ledger.folder(stage) / part.record.rejects).to_pylist()
+    return pq.read_table(ledger.storage.path / stage / part.record.rejects).to_pylist()
 
 
 def test_a_shard_is_committed_with_a_record_that_says_everything(ledger: Ledger) -> None:
@@ -178,13 +181,16 @@ def test_a_shard_is_committed_with_a_record_that_says_everything(ledger: Ledger)
         {Reason.EMPTY_CAPTION: 3},
     )
     assert [(given.stage, given.sha256) for given in record.inputs] == [
-        ("ingest", upstream.parts["0000000"].sha256)
+        ("ingest", upstream.parts["0000000"][1])
     ]
     assert (record.models, record.attempt, record.contract) == ({"captioner": "d"}, 2, "Caption/1")
     assert record.notes == ("2 rows", "1 rows")
     assert [row["text"] for row in rows(ledger, "caption")] == ["A"] * 3 + ["B"] * 3
     assert {row["reason"] for row in rejects(ledger, "caption", part)} == {"empty_caption"}
-    assert pq.read_schema(ledger.run / "caption" / part.name).metadata[b"capfilt.contract"] == b"Caption"
+    assert (
+        pq.read_schema(ledger.storage.path / "caption" / part.name).metadata[b"capfilt.contract"]
+        == b"Caption"
+    )
 
 
 def test_a_shard_of_zero_rows_is_committed(ledger: Ledger) -> None:
@@ -207,38 +213,58 @@ def test_a_stage_that_breaks_its_promise_commits_nothing(
     upstream = ingest(ledger, *texts)
     with pytest.raises(error, match=says):
         run(task_of(ledger, "caption", Shout(), upstream))
-    assert ledger.parts("caption") == {}
-    assert not list((ledger.run / "caption").glob("part-*"))
+    assert ledger.index("caption").parts() == {}
+    assert not list((ledger.storage.path / "caption").glob("part-*"))
 
 
 def test_keys_are_unique_over_the_batches_of_a_shard(ledger: Ledger) -> None:
     twice = picture(1, "same")
     pictures = (twice, picture(2, "other"), twice)
-    part = Part(name="part-0000000.parquet", size=0, sha256="", record=None)
-    (ledger.run / "ingest").mkdir(parents=True)
-    path = ledger.run / "ingest" / part.name
+    path = ledger.storage.path / "ingest/part-0000000.parquet"
+    path.parent.mkdir(parents=True)
     pq.write_table(
         pa.Table.from_pylist([row.model_dump() for row in pictures], Contract(Picture).schema), path
     )
-    part = part.model_copy(update={"sha256": digest(path)})
+    held = {"0000000": (path.name, hashlib.sha256(path.read_bytes()).hexdigest())}
     with pytest.raises(ContractError, match="row_id, caption_index is not unique"):
-        run(task_of(ledger, "caption", Shout(), Upstream("ingest", Picture, {"0000000": part})))
+        run(task_of(ledger, "caption", Shout(), Upstream("ingest", Picture, held)))
 
 
 def test_a_zombies_commit_loses_and_the_winner_stands(ledger: Ledger) -> None:
     upstream = ingest(ledger, "a")
     task = task_of(ledger, "caption", Shout(), upstream)
     winner, _ = run(task)
-    path = ledger.run / "caption" / winner.name
+    path = ledger.storage.path / "caption" / winner.name
     before = path.read_bytes()
     stands, won = run(replace(task, attempt=7))
     assert (stands, won) == (winner, False)
     assert path.read_bytes() == before
 
 
+def test_an_attempt_that_comes_late_does_not_do_the_work_again(ledger: Ledger) -> None:
+    task = task_of(ledger, "caption", Shout(), ingest(ledger, "a"))
+    winner, _ = run(task)
+
+    def opens(task: Task, site: Site) -> Transform:
+        raise AssertionError("the shard is committed already")
+
+    assert run_task(task, opens) == [(winner, False)]
+
+
+def test_a_disk_that_is_full_is_said_and_is_no_rows_fault(ledger: Ledger) -> None:
+    task = task_of(ledger, "caption", Shout(), ingest(ledger, "a"))
+
+    def opens(task: Task, site: Site) -> Transform:
+        raise OSError(errno.ENOSPC, "No space left on device", "part.parquet")
+
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        run_task(task, opens)
+    assert f"capfilt resume {ledger.url}" in caught.value.remedy
+
+
 def test_a_damaged_input_is_named(ledger: Ledger) -> None:
     upstream = ingest(ledger, "a")
-    path = ledger.run / "ingest/part-0000000.parquet"
+    path = ledger.storage.path / "ingest/part-0000000.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamageError) as caught:
         run(task_of(ledger, "caption", Shout(), upstream))
@@ -248,13 +274,17 @@ def test_a_damaged_input_is_named(ledger: Ledger) -> None:
 def test_a_dead_attempt_leaves_what_it_had_in_hand(ledger: Ledger) -> None:
     upstream = ingest(ledger, "a", "b", "c", CRASH, "d")
     task = task_of(ledger, "caption", Shout(), upstream)
-    with pytest.raises(RuntimeError):
-        run(task)
     in_hand = [picture(2).row_id, picture(3).row_id]
-    assert Crumb(ledger.run, task.label).read() == (in_hand, 2, 5, "")
+    assert last_crumb(task) == Crumb(in_hand, 2, 5)
+    # the suspects go one by one
+    assert last_crumb(replace(task, suspects=frozenset(in_hand))).ids == [picture(3).row_id]
+
+
+def last_crumb(task: Task) -> Crumb:
+    crumbs: list[Crumb] = []
     with pytest.raises(RuntimeError):
-        run(replace(task, suspects=frozenset(in_hand)))
-    assert Crumb(ledger.run, task.label).read()[0] == [picture(3).row_id]  # the suspects went one by one
+        run_task(task, open_stage, crumbs.append)
+    return crumbs[-1]
 
 
 def test_a_poison_row_leaves_with_a_reject_for_every_row_that_it_would_have_become(ledger: Ledger) -> None:
@@ -265,27 +295,14 @@ def test_a_poison_row_leaves_with_a_reject_for_every_row_that_it_would_have_beco
     assert part.record is not None
     assert (part.record.kept, part.record.rejected) == (6, {Reason.POISON: 3})
     assert {(row["id"], row["detail"]) for row in rejects(ledger, "caption", part)} == {(bad, "SIGSEGV")}
-    assert Crumb(ledger.run, task.label).read()[0] == []  # a commit leaves no breadcrumb
-
-
-def test_a_breadcrumb_of_an_earlier_attempt_is_not_this_ones(ledger: Ledger) -> None:
-    task = task_of(ledger, "caption", Shout(), ingest(ledger, "a"))
-    Crumb(ledger.run, task.label).drop([picture(0).row_id], 0, 1)
-
-    def dies(task: Task, site: Site) -> Transform:
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        run_task(task, dies)
-    assert Crumb(ledger.run, task.label).read()[0] == []
 
 
 def test_a_poison_picture_takes_its_texts_along(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     pictures = (picture(1, "1 one", "1 uno"), picture(2, "2 two"))
     run_task(task_of(ledger, "ingest", Give(pictures)), open_stage)
-    upstream = Upstream("ingest", Picture, ledger.parts("ingest"))
-    stage = ScorePairs(Trained("filter"))
+    upstream = Upstream("ingest", Picture, ledger.index("ingest").held())
+    stage = ScorePairs(Checkpoint("digest", "somewhere"))
     poison = {pictures[0].row_id: "SIGKILL"}
     models = {stage.filter: "somewhere"}
     part, _ = run(task_of(ledger, "score", stage, upstream, models=models, poison=poison))
@@ -308,7 +325,7 @@ def test_a_poison_picture_without_a_unit_of_the_stage_leaves_nothing(ledger: Led
     assert (part.record.units_in, part.record.kept, part.record.rejected) == (0, 0, {})
 
 
-def _empty(ledger: Ledger, record: type[Record]) -> dict[str, Part]:
+def _empty(ledger: Ledger, record: type[Record]) -> dict[str, tuple[str, str]]:
     @dataclass(frozen=True)
     class Empty(GlobalStage):
         produces: ClassVar[type[Record]] = record
@@ -318,7 +335,7 @@ def _empty(ledger: Ledger, record: type[Record]) -> dict[str, Part]:
 
     name = record.__name__.lower()
     run_task(task_of(ledger, name, Empty()), open_stage)
-    return dict(ledger.parts(name))
+    return ledger.index(name).held()
 
 
 def test_a_global_stage_commits_its_model_and_its_shards(ledger: Ledger) -> None:
@@ -332,7 +349,7 @@ def test_a_global_stage_commits_its_model_and_its_shards(ledger: Ledger) -> None
     record = committed[0][0].record
     assert record is not None
     assert record.facts["rows"] == 3
-    assert (ledger.model("filter") / "weights").read_text() == "w"
+    assert (ledger.model("filter", record.facts["model"]) / "weights").read_text() == "w"
     assert [given.name for given in record.inputs] == ["part-0000000.parquet", "part-0000001.parquet"]
     assert len(record.facts["model"]) == 64
 
@@ -366,4 +383,4 @@ def test_listing_leaves_rejects_for_what_is_not_there(ledger: Ledger, tmp_path: 
 
 def test_nothing_is_left_in_the_scratch_folders(ledger: Ledger) -> None:
     run(task_of(ledger, "caption", Shout(), ingest(ledger, "a", "")))
-    assert not [path for path in (ledger.run / "_tmp").rglob("*") if path.is_file()]
+    assert not [path for path in (ledger.storage.path / "_tmp").rglob("*") if path.is_file()]

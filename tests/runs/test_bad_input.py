@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.inspection import reject_files
+from pipeline.inspection import files
 from pipeline.ledger import Ledger
 from tests.runs.command import capfilt, here, table, write_recipe
 
@@ -134,8 +133,7 @@ def test_unusable_rows_are_counted_with_their_reasons(
     left = {
         stage: {
             reject["detail"].split(":")[0]: reject["reason"]
-            for file in reject_files(Ledger(run), stage)
-            for reject in pq.read_table(file).to_pylist()
+            for reject in files(Ledger(run), stage, rejects=True).to_table().to_pylist()
         }
         for stage in ("list_web", "ingest")
     }

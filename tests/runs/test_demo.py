@@ -17,10 +17,10 @@ from tests.runs.command import capfilt
 def test_noise_is_counted_by_the_known_truth(crawl: Path, finished: Path) -> None:
     found, verdicts = measure(crawl, Ledger(finished)), web_verdicts(crawl)
     noisy = verdicts.total() - verdicts[Verdict.MATCH] - verdicts[Verdict.PARTIAL]
-    judged = query("SELECT count(*) AS n FROM {files} WHERE source = 'web'", files(Ledger(finished), "score"))
+    judged = query("SELECT count(*) AS n FROM files WHERE source = 'web'", files(Ledger(finished), "score"))
     assert found["web"]["pairs"] == judged[0]["n"]
     assert abs(found["web"]["noise"] - noisy / verdicts.total()) < 0.1  # boilerplate may repeat on one image
-    kept = query("SELECT count(*) AS n FROM {files}", files(Ledger(finished), "select"))[0]["n"]
+    kept = query("SELECT count(*) AS n FROM files", files(Ledger(finished), "select"))[0]["n"]
     assert found["all"]["kept"] == kept == found["web"]["kept"] + found["synthetic"]["kept"]
 
 

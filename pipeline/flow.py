@@ -1,0 +1,230 @@
+"""Which shard of which stage can run now: a shard is ready when its own upstream shard is committed.
+
+Only global stages wait for everything. So scoring overlaps captioning, and a run is one stream of tasks. What is
+nearest to the end goes first: a shard leaves the pipeline before the next one enters it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.index import Part
+from pipeline.plan import Node, Plan
+from pipeline.recipe import PlacementKeys
+from pipeline.survey import Standing, model_digest, sharded
+from pipeline.task import Resources, Task, Upstream
+from stages.stage import Checkpoint, GlobalStage, ModelRef
+
+SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
+
+
+@dataclass
+class _Stage:
+    """One stage's state: ``held`` is name and sha256 of the parts that stand, by shard."""
+
+    node: Node
+    whole: bool
+    ended: bool
+    shards: set[str] | None
+    held: dict[str, tuple[str, str]]
+    todo: set[str]
+    generations: Callable[[str], int]
+    queue: deque[str] = field(default_factory=deque)
+    again: deque[Task] = field(default_factory=deque)
+    running: int = 0
+    begun: bool = False
+
+
+class Overtaken(Exception):  # noqa: N818 (not an error: the plan has to be looked at again)
+    """Another runner has set aside what this one has just made."""
+
+
+class Flow:
+    """The tasks of the wanted stages of a plan, one after the other as they become ready.
+
+    ``begun`` is called with a stage's name and the number of its shards to do (null for a global stage) when its
+    first task is handed out, ``close`` with a stage when its last part is committed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        wanted: Sequence[Node],
+        run: str,
+        standings: Mapping[str, Standing],
+        begun: Callable[[str, int | None], None],
+        close: Callable[[Node], None],
+    ) -> None:
+        self._plan, self._run, self._begun, self._close = plan, run, begun, close
+        self._stages: dict[str, _Stage] = {}
+        self._digests: dict[str, str] = {}
+        for node in wanted:
+            standing = standings[node.name]
+            self._stages[node.name] = _Stage(
+                node,
+                isinstance(node.stage, GlobalStage),
+                standing.ended,
+                None if standing.shards is None else set(standing.shards),
+                standing.index.held(),
+                set(standing.missing),
+                standing.index.generation,
+            )
+            if isinstance(node.stage, GlobalStage) and standing.ended:
+                self._digests[node.name] = model_digest(standing.index)
+        for stage in self._stages.values():
+            self._refill(stage, stage.todo)
+        self._settle()
+
+    @property
+    def finished(self) -> bool:
+        return all(stage.ended for stage in self._stages.values())
+
+    def ready(self, cpus: int) -> Iterator[Task]:
+        """The next task of every stage that has one, the most urgent first: global stages, then the last ones.
+
+        ``cpus`` are the most that one node has: the threads of a global stage.
+        """
+        stages = list(self._stages.values())
+        wholes, others = [s for s in stages if s.whole], [s for s in reversed(stages) if not s.whole]
+        for stage in (*wholes, *others):
+            limit = self._placement(stage.node).actors
+            if limit is not None and stage.running >= limit:
+                continue
+            if stage.again:
+                yield stage.again[0]
+            elif stage.whole:
+                if not stage.ended and not stage.running and self._open(stage):
+                    yield self._task(stage, "", cpus)
+            elif stage.queue and self._open(stage):
+                yield self._task(stage, stage.queue[0], cpus)
+
+    def backlog(self, task: Task) -> int:
+        """How many tasks of this one's stage could run now if there were workers for all."""
+        stage = self._stages[task.name]
+        limit = self._placement(stage.node).actors or float("inf")
+        return int(min(limit - stage.running, max(1, len(stage.queue) + len(stage.again))))
+
+    def begin(self, task: Task) -> None:
+        """A task that :meth:`ready` gave has been handed to a worker."""
+        stage = self._stages[task.name]
+        if stage.again and stage.again[0] is task:
+            stage.again.popleft()
+        elif not stage.whole:
+            stage.queue.popleft()
+        stage.running += 1
+        if not stage.begun:
+            stage.begun = True
+            self._begun(task.name, None if stage.whole else len(stage.todo))
+
+    def again(self, task: Task) -> None:
+        """A task has to be run once more."""
+        stage = self._stages[task.name]
+        stage.running -= 1
+        stage.again.append(task)
+
+    def end(self, task: Task, committed: Iterable[Part]) -> None:
+        """A task's parts are committed: what waited for them may run."""
+        stage = self._stages[task.name]
+        stage.running -= 1
+        for part in committed:
+            if part.record is None:
+                raise Overtaken(part.name)
+            stage.held[part.record.shard] = (part.name, part.sha256)
+            if stage.whole:
+                self._digests[task.name] = str(part.record.facts.get("model", ""))
+        stage.todo.discard(task.shard)
+        if stage.whole:
+            stage.shards = set(stage.held)
+            self._end(stage)
+            for other in self._stages.values():
+                if task.name in other.node.upstream and not other.whole:
+                    self._relist(other)
+        else:
+            for other in self._stages.values():
+                if task.name in other.node.upstream and not other.whole:
+                    self._refill(other, {task.shard} & other.todo)
+        self._settle()
+
+    # -- readiness ----------------------------------------------------------------------------------------
+
+    def _placement(self, node: Node) -> PlacementKeys:
+        return self._plan.recipe.placement.get(node.name, PlacementKeys())
+
+    def _above(self, stage: _Stage) -> list[_Stage]:
+        """The stages whose shards this one's are."""
+        return [self._stages[name] for name in stage.node.upstream if sharded(self._plan.nodes[name])]
+
+    def _open(self, stage: _Stage) -> bool:
+        """Whether all that a stage needs as a whole is there: models, figures; for a global stage everything."""
+        return all(
+            self._stages[name].ended
+            for name in stage.node.needs
+            if stage.whole or not sharded(self._plan.nodes[name])
+        )
+
+    def _relist(self, stage: _Stage) -> None:
+        """A listing has ended: the shards of whatever follows from it are known now."""
+        above = self._above(stage)
+        if any(one.shards is None for one in above):
+            return
+        shards = {shard for one in above for shard in one.shards or ()}
+        stage.todo |= shards - (stage.shards or set()) - stage.held.keys()
+        stage.shards = shards
+        self._refill(stage, stage.todo)
+        for other in self._stages.values():
+            if stage.node.name in other.node.upstream and not other.whole:
+                self._relist(other)
+
+    def _refill(self, stage: _Stage, shards: Iterable[str]) -> None:
+        """Queue the shards whose own upstream parts stand."""
+        if stage.whole:
+            return
+        above = self._above(stage)
+        waiting = set(stage.queue)
+        for shard in sorted(shards):
+            due = [one for one in above if one.shards is not None and shard in one.shards]
+            if shard not in waiting and due and all(shard in one.held for one in due):
+                stage.queue.append(shard)
+
+    def _settle(self) -> None:
+        """Close the stages that have nothing more to do."""
+        for stage in self._stages.values():
+            if not stage.ended and not stage.whole and stage.shards is not None and not stage.todo:
+                self._end(stage)
+
+    def _end(self, stage: _Stage) -> None:
+        stage.ended = True
+        self._close(stage.node)
+
+    # -- tasks --------------------------------------------------------------------------------------------
+
+    def _task(self, stage: _Stage, shard: str, cpus: int) -> Task:
+        node, placement = stage.node, self._placement(stage.node)
+        upstream = []
+        for name in node.upstream:
+            held, own = self._stages[name].held, sharded(self._plan.nodes[name]) and not stage.whole
+            parts = {key: held[key] for key in [shard] if key in held} if own else dict(held)
+            upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
+        deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
+        return Task(
+            run=self._run,
+            name=node.name,
+            stage=node.stage,
+            fingerprint=node.fingerprint,
+            shard=shard,
+            upstream=tuple(upstream),
+            models={model: model.where for model in node.stage.models if isinstance(model, Checkpoint)},
+            digests={
+                model.where if isinstance(model, Checkpoint) else model.stage: self._digest(model)
+                for model in node.stage.models
+            },
+            needs=Resources(placement.cpus, placement.gpus),
+            device="cuda" if placement.gpus else "cpu",
+            threads=placement.threads or (cpus if stage.whole else max(1, int(placement.cpus))),
+            batch=placement.batch,
+            deadline=placement.deadline or deadline,
+            generation=stage.generations(shard) if shard else 0,
+        )
+
+    def _digest(self, model: ModelRef) -> str:
+        return model.digest if isinstance(model, Checkpoint) else self._digests[model.stage]
