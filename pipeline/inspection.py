@@ -3,17 +3,14 @@
 Storage only: works with Ray stopped, on a copy of the run, on another machine.
 """
 
-import functools
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from data_contracts.errors import CapfiltError, SourceError
@@ -61,36 +58,42 @@ def figures(ledger: Ledger, stage: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in query("SELECT * FROM files", files(ledger, stage))}
 
 
-def files(ledger: Ledger, stage: str, *, rejects: bool = False) -> ds.Dataset | None:
-    """A stage's committed parts, or the rejects that belong to them, as one table; ``None`` without any.
+class Files(NamedTuple):
+    """Parquet files of the same columns: paths or urls, and the fsspec file system that opens urls."""
 
-    Leftovers of dead attempts do not count. Nothing is read yet: readers take the columns and rows they want.
-    """
+    paths: list[str]
+    filesystem: Any = None
+
+
+def files(ledger: Ledger, stage: str, *, rejects: bool = False) -> Files:
+    """A stage's committed parts, or the rejects that belong to them; leftovers of dead attempts do not count."""
     home = ledger.home(stage)
-    column = home.index(stage).table["rejects" if rejects else "name"]
-    names = [name for name in column.to_pylist() if name]
-    if not names:
-        return None
-    filesystem, root = home.storage.arrow
-    paths = [f"{root}/{stage}/{name}" for name in names]
-    return ds.dataset(paths, format="parquet", filesystem=filesystem)
+    names = home.index(stage).table["rejects" if rejects else "name"].to_pylist()
+    return Files([f"{home.url}/{stage}/{name}" for name in names if name], home.storage.fsspec)
 
 
-def query(sql: str, files: ds.Dataset | None, *parameters: Any) -> list[dict[str, Any]]:
-    """Rows of a DuckDB query over the table ``files``; none without files."""
-    if files is None:
+def query(sql: str, files: Files, *parameters: Any) -> list[dict[str, Any]]:
+    """Rows of a DuckDB query over the table ``files``, which has the column ``filename`` too; none without files."""
+    if not files.paths:
         return []
     with duckdb.connect() as connection:
         connection.execute("SET threads TO 2")
-        connection.register("files", files)
-        found: pa.Table = connection.sql(sql, params=list(parameters)).to_arrow_table()
+        if files.filesystem is not None:
+            connection.register_filesystem(files.filesystem)
+        names = ", ".join("'" + path.replace("'", "''") + "'" for path in files.paths)
+        statement = (
+            f"WITH files AS (FROM read_parquet([{names}], union_by_name = true, filename = true)) {sql}"
+        )
+        found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
         return list(found.to_pylist())
 
 
 def sample(ledger: Ledger, stage: str, rows: int, *, rejects: bool = False) -> list[dict[str, Any]]:
     """The first rows of a stage, or of what left it; bytes as their length."""
     demand_stage(ledger, stage)
-    found = query(f"SELECT * FROM files LIMIT {int(rows)}", files(ledger, stage, rejects=rejects))
+    found = query(
+        f"SELECT * EXCLUDE (filename) FROM files LIMIT {int(rows)}", files(ledger, stage, rejects=rejects)
+    )
     return [{name: _short(value) for name, value in row.items()} for row in found]
 
 
@@ -146,12 +149,19 @@ def _row_ids(ledger: Ledger, identifier: str) -> set[str]:
     found = {row_id(source, identifier) for source in sources}
     for stage in ledger.record().fingerprints:
         for rejects in (False, True):
-            table = files(ledger, stage, rejects=rejects)
-            if table is not None and "row_id" in table.schema.names:
-                same = [pc.field(name) == identifier for name in IDS if name in table.schema.names]
-                rows = table.to_table(columns=["row_id"], filter=functools.reduce(operator.or_, same))
-                found |= set(rows["row_id"].to_pylist())
+            own = files(ledger, stage, rejects=rejects)
+            columns = _columns(own)
+            if "row_id" in columns:
+                where = " OR ".join(f"{name} = $1" for name in IDS if name in columns)
+                rows = query(f"SELECT DISTINCT row_id FROM files WHERE {where}", own, identifier)
+                found |= {row["row_id"] for row in rows}
     return found
+
+
+def _columns(files: Files) -> set[str]:
+    """The columns of a stage's files, which all have the same."""
+    first = files._replace(paths=files.paths[:1])
+    return {row["column_name"] for row in query("SELECT column_name FROM (DESCRIBE FROM files)", first)}
 
 
 def _stories(ledger: Ledger, stage: str, rows: Sequence[str]) -> Iterator[Story]:
@@ -167,13 +177,12 @@ def _stories(ledger: Ledger, stage: str, rows: Sequence[str]) -> Iterator[Story]
             yield Story(stage, own, gone, name, record.models if record else {})
 
 
-def _by_file(table: ds.Dataset | None, rows: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _by_file(files: Files, rows: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """What the files have of these rows, by the file's name; bytes as their length."""
     found: dict[str, list[dict[str, Any]]] = {}
-    if table is not None and "row_id" in table.schema.names:
-        wanted = pc.field("row_id").isin(pa.array(rows, pa.string()))
-        for row in table.to_table(columns=[*table.schema.names, "__filename"], filter=wanted).to_pylist():
-            name = row.pop("__filename").rpartition("/")[2]
+    if "row_id" in _columns(files):
+        for row in query("SELECT * FROM files WHERE list_contains(?, row_id)", files, list(rows)):
+            name = row.pop("filename").rpartition("/")[2]
             found.setdefault(name, []).append({name: _short(value) for name, value in row.items()})
     return found
 

@@ -24,11 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 from filelock import FileLock
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
-from pyarrow import fs as pafs
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from data_contracts.errors import RecipeError, StorageError
@@ -139,14 +137,9 @@ class Storage(ABC):
         """The folder on this machine's own file system; fetched once a machine, under its digest."""
 
     @property
-    @abstractmethod
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """The file system for pyarrow's readers, and this folder's path in it."""
-
-    def open(self, name: str) -> pa.NativeFile:
-        """The file for reading parts of it, such as a Parquet footer. Raises :class:`FileNotFoundError`."""
-        filesystem, root = self.arrow
-        return filesystem.open_input_file(f"{root}/{name}")
+    def fsspec(self) -> Any:
+        """The file system with which other readers (DuckDB) open this storage's urls; ``None`` for local paths."""
+        return None
 
 
 def storage_at(where: str | Path) -> Storage:
@@ -339,10 +332,6 @@ class Folder(Storage):
     def local_tree(self, folder: str, digest: str) -> Path:
         return self.path / folder
 
-    @property
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
-        return pafs.LocalFileSystem(), str(self.path)
-
 
 def _sync(path: Path) -> None:
     """Flush a file or a folder to the disk."""
@@ -513,13 +502,11 @@ class Bucket(Storage):
         return target
 
     @cached_property
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
+    def fsspec(self) -> Any:
         from obstore.fsspec import FsspecStore
 
-        parts = urlsplit(self.url)
         store: Any = FsspecStore
-        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(store(parts.scheme, **self._options)))
-        return filesystem, f"{parts.netloc}{parts.path}"
+        return store(urlsplit(self.url).scheme, **self._options)
 
 
 def _place(path: Path, data: bytes) -> None:

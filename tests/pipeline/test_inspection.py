@@ -96,7 +96,7 @@ def test_damage_in_one_part_does_not_hide_another(copied: Ledger) -> None:
 
 
 def test_a_query_without_files_has_no_rows_and_odd_names_do_no_harm(finished: Ledger, tmp_path: Path) -> None:
-    assert inspection.query("SELECT * FROM files", None) == []
+    assert inspection.query("SELECT * FROM files", inspection.Files([])) == []
     odd = Ledger(shutil.copytree(finished.storage.path, tmp_path / "it's [here] 100%"))
     (row,) = inspection.query(
         "SELECT count(*) AS n FROM files WHERE itm > ?", inspection.files(odd, "select"), 0.5

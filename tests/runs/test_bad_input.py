@@ -133,7 +133,8 @@ def test_unusable_rows_are_counted_with_their_reasons(
     left = {
         stage: {
             reject["detail"].split(":")[0]: reject["reason"]
-            for reject in files(Ledger(run), stage, rejects=True).to_table().to_pylist()
+            for file in files(Ledger(run), stage, rejects=True).paths
+            for reject in pq.read_table(file).to_pylist()
         }
         for stage in ("list_web", "ingest")
     }
