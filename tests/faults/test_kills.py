@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from pipeline import lease
 from pipeline.ledger import Ledger
+from pipeline.storage import Folder
 from tests.runs.command import (
     capfilt,
     descendants,
@@ -30,34 +32,44 @@ SLOW = {stage: {"actors": 1, "batch": 1} for stage in ("ingest", "caption", "sco
 STAGES = ("ingest", "caption", "score", "select", "export")
 
 
-def hold_worker(process: subprocess.Popen[str], is_middle: Callable[[], bool]) -> int:
-    """Stop the worker that is at work at a moment when ``is_middle`` holds; its process id."""
+def hold_worker(process: subprocess.Popen[str], run: Path, is_middle: Callable[[], bool]) -> int:
+    """Stop the worker that is at work at a moment when ``is_middle`` holds; its process id.
+
+    What it is at, the run's lease tells: its next beat but one was written after the worker had stopped.
+    """
 
     def held() -> int | None:
-        if not is_middle():
+        below = descendants(process.pid)
+        workers = [pid for pid, command in below.items() if command.startswith("ray::Worker")]
+        if not any(below[pid] == "ray::Worker.run" for pid in workers):
             return None
-        workers = [
-            pid for pid, command in descendants(process.pid).items() if command.startswith("ray::Worker")
-        ]
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
+        seen = beat(run)
+        wait_until(lambda: beat(run) > seen + 1, "two beats of the lease", 30)
         busy = [pid for pid, command in descendants(process.pid).items() if command == "ray::Worker.run"]
-        if is_middle() and busy:
+        if busy and is_middle():
             return busy[0]
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
         return None
 
-    return wait_until(held, "a worker in the middle of its work")
+    return int(wait_until(held, "a worker in the middle of its work"))
+
+
+def beat(run: Path) -> int:
+    holder = lease.read(Folder(run))
+    return holder.beat if holder else 0
 
 
 def in_shard(run: Path, stage: str, after: int = 0) -> Callable[[], bool]:
     """Whether more than ``after`` parts of the stage are committed and another one is being worked on."""
 
     def is_middle() -> bool:
-        shards = {path.stem for path in (run / "_tmp" / "crumbs").glob(f"{stage}-*.json")}
+        holder = lease.read(Folder(run))
         done = {path.stem.replace("part", stage) for path in (run / stage).glob("part-*.parquet")}
-        return len(done) > after and bool(shards - done)
+        at_work = {task.label for task in holder.running} if holder else set()
+        return len(done) > after and any(label.startswith(f"{stage}-") for label in at_work - done)
 
     return is_middle
 
@@ -92,17 +104,17 @@ def disturbed(
     run = folder / "runs" / "disturbed"
     seen = {}
     with started("run", path) as process:
-        hold_worker(process, in_shard(run, "caption"))
+        hold_worker(process, run, in_shard(run, "caption"))
         kill_driver(process)
     seen["caption"] = snapshot(run)
     with started("resume", run) as process:
-        worker = hold_worker(process, in_shard(run, "caption", count(seen["caption"], "caption")))
+        worker = hold_worker(process, run, in_shard(run, "caption", count(seen["caption"], "caption")))
         kill_worker(process, worker)
-        hold_worker(process, in_shard(run, "score"))
+        hold_worker(process, run, in_shard(run, "score"))
         kill_driver(process)
     seen["score"] = snapshot(run)
     with started("resume", run) as process:
-        worker = hold_worker(process, in_shard(run, "score", count(seen["score"], "score")))
+        worker = hold_worker(process, run, in_shard(run, "score", count(seen["score"], "score")))
         kill_worker(process, worker)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
@@ -170,11 +182,11 @@ def trained(
     seen: dict[str, Any] = {}
     lasting = run / "_tmp" / "lasting"
     with started("run", path) as process:
-        hold_worker(process, lambda: bool(list(lasting.glob("captioner-*/checkpoint.pt"))))
+        hold_worker(process, run, lambda: bool(list(lasting.glob("captioner-*/checkpoint.pt"))))
         kill_driver(process)
     seen["parts"], seen["steps"] = snapshot(run), steps(lasting)
     with started("resume", run) as process:
-        worker = hold_worker(process, lambda: len(steps(lasting)) > len(seen["steps"]) + 5)
+        worker = hold_worker(process, run, lambda: len(steps(lasting)) > len(seen["steps"]) + 5)
         seen["resumed"] = steps(lasting)[len(seen["steps"]) :]
         kill_worker(process, worker)
         out, err = process.communicate(timeout=240)

@@ -132,7 +132,7 @@ def test_an_output_folder_of_another_recipe_is_refused(
     other = {**recipe, "web": recipe["human"], "output": str(finished.parent)}
     ended = here("run", write_recipe(tmp_path / "recipe.yaml", other), expect=2)
     assert "was made by another recipe: " in ended.said
-    assert "ingest.stage.sources[0].digest differs" in ended.said
+    assert "list_web.stage.sources[0].digest differs" in ended.said
 
 
 def test_placement_is_no_part_of_a_run(finished: Path):
