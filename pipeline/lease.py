@@ -25,11 +25,12 @@ BEAT, STALE = 2.0, 15.0
 
 
 class Doing(BaseModel):
-    """A running task: rows or steps done, of how many."""
+    """A running task: rows or steps done, of how many; ``pid`` is its worker's process, on its own machine."""
 
     model_config = ConfigDict(frozen=True)
 
     label: str
+    pid: int
     done: int
     total: int
     text: str = ""

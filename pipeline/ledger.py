@@ -184,6 +184,7 @@ class Ledger:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="zstd")
         self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
+        failpoint("index.compacted")
         with ThreadPoolExecutor(READERS) as pool:
             list(pool.map(lambda name: self.storage.remove(f"{stage}/_commits/{name}"), entries))
 

@@ -92,15 +92,15 @@ class Progress:
             row = self._live.add_task(stage, total=shards or None, facts="")
             self._bars[stage] = _Bar(row, shards)
 
-    def watch(self, running: Mapping[str, Task], crumbs: Mapping[str, Crumb]) -> None:
+    def watch(self, running: Mapping[str, tuple[Task, int]], crumbs: Mapping[str, Crumb]) -> None:
         """What runs and how far it is: shards that are done, and shares of those in hand."""
         self._running = tuple(
-            Doing(label=label, done=crumb.done, total=crumb.total, text=crumb.text)
-            for label, crumb in crumbs.items()
-            if label in running
+            Doing(label=label, pid=pid, done=crumb.done, total=crumb.total, text=crumb.text)
+            for label, (_, pid) in running.items()
+            for crumb in [crumbs.get(label, Crumb())]
         )
         shares: Counter[str] = Counter()
-        for label, task in running.items():
+        for label, (task, _) in running.items():
             crumb = crumbs.get(label, Crumb())
             if bar := self._bars.get(task.name):
                 bar.text = crumb.text or bar.text

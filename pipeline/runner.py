@@ -13,6 +13,7 @@ from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
 from pipeline.cluster import Cluster
+from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
 from pipeline.index import Part
 from pipeline.lease import Lease
@@ -200,8 +201,9 @@ class Runner:
             self._commits[task.name] += 1
             if self._commits[task.name] % COMPACT == 0:
                 self.ledger.compact(task.name)
+        failpoint(f"ended.{task.name}")
 
-    def _watch(self, running: Mapping[str, Task], crumbs: Mapping[str, Crumb]) -> None:
+    def _watch(self, running: Mapping[str, tuple[Task, int]], crumbs: Mapping[str, Crumb]) -> None:
         self.progress.watch(running, crumbs)
         if self._lease is not None:
             self._lease.check()

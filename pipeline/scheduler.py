@@ -29,7 +29,7 @@ START_SECONDS = 300.0
 WORDS_SECONDS = 30.0
 
 Ended = Callable[[Task, tuple[tuple[Part, bool], ...]], None]
-Watch = Callable[[Mapping[str, Task], Mapping[str, Crumb]], None]
+Watch = Callable[[Mapping[str, tuple[Task, int]], Mapping[str, Crumb]], None]
 
 
 @dataclass(eq=False)
@@ -107,8 +107,9 @@ class Crew:
         self._idle.clear()
         ray.kill(self._board, no_restart=True)
 
-    def _running(self) -> dict[str, Task]:
-        return {actor.task.label: actor.task for actor in self._actors.values() if actor.task}
+    def _running(self) -> dict[str, tuple[Task, int]]:
+        """The tasks that run, with the process of each, by label."""
+        return {actor.task.label: (actor.task, actor.pid) for actor in self._actors.values() if actor.task}
 
     # -- placing ------------------------------------------------------------------------------------------
 

@@ -242,8 +242,13 @@ def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) ->
         DamageError: an input part is not what was committed.
         StorageError: the disk or the store fails.
     """
+
+    def dropping(crumb: Crumb) -> None:
+        drop(crumb)
+        failpoint(f"batch.{task.name}")
+
     try:
-        return _run_task(task, open_stage, drop)
+        return _run_task(task, open_stage, dropping)
     except OSError as error:
         if error.errno not in _DISK:
             raise

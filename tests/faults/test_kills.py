@@ -4,22 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import lease
 from pipeline.ledger import Ledger
-from pipeline.storage import Folder
 from tests.runs.command import (
     capfilt,
-    descendants,
     difference,
     here,
-    kill,
     snapshot,
     started,
     table,
@@ -27,67 +22,12 @@ from tests.runs.command import (
     write_recipe,
 )
 
-# One worker and one picture at a time: slow enough to be hit in the middle, and no part of any fingerprint.
-SLOW = {stage: {"actors": 1, "batch": 1} for stage in ("ingest", "caption", "score")}
 STAGES = ("ingest", "caption", "score", "select", "export")
 
 
-def hold_worker(process: subprocess.Popen[str], run: Path, is_middle: Callable[[], bool]) -> int:
-    """Stop the worker that is at work at a moment when ``is_middle`` holds; its process id.
-
-    What it is at, the run's lease tells: its next beat but one was written after the worker had stopped.
-    """
-
-    def held() -> int | None:
-        below = descendants(process.pid)
-        workers = [pid for pid, command in below.items() if command.startswith("ray::Worker")]
-        if not any(below[pid] == "ray::Worker.run" for pid in workers):
-            return None
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        seen = beat(run)
-        wait_until(lambda: beat(run) > seen + 1, "two beats of the lease", 30)
-        busy = [pid for pid, command in descendants(process.pid).items() if command == "ray::Worker.run"]
-        if busy and is_middle():
-            return busy[0]
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
-        return None
-
-    return int(wait_until(held, "a worker in the middle of its work"))
-
-
-def beat(run: Path) -> int:
-    holder = lease.read(Folder(run))
-    return holder.beat if holder else 0
-
-
-def in_shard(run: Path, stage: str, after: int = 0) -> Callable[[], bool]:
-    """Whether more than ``after`` parts of the stage are committed and another one is being worked on."""
-
-    def is_middle() -> bool:
-        holder = lease.read(Folder(run))
-        done = {path.stem.replace("part", stage) for path in (run / stage).glob("part-*.parquet")}
-        at_work = {task.label for task in holder.running} if holder else set()
-        return len(done) > after and any(label.startswith(f"{stage}-") for label in at_work - done)
-
-    return is_middle
-
-
-def kill_driver(process: subprocess.Popen[str]) -> None:
-    """The driver alone, by SIGKILL; Ray's processes then end by themselves, or are ended here."""
-    below = descendants(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
-    for pid in below:
-        kill(pid)
-
-
-def kill_worker(process: subprocess.Popen[str], worker: int) -> None:
-    os.kill(worker, signal.SIGKILL)
-    for pid, command in descendants(process.pid).items():
-        if command.startswith("ray::Worker") and pid != worker:
-            os.kill(pid, signal.SIGCONT)
+def dies(*arguments: object, at: str) -> None:
+    """Run the command until it kills itself at a failpoint; Ray's processes follow it."""
+    capfilt(*arguments, expect=-signal.SIGKILL, CAPFILT_FAILPOINT=at)
 
 
 def count(parts: dict[str, Any], stage: str) -> int:
@@ -100,24 +40,19 @@ def disturbed(
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
     """A run that lost its driver in caption and in score, and a worker in each; and its parts at the kills."""
     folder = tmp_path_factory.mktemp("disturbed")
-    path = write_recipe(folder / "recipe.yaml", recipe, name="disturbed", placement=SLOW)
+    placement = {
+        "caption": {"batch": 1},
+        "score": {"batch": 1},
+    }  # so that a batch is in the middle of a shard
+    path = write_recipe(folder / "recipe.yaml", recipe, name="disturbed", placement=placement)
     run = folder / "runs" / "disturbed"
     seen = {}
-    with started("run", path) as process:
-        hold_worker(process, run, in_shard(run, "caption"))
-        kill_driver(process)
+    dies("run", path, at=f"ended.caption:4@{folder}/1")
     seen["caption"] = snapshot(run)
-    with started("resume", run) as process:
-        worker = hold_worker(process, run, in_shard(run, "caption", count(seen["caption"], "caption")))
-        kill_worker(process, worker)
-        hold_worker(process, run, in_shard(run, "score"))
-        kill_driver(process)
+    dies("resume", run, at=f"batch.caption:3@{folder}/2,ended.score:6@{folder}/3")
     seen["score"] = snapshot(run)
-    with started("resume", run) as process:
-        worker = hold_worker(process, run, in_shard(run, "score", count(seen["score"], "score")))
-        kill_worker(process, worker)
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
+    capfilt("resume", run, CAPFILT_FAILPOINT=f"batch.score:4@{folder}/4")
+    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["1", "2", "3", "4"]
     return run, seen
 
 
@@ -181,40 +116,37 @@ def trained(
     run = folder / "runs" / "trained"
     seen: dict[str, Any] = {}
     lasting = run / "_tmp" / "lasting"
-    with started("run", path) as process:
-        hold_worker(process, run, lambda: bool(list(lasting.glob("captioner-*/checkpoint.pt"))))
-        kill_driver(process)
-    seen["parts"], seen["steps"] = snapshot(run), steps(lasting)
-    with started("resume", run) as process:
-        worker = hold_worker(process, run, lambda: len(steps(lasting)) > len(seen["steps"]) + 5)
-        seen["resumed"] = steps(lasting)[len(seen["steps"]) :]
-        kill_worker(process, worker)
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
+    with started("run", path, CAPFILT_FAILPOINT=f"batch.captioner:21@{folder}/1") as process:
+        wait_until((folder / "1").exists, "the worker's death at step 210")
+        os.kill(process.pid, signal.SIGKILL)
+    seen["parts"], seen["steps"] = snapshot(run), diary(lasting)
+    capfilt("resume", run, CAPFILT_FAILPOINT=f"batch.captioner:2@{folder}/2")
+    assert (folder / "2").exists()
     return run, seen
 
 
-def steps(lasting: Path) -> list[int]:
-    """The steps in the captioner's diary, in the order in which they ran; a line cut short is left out."""
-    found = []
+def diary(lasting: Path) -> dict[int, float]:
+    """The steps in the captioner's diary and how long each took; a line cut short is left out."""
+    found = {}
     for path in lasting.glob("captioner-*/steps.jsonl"):
         for line in path.read_text().splitlines():
-            try:
-                found.append(int(json.loads(line)["step"]))
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                step = json.loads(line)
+                found[int(step["step"])] = step["seconds"]
     return found
 
 
 def test_a_killed_training_carries_on_from_its_checkpoint(trained: tuple[Path, dict[str, Any]]):
     run, seen = trained
-    assert max(seen["steps"]) < STEPS
-    assert min(seen["resumed"]) == CHECKPOINT + 1
-    curve = table(run, "captioner")
-    assert sorted(curve["step"].to_pylist()) == list(range(1, STEPS + 1))
-    first = Ledger(run).index("captioner").parts()["0000000"].record
-    assert first is not None
-    assert first.kept == STEPS
+    assert CHECKPOINT < max(seen["steps"]) < STEPS
+    curve = table(run, "captioner").to_pylist()
+    assert [row["step"] for row in curve] == list(range(1, STEPS + 1))
+    # A step took as long as the killed run noted, so it did not run again; those behind the checkpoint did.
+    kept = [row["step"] for row in curve if row["seconds"] == seen["steps"].get(row["step"])]
+    assert kept == list(range(1, CHECKPOINT + 1))
+    record = Ledger(run).index("captioner").part("0000000").record
+    assert record is not None
+    assert (record.kept, record.attempt) == (STEPS, 2)
 
 
 def test_what_came_before_the_killed_training_did_not_run_again(trained: tuple[Path, dict[str, Any]]):

@@ -35,7 +35,7 @@ class LocalCrew:
         while not flow.finished:
             task = next(flow.ready(1))
             flow.begin(task)
-            watch({task.label: task}, {})
+            watch({task.label: (task, 0)}, {})
             committed = tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
             ended(task, committed)
             flow.end(task, [part for part, _ in committed])
