@@ -22,6 +22,7 @@ from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.evaluate import Evaluate
 from stages.export import ExportIds, ExportPairs
+from stages.guard import CaptionGuard
 from stages.ingest import IngestHuman, IngestPictures
 from stages.list_source import KINDS, ListSource
 from stages.score import ScorePairs
@@ -103,7 +104,8 @@ class _Builder:
         decoding: Decoding = settings_of(Decoding, recipe.caption, recipe.seed)
         if recipe.human:
             plan.add("evaluate", Evaluate(filter, captioner, decoding, recipe.seed), "human", "ingest")
-        plan.add("caption", WriteCaptions(captioner, decoding), "ingest")
+        guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
+        plan.add("caption", WriteCaptions(captioner, decoding, guard), "ingest")
         plan.add("score", ScorePairs(filter), "ingest", "caption")
         self._select()
         self._export()

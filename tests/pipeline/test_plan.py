@@ -90,6 +90,8 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"export__images": "reference"}, {"export"}),
         ({"export__images": "ids"}, {"export"}),
         ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
+        ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
+        ({"caption__guard": {"min_words": 2, "prompt_echo": True}}, set()),  # its defaults
         ({"models__filter": {"steps": 3}}, AFTER_FILTER),
         ({"models__captioner": {"lr": 0.1}}, {"captioner", "evaluate"} | AFTER_CAPTION),
         ({"models__pretrain": {"steps": 3}}, AFTER_PRETRAIN),
