@@ -1,0 +1,160 @@
+"""Captioners of transformers: BLIP-2, GIT, ViT-GPT2 and its like, and any other image-to-text model.
+
+What differs is how an image and a prompt become the model's inputs; writing is the same for all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, GenerationConfig
+
+from data_contracts.errors import ModelError
+from models.batching import batches
+from models.checkpoint import Checkpoint
+from models.generation import demand_room, write
+from models.pretrained import load_image_processor, load_model, load_processor, load_tokenizer
+from models.protocols import Decoding, Images, Written
+from models.sampling import CaptionRandom
+
+# Of the checkpoint's own generation settings these stay; lengths, penalties and strategies come from Decoding.
+SPECIAL_TOKENS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+    *("decoder_start_token_id", "forced_bos_token_id"),
+)
+
+
+class Inputs(NamedTuple):
+    """What ``generate`` takes, and how many tokens its sequences begin with before anything is written."""
+
+    tensors: dict[str, torch.Tensor]
+    prompt: int
+
+
+Prepare = Callable[[list[Image.Image], str], Inputs]
+
+
+@dataclass(frozen=True)
+class ImageToText:
+    """A :class:`~models.protocols.Captioner`; ``batch`` captions are decoded at once.
+
+    ``prompt`` of the decoding is what a plain captioner goes on from, and what a chat model is asked. Every
+    caption looks at its image anew: with several captions an image this is slower than it could be.
+    """
+
+    model: Any
+    tokenizer: Any
+    prepare: Prepare
+    special: dict[str, Any]
+    positions: int | None
+    batch: int
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, device: str = "cpu", batch: int = 16) -> "ImageToText":
+        """Raises :class:`ModelError` if weights are missing or tokenizer or preprocessor is unfit."""
+        model = load_model(AutoModelForImageTextToText, checkpoint).to(device)
+        # BLIP-2 hands over to a language model, which then writes with settings of its own.
+        writer = model.language_model if checkpoint.model_type == "blip-2" else model
+        text = writer.config.get_text_config(decoder=True)
+        settings = writer.generation_config
+        # Otherwise the checkpoint's own settings would fill what a call leaves open.
+        writer.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        if checkpoint.model_type in ("blip-2", "git", "vision-encoder-decoder"):
+            tokenizer = load_tokenizer(checkpoint, text, special=())
+            special = _special(settings, tokenizer, checkpoint)
+            start = special["decoder_start_token_id"]
+            prepare = _after_prefix(model.config, load_image_processor(checkpoint), tokenizer, start)
+        else:
+            processor = load_processor(checkpoint)
+            tokenizer = processor.tokenizer
+            special = _special(settings, tokenizer, checkpoint)
+            prepare = _through(processor, model.config.is_encoder_decoder)
+        return cls(model, tokenizer, prepare, special, getattr(text, "max_position_embeddings", None), batch)
+
+    @torch.inference_mode()
+    def caption(self, images: Images, image_ids: Sequence[str], decoding: Decoding) -> list[list[Written]]:
+        """``decoding.per_image`` captions an image; greedy and beam have nothing to draw and repeat theirs.
+
+        :class:`UsageError` for captions too long for the model.
+        """
+        each, copies = (decoding.per_image, 1) if decoding.strategy == "nucleus" else (1, decoding.per_image)
+        rows = [(image, caption) for image in range(len(images)) for caption in range(each)]
+        captions: list[list[Written]] = [[] for _ in images]
+        for chunk in batches(rows, self.batch):
+            inputs = self.prepare([images[image] for image, _ in chunk], decoding.prompt)
+            if self.positions is not None:
+                demand_room(inputs.prompt, decoding, self.positions)
+            tensors = {name: tensor.to(self.model.device) for name, tensor in inputs.tensors.items()}
+            noise = [CaptionRandom(decoding.seed, image_ids[image], caption) for image, caption in chunk]
+            written = write(self.model, tensors, self.special, inputs.prompt, decoding, noise)
+            texts = self.tokenizer.batch_decode([each.ids for each in written], skip_special_tokens=True)
+            for (image, _), text, tokens in zip(chunk, texts, written, strict=True):
+                captions[image] += [Written(text.strip(), tokens.logprob)] * copies
+        return captions
+
+
+def _after_prefix(config: Any, image_processor: Any, tokenizer: Any, start: int | None) -> Prepare:
+    """Pixels, and a text that begins as the family's does: the same tokens for every image."""
+
+    def prepare(images: list[Image.Image], prompt: str) -> Inputs:
+        plain = tokenizer(prompt, add_special_tokens=False).input_ids
+        decoder, begun = "", 0
+        if config.model_type == "blip-2":
+            places = [config.image_token_index] * config.num_query_tokens
+            ids = places + tokenizer(prompt).input_ids
+            begun = 1 if config.text_config.is_encoder_decoder else len(ids)
+        elif config.model_type == "git":
+            ids = [tokenizer.cls_token_id, *plain]
+        else:
+            decoder, ids = "decoder_", [start, *plain]
+        tokens = torch.tensor([ids] * len(images))
+        text = {f"{decoder}input_ids": tokens, f"{decoder}attention_mask": torch.ones_like(tokens)}
+        return Inputs({**image_processor(images=images, return_tensors="pt"), **text}, begun or len(ids))
+
+    return prepare
+
+
+def _through(processor: Any, encoder_decoder: bool) -> Prepare:
+    """The model's own processor: as a user's turn of a chat where it has a template, as plain text otherwise."""
+    processor.tokenizer.padding_side = "left"
+
+    def prepare(images: list[Image.Image], prompt: str) -> Inputs:
+        if processor.chat_template:
+            said = [{"type": "text", "text": prompt}] if prompt else []
+            turns = [
+                [{"role": "user", "content": [{"type": "image", "image": image}, *said]}] for image in images
+            ]
+            found = processor.apply_chat_template(
+                turns,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            )
+        else:
+            found = processor(images=images, text=[prompt] * len(images), return_tensors="pt", padding=True)
+        return Inputs(dict(found), 1 if encoder_decoder else found["input_ids"].shape[1])
+
+    return prepare
+
+
+def _special(settings: GenerationConfig, tokenizer: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The special tokens as ``generate`` calls them; BERT's tokenizers end with [SEP]."""
+    special = {name: getattr(settings, name) for name in SPECIAL_TOKENS}
+    end = special["eos_token_id"]
+    end = next(
+        (one for one in (end, tokenizer.eos_token_id, tokenizer.sep_token_id) if one is not None), None
+    )
+    if end is None:
+        raise ModelError(
+            what=f"nothing says where a caption of {checkpoint.where} ends",
+            evidence="no eos_token_id in its configuration, no end token in its tokenizer",
+            remedy="put the generation_config.json it came with beside the weights",
+        )
+    special["eos_token_id"] = end if isinstance(end, list) else [end]
+    if special["pad_token_id"] is None:
+        special["pad_token_id"] = special["eos_token_id"][0]
+    return special
