@@ -30,6 +30,7 @@ class Family:
     probability: bool = True
 
 
+# `siglip` are SigLIP 2's checkpoints of one size as well; those of the first SigLIP need sentencepiece installed.
 _SIGLIP = Family({"filter": ("text_model.", "vision_model.", "logit_scale", "logit_bias")})
 
 FAMILIES: Mapping[str, Family] = {

@@ -65,6 +65,7 @@ class ImageToText:
             tokenizer = load_tokenizer(checkpoint, text, special=())
             special = _special(settings, tokenizer, checkpoint)
             start = special["decoder_start_token_id"]
+            _demand_places(checkpoint, model.config)
             prepare = _after_prefix(model.config, load_image_processor(checkpoint), tokenizer, start)
         else:
             processor = load_processor(checkpoint)
@@ -139,6 +140,16 @@ def _through(processor: Any, encoder_decoder: bool) -> Prepare:
         return Inputs(dict(found), 1 if encoder_decoder else found["input_ids"].shape[1])
 
     return prepare
+
+
+def _demand_places(checkpoint: Checkpoint, config: Any) -> None:
+    """Early BLIP-2 checkpoints do not say which token stands for the image, and transformers no longer guesses."""
+    if checkpoint.model_type == "blip-2" and config.image_token_index is None:
+        raise ModelError(
+            what=f"{checkpoint.where} does not say where its image goes in the text",
+            evidence="no image_token_index in its config.json",
+            remedy="take a later revision of the checkpoint, such as the current Salesforce/blip2-opt-2.7b",
+        )
 
 
 def _special(settings: GenerationConfig, tokenizer: Any, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Decoding:
 
     BLIP (arXiv 2201.12086, section 3.3) uses nucleus sampling with p = 0.9 for CapFilt. Lengths count tokens
     after the prompt, the end token excluded. ``repetition_penalty`` applies when sampling, as in BLIP's code.
+    ``prompt`` is what a caption goes on from; a model that answers to a chat is asked it.
     """
 
     strategy: Literal["nucleus", "greedy", "beam"] = "nucleus"
@@ -62,7 +63,10 @@ class Written(NamedTuple):
 
 
 class Match(NamedTuple):
-    """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1]."""
+    """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1].
+
+    CLIP gives no probability: its ``itm`` is a rank in [0, 1] (:class:`~models.dual_encoder.DualEncoder`).
+    """
 
     itm: float
     itc: float

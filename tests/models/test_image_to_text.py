@@ -223,3 +223,11 @@ def test_a_model_that_knows_no_end_is_refused(made: Made, tmp_path: Path) -> Non
     (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "sep_token": None}))
     with pytest.raises(ModelError, match="nothing says where a caption"):
         ImageToText.open(locate(str(copy)))
+
+
+def test_a_blip2_that_does_not_say_where_the_image_goes_is_refused(made: Made, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(made("blip2_opt"), tmp_path / "copy"))
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**settings, "image_token_index": None}))
+    with pytest.raises(ModelError, match="where its image goes"):
+        ImageToText.open(locate(str(copy)))
