@@ -63,7 +63,7 @@ def processors(
 
 def write(
     model: Any,
-    inputs: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, Any],
     special: Mapping[str, Any],
     prompt: int,
     decoding: Decoding,
@@ -84,11 +84,10 @@ def write(
         output_logits=True,
     )
     ends = special["eos_token_id"]
-    device = next(iter(inputs.values())).device
     found = model.generate(
         **inputs,
         generation_config=settings,
-        logits_processor=processors(decoding, prompt, ends, device, noise, penalised_from=prompt),
+        logits_processor=processors(decoding, prompt, ends, model.device, noise, penalised_from=prompt),
     )
     tokens = found.sequences[:, prompt:]
     logprobs = _logprobs(tokens, found.logits, found.get("beam_indices"))

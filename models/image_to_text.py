@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig
 
 from data_contracts.errors import ModelError
 from models.batching import batches
@@ -29,7 +29,7 @@ SPECIAL_TOKENS = (
 class Inputs(NamedTuple):
     """What ``generate`` takes, and how many tokens its sequences begin with before anything is written."""
 
-    tensors: dict[str, torch.Tensor]
+    given: BatchFeature
     prompt: int
 
 
@@ -71,7 +71,7 @@ class ImageToText:
             processor = load_processor(checkpoint)
             tokenizer = processor.tokenizer
             special = _special(settings, tokenizer, checkpoint)
-            prepare = _through(processor, model.config.is_encoder_decoder)
+            prepare = _through(processor, getattr(model.config, "is_encoder_decoder", False))
         return cls(model, tokenizer, prepare, special, getattr(text, "max_position_embeddings", None), batch)
 
     @torch.inference_mode()
@@ -87,9 +87,9 @@ class ImageToText:
             inputs = self.prepare([images[image] for image, _ in chunk], decoding.prompt)
             if self.positions is not None:
                 demand_room(inputs.prompt, decoding, self.positions)
-            tensors = {name: tensor.to(self.model.device) for name, tensor in inputs.tensors.items()}
             noise = [CaptionRandom(decoding.seed, image_ids[image], caption) for image, caption in chunk]
-            written = write(self.model, tensors, self.special, inputs.prompt, decoding, noise)
+            given = inputs.given.to(self.model.device)
+            written = write(self.model, given, self.special, inputs.prompt, decoding, noise)
             texts = self.tokenizer.batch_decode([each.ids for each in written], skip_special_tokens=True)
             for (image, _), text, tokens in zip(chunk, texts, written, strict=True):
                 captions[image] += [Written(text.strip(), tokens.logprob)] * copies
@@ -112,7 +112,8 @@ def _after_prefix(config: Any, image_processor: Any, tokenizer: Any, start: int 
             decoder, ids = "decoder_", [start, *plain]
         tokens = torch.tensor([ids] * len(images))
         text = {f"{decoder}input_ids": tokens, f"{decoder}attention_mask": torch.ones_like(tokens)}
-        return Inputs({**image_processor(images=images, return_tensors="pt"), **text}, begun or len(ids))
+        pixels = image_processor(images=images, return_tensors="pt")
+        return Inputs(BatchFeature({**pixels, **text}), begun or len(ids))
 
     return prepare
 
@@ -137,7 +138,7 @@ def _through(processor: Any, encoder_decoder: bool) -> Prepare:
             )
         else:
             found = processor(images=images, text=[prompt] * len(images), return_tensors="pt", padding=True)
-        return Inputs(dict(found), 1 if encoder_decoder else found["input_ids"].shape[1])
+        return Inputs(found, 1 if encoder_decoder else found["input_ids"].shape[1])
 
     return prepare
 

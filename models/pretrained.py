@@ -104,6 +104,12 @@ def load_image_processor(checkpoint: Checkpoint) -> Any:
 def load_processor(checkpoint: Checkpoint) -> Any:
     """Images and texts prepared together, as chat models and others with image tokens need it."""
     processor = _load(AutoProcessor, checkpoint, "processor")
+    if not hasattr(processor, "tokenizer"):  # transformers falls back on a part of it
+        raise ModelError(
+            what=f"the model {checkpoint.where} has no processor for images and texts together",
+            evidence=f"transformers finds no more than a {type(processor).__name__} there",
+            remedy="put the processor_config.json it came with beside the weights",
+        )
     processor.image_processor = load_image_processor(checkpoint)
     return processor
 

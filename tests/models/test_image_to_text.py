@@ -231,3 +231,16 @@ def test_a_blip2_that_does_not_say_where_the_image_goes_is_refused(made: Made, t
     (copy / "config.json").write_text(json.dumps({**settings, "image_token_index": None}))
     with pytest.raises(ModelError, match="where its image goes"):
         ImageToText.open(locate(str(copy)))
+
+
+def test_a_chat_model_without_its_processor_is_refused(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(made("llava"), tmp_path / "copy"))
+    monkeypatch.setattr("models.pretrained.AutoProcessor", AutoTokenizer)  # what transformers falls back on
+    with pytest.raises(ModelError, match="no processor for images and texts together"):
+        ImageToText.open(locate(str(copy)))
+    monkeypatch.undo()
+    (copy / "processor_config.json").unlink()
+    with pytest.raises(ModelError, match="unreadable processor"):
+        ImageToText.open(locate(str(copy)))
