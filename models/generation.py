@@ -41,6 +41,14 @@ class AddGumbel(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores.device)
 
 
+class KeepLargest(LogitsProcessor):
+    """Leaves nothing else to draw: sampling, the only strategy that writes several texts an input, has no choice."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        alone = torch.full_like(scores, -torch.inf)
+        return alone.scatter(1, scores.argmax(1, keepdim=True), 0.0)
+
+
 def processors(
     decoding: Decoding,
     prompt: int,
@@ -68,8 +76,12 @@ def write(
     prompt: int,
     decoding: Decoding,
     noise: Sequence[CaptionRandom],
+    each: int = 1,
 ) -> list[Tokens]:
     """What ``model`` writes for each row of ``inputs``, after the ``prompt`` tokens that its sequences begin with.
+
+    ``each`` texts a row, one after the other, so many in all as there are streams of ``noise``; more than one
+    only when drawing.
 
     ``special`` has the ids of the special tokens as ``generate`` calls them, ``eos_token_id`` as a list. The
     log-probability is the model's own, through the end token if it was reached, before any penalty, truncation
@@ -77,17 +89,23 @@ def write(
     """
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         **special,
-        do_sample=False,
+        do_sample=each > 1,
+        num_return_sequences=each,
+        # generate's own truncations are off: ours come first, and what they leave has to stay.
+        **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if each > 1 else {}),
         num_beams=decoding.beams if decoding.strategy == "beam" else 1,
         max_new_tokens=decoding.max_tokens,
         return_dict_in_generate=True,
         output_logits=True,
     )
     ends = special["eos_token_id"]
+    shaping = processors(decoding, prompt, ends, model.device, noise, penalised_from=prompt)
+    if each > 1:
+        shaping.append(KeepLargest())
     found = model.generate(
         **inputs,
         generation_config=settings,
-        logits_processor=processors(decoding, prompt, ends, model.device, noise, penalised_from=prompt),
+        logits_processor=shaping,
     )
     tokens = found.sequences[:, prompt:]
     logprobs = _logprobs(tokens, found.logits, found.get("beam_indices"))

@@ -38,10 +38,9 @@ Prepare = Callable[[list[Image.Image], str], Inputs]
 
 @dataclass(frozen=True)
 class ImageToText:
-    """A :class:`~models.protocols.Captioner`; ``batch`` captions are decoded at once.
+    """A :class:`~models.protocols.Captioner`; ``batch`` captions are decoded at once, all of an image together.
 
-    ``prompt`` of the decoding is what a plain captioner goes on from, and what a chat model is asked. Every
-    caption looks at its image anew: with several captions an image this is slower than it could be.
+    ``prompt`` of the decoding is what a plain captioner goes on from, and what a chat model is asked.
     """
 
     model: Any
@@ -81,18 +80,22 @@ class ImageToText:
         :class:`UsageError` for captions too long for the model.
         """
         each, copies = (decoding.per_image, 1) if decoding.strategy == "nucleus" else (1, decoding.per_image)
-        rows = [(image, caption) for image in range(len(images)) for caption in range(each)]
-        captions: list[list[Written]] = [[] for _ in images]
-        for chunk in batches(rows, self.batch):
-            inputs = self.prepare([images[image] for image, _ in chunk], decoding.prompt)
+        captions: list[list[Written]] = []
+        for chunk in batches(list(zip(images, image_ids, strict=True)), max(1, self.batch // each)):
+            given, begun = self.prepare([image for image, _ in chunk], decoding.prompt)
             if self.positions is not None:
-                demand_room(inputs.prompt, decoding, self.positions)
-            noise = [CaptionRandom(decoding.seed, image_ids[image], caption) for image, caption in chunk]
-            given = inputs.given.to(self.model.device)
-            written = write(self.model, given, self.special, inputs.prompt, decoding, noise)
-            texts = self.tokenizer.batch_decode([each.ids for each in written], skip_special_tokens=True)
-            for (image, _), text, tokens in zip(chunk, texts, written, strict=True):
-                captions[image] += [Written(text.strip(), tokens.logprob)] * copies
+                demand_room(begun, decoding, self.positions)
+            noise = [
+                CaptionRandom(decoding.seed, name, caption) for _, name in chunk for caption in range(each)
+            ]
+            written = write(
+                self.model, given.to(self.model.device), self.special, begun, decoding, noise, each
+            )
+            texts = self.tokenizer.batch_decode([tokens.ids for tokens in written], skip_special_tokens=True)
+            rows = [
+                Written(text.strip(), tokens.logprob) for text, tokens in zip(texts, written, strict=True)
+            ]
+            captions += [rows[start : start + each] * copies for start in range(0, len(rows), each)]
         return captions
 
 
