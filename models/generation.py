@@ -42,7 +42,10 @@ class AddGumbel(LogitsProcessor):
 
 
 class KeepLargest(LogitsProcessor):
-    """Leaves nothing else to draw: sampling, the only strategy that writes several texts an input, has no choice."""
+    """Leaves nothing else to draw: sampling, the only strategy that writes several texts an input, has no choice.
+
+    ``generate`` truncates after its caller's processors, so what it would cut away is gone already.
+    """
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         alone = torch.full_like(scores, -torch.inf)
@@ -91,8 +94,6 @@ def write(
         **special,
         do_sample=each > 1,
         num_return_sequences=each,
-        # generate's own truncations are off: ours come first, and what they leave has to stay.
-        **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if each > 1 else {}),
         num_beams=decoding.beams if decoding.strategy == "beam" else 1,
         max_new_tokens=decoding.max_tokens,
         return_dict_in_generate=True,

@@ -175,6 +175,18 @@ def test_lengths_hold_and_any_prompt_will_do(captioner: ImageToText) -> None:
     assert captioner.caption([], [], DECODING) == []
 
 
+def test_the_penalty_counts_what_was_written_and_not_the_prompt(captioner: ImageToText) -> None:
+    """Before anything is written there is nothing to penalise, whatever the prompt says."""
+    decoding = replace(DECODING, min_tokens=1, max_tokens=1, prompt="red dog on the beach", per_image=20)
+
+    def written(tokens: int, penalty: float) -> list[list[Any]]:
+        own = replace(decoding, max_tokens=tokens, repetition_penalty=penalty)
+        return captioner.caption(pictures(2), names(2), own)
+
+    assert written(1, 1000.0) == written(1, 1.0)
+    assert written(8, 1000.0) != written(8, 1.0)
+
+
 def test_too_long_captions_are_refused(made: Made) -> None:
     captioner = ImageToText.open(locate(str(made("git"))))
     with pytest.raises(UsageError, match="4 prompt tokens \\+ max_tokens 61 > 64 positions"):

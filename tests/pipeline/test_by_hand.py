@@ -56,7 +56,7 @@ def test_every_picture_with_every_caption_and_what_is_none_with_its_reason(folde
 
 
 def test_every_picture_with_every_text(folder: Path) -> None:
-    texts = ["2 Things!", "5 things"]
+    texts = ["(2) Things!", "5 things"]
     found = list(score(shown(folder, 2, 5), texts, FakeFilter(), batch=1))
     assert found == [
         {"file": file, "text": text, "itm": 0.9 if right else 0.1, "itc": 0.5 if right else -0.5}
