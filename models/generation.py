@@ -5,7 +5,7 @@ scores, of which ``generate`` then takes the largest; its own sampling would dra
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -28,6 +28,16 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     logprob: float
+
+
+def draws(decoding: Decoding) -> bool:
+    """Whether captions are drawn, so that several of one image differ."""
+    match decoding.strategy:
+        case "nucleus":
+            return True
+        case "greedy" | "beam":
+            return False
+    assert_never(decoding.strategy)
 
 
 class AddGumbel(LogitsProcessor):
@@ -66,7 +76,7 @@ def processors(
     were given.
     """
     length = MinNewTokensLengthLogitsProcessor(prompt, decoding.min_tokens, ends, device=str(device))
-    if decoding.strategy != "nucleus":
+    if not draws(decoding):
         return LogitsProcessorList([length])
     penalty = RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, penalised_from or None)
     return LogitsProcessorList([penalty, length, TopPLogitsWarper(decoding.top_p), AddGumbel(noise)])

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, BatchFeature, GenerationCo
 from data_contracts.errors import ModelError
 from models.batching import batches
 from models.checkpoint import Checkpoint
-from models.generation import demand_room, write
+from models.generation import demand_room, draws, write
 from models.pretrained import load_image_processor, load_model, load_processor, load_tokenizer
 from models.protocols import Decoding, Images, Written
 from models.sampling import CaptionRandom
@@ -79,7 +79,7 @@ class ImageToText:
 
         :class:`UsageError` for captions too long for the model.
         """
-        each, copies = (decoding.per_image, 1) if decoding.strategy == "nucleus" else (1, decoding.per_image)
+        each, copies = (decoding.per_image, 1) if draws(decoding) else (1, decoding.per_image)
         captions: list[list[Written]] = []
         for chunk in batches(list(zip(images, image_ids, strict=True)), max(1, self.batch // each)):
             given, begun = self.prepare([image for image, _ in chunk], decoding.prompt)

@@ -24,7 +24,6 @@ class Decoding:
 
     BLIP (arXiv 2201.12086, section 3.3) uses nucleus sampling with p = 0.9 for CapFilt. Lengths count tokens
     after the prompt, the end token excluded. ``repetition_penalty`` applies when sampling, as in BLIP's code.
-    ``prompt`` is what a caption goes on from; a model that answers to a chat is asked it.
     """
 
     strategy: Literal["nucleus", "greedy", "beam"] = "nucleus"

@@ -1,7 +1,7 @@
 """Tiny checkpoints with random weights of the families that come through transformers, in their own layouts."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ CHAT = (
     "{% for turn in messages %}user says : {% for part in turn['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
 )
+
+Made = Callable[[str], Path]
 
 
 def clip() -> CLIPModel:

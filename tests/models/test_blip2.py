@@ -7,7 +7,7 @@ from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 
 from models.blip2 import Blip2Matcher
 from models.checkpoint import locate
-from tests.models.conftest import Made
+from tests.adapter_checkpoints import Made
 from tests.models.pictures import pictures
 
 torch.set_num_threads(1)
@@ -16,13 +16,15 @@ TEXTS = ["a red dog", "two cats on the beach near a small boat", "blue house", "
 
 
 @pytest.fixture(scope="module")
-def matcher(made: Made) -> Blip2Matcher:
-    return Blip2Matcher.open(locate(str(made("blip2_filter"))), batch=3)
+def matcher(adapter_checkpoint: Made) -> Blip2Matcher:
+    return Blip2Matcher.open(locate(str(adapter_checkpoint("blip2_filter"))), batch=3)
 
 
-def test_scores_equal_transformers_own_for_every_pair(made: Made, matcher: Blip2Matcher) -> None:
-    theirs = Blip2ForImageTextRetrieval.from_pretrained(made("blip2_filter")).eval()
-    processor = AutoImageProcessor.from_pretrained(made("blip2_filter"))
+def test_scores_equal_transformers_own_for_every_pair(
+    adapter_checkpoint: Made, matcher: Blip2Matcher
+) -> None:
+    theirs = Blip2ForImageTextRetrieval.from_pretrained(adapter_checkpoint("blip2_filter")).eval()
+    processor = AutoImageProcessor.from_pretrained(adapter_checkpoint("blip2_filter"))
     images, texts = pictures(4), [TEXTS, TEXTS[:1], [], TEXTS[1:]]
     ours = matcher.match(images, texts)
     assert [len(row) for row in ours] == [4, 1, 0, 3]
@@ -41,9 +43,11 @@ def test_scores_equal_transformers_own_for_every_pair(made: Made, matcher: Blip2
     assert len(spread) > 4  # or the comparison would prove nothing
 
 
-def test_scores_do_not_depend_on_the_company(made: Made, matcher: Blip2Matcher) -> None:
+def test_scores_do_not_depend_on_the_company(adapter_checkpoint: Made, matcher: Blip2Matcher) -> None:
     images = pictures(5)
-    together = Blip2Matcher.open(locate(str(made("blip2_filter"))), batch=100).match(images, [TEXTS] * 5)
+    together = Blip2Matcher.open(locate(str(adapter_checkpoint("blip2_filter"))), batch=100).match(
+        images, [TEXTS] * 5
+    )
     for image, row in zip(images, together, strict=True):
         assert np.allclose(matcher.match([image], [TEXTS])[0], row, atol=1e-5)
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from models.checkpoint import locate
 from models.dual_encoder import DualEncoder
-from tests.models.conftest import Made
+from tests.adapter_checkpoints import Made
 from tests.models.pictures import pictures
 
 torch.set_num_threads(1)
@@ -50,9 +50,9 @@ def logits_of(name: str, where: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_scores_are_transformers_own(made: Made, name: str) -> None:
-    logits = logits_of(name, made(name))
-    encoder = opened(made(name))
+def test_scores_are_transformers_own(adapter_checkpoint: Made, name: str) -> None:
+    logits = logits_of(name, adapter_checkpoint(name))
+    encoder = opened(adapter_checkpoint(name))
     scale, bias = (
         encoder.model.logit_scale.exp().item(),
         getattr(encoder.model, "logit_bias", torch.zeros(1)).item(),
@@ -66,8 +66,8 @@ def test_scores_are_transformers_own(made: Made, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_embeddings_are_what_is_compared(made: Made, name: str) -> None:
-    encoder, images = opened(made(name)), pictures(4)
+def test_embeddings_are_what_is_compared(adapter_checkpoint: Made, name: str) -> None:
+    encoder, images = opened(adapter_checkpoint(name)), pictures(4)
     seen, read = encoder.embed_images(images), encoder.embed_texts(TEXTS)
     assert seen.dtype == read.dtype == np.float32
     assert np.allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-5)
@@ -77,23 +77,23 @@ def test_embeddings_are_what_is_compared(made: Made, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_scores_do_not_depend_on_the_company(made: Made, name: str) -> None:
+def test_scores_do_not_depend_on_the_company(adapter_checkpoint: Made, name: str) -> None:
     images, texts = pictures(5), [TEXTS, TEXTS[:1], [], TEXTS[1:], TEXTS]
-    together = opened(made(name), batch=100).match(images, texts)
+    together = opened(adapter_checkpoint(name), batch=100).match(images, texts)
     assert [len(row) for row in together] == [4, 1, 0, 3, 4]
-    alone = opened(made(name), batch=2)
+    alone = opened(adapter_checkpoint(name), batch=2)
     for image, own, row in zip(images, texts, together, strict=True):
         assert np.allclose(alone.match([image], [own])[0], row, atol=1e-5)
 
 
-def test_an_order_by_clips_figure_is_the_order_by_cosine(made: Made) -> None:
-    matches = opened(made("clip")).match(pictures(1), [TEXTS])[0]
+def test_an_order_by_clips_figure_is_the_order_by_cosine(adapter_checkpoint: Made) -> None:
+    matches = opened(adapter_checkpoint("clip")).match(pictures(1), [TEXTS])[0]
     assert sorted(matches) == sorted(matches, key=lambda match: match.itc)
     assert all(0 <= match.itm <= 1 and match.itc == pytest.approx(2 * match.itm - 1) for match in matches)
 
 
-def test_texts_are_read_normalised_and_cut_at_the_models_length(made: Made) -> None:
-    encoder = opened(made("siglip"))
+def test_texts_are_read_normalised_and_cut_at_the_models_length(adapter_checkpoint: Made) -> None:
+    encoder = opened(adapter_checkpoint("siglip"))
     same = encoder.embed_texts(["A (red) dog!", "a red dog"])
     assert np.allclose(same[0], same[1], atol=1e-6)
     assert encoder.embed_texts(["dog " * 40]).shape == (1, 32)

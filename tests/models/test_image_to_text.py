@@ -23,8 +23,7 @@ from data_contracts.errors import ModelError, UsageError
 from models.checkpoint import locate
 from models.image_to_text import ImageToText
 from models.protocols import Decoding
-from tests.adapter_checkpoints import CLS, IMAGE, PAD, SEP
-from tests.models.conftest import Made
+from tests.adapter_checkpoints import CLS, IMAGE, PAD, SEP, Made
 from tests.models.pictures import names, pictures
 
 torch.set_num_threads(1)
@@ -40,8 +39,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def captioner(made: Made, name: str) -> ImageToText:
-    return ImageToText.open(locate(str(made(name))), batch=4)
+def captioner(adapter_checkpoint: Made, name: str) -> ImageToText:
+    return ImageToText.open(locate(str(adapter_checkpoint(name))), batch=4)
 
 
 def their_inputs(name: str, where: Path, images: list[Image.Image]) -> dict[str, Any]:
@@ -69,11 +68,13 @@ def their_model(where: Path) -> Any:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_what_plain_generate_writes(made: Made, name: str, captioner: ImageToText, strategy: Any) -> None:
+def test_what_plain_generate_writes(
+    adapter_checkpoint: Made, name: str, captioner: ImageToText, strategy: Any
+) -> None:
     images = pictures(5)
     beams = 3 if strategy == "beam" else 1
-    out = their_model(made(name)).generate(
-        **their_inputs(name, made(name), images),
+    out = their_model(adapter_checkpoint(name)).generate(
+        **their_inputs(name, adapter_checkpoint(name), images),
         max_new_tokens=8,
         min_new_tokens=8,
         num_beams=beams,
@@ -99,10 +100,10 @@ class Numbers:
 
 @pytest.mark.parametrize("strategy", ["nucleus", "greedy", "beam"])
 def test_logprob_is_that_of_teacher_forcing_through_the_end(
-    made: Made, name: str, captioner: ImageToText, strategy: Any
+    adapter_checkpoint: Made, name: str, captioner: ImageToText, strategy: Any
 ) -> None:
-    theirs, image = their_model(made(name)), pictures(1)[0]
-    given = their_inputs(name, made(name), [image])
+    theirs, image = their_model(adapter_checkpoint(name)), pictures(1)[0]
+    given = their_inputs(name, adapter_checkpoint(name), [image])
     decoding = replace(
         DECODING, strategy=strategy, min_tokens=1, max_tokens=6, top_p=1.0, per_image=60, prompt=PROMPT
     )
@@ -144,9 +145,9 @@ def test_draws_do_not_depend_on_the_company(captioner: ImageToText) -> None:
     assert captioner.caption(images, ids, replace(decoding, seed=8)) != together
 
 
-def test_draws_come_from_exactly_the_nucleus(made: Made) -> None:
+def test_draws_come_from_exactly_the_nucleus(adapter_checkpoint: Made) -> None:
     """Chi-squared of the first token over 2,000 captions against the distribution written out by hand."""
-    where, draws = made("git"), 2000
+    where, draws = adapter_checkpoint("git"), 2000
     captioner = ImageToText.open(locate(str(where)), batch=500)
     decoding = Decoding(top_p=0.8, min_tokens=1, max_tokens=1, per_image=draws, prompt=PROMPT)
     image = pictures(1)[0]
@@ -187,28 +188,28 @@ def test_the_penalty_counts_what_was_written_and_not_the_prompt(captioner: Image
     assert written(8, 1000.0) != written(8, 1.0)
 
 
-def test_too_long_captions_are_refused(made: Made) -> None:
-    captioner = ImageToText.open(locate(str(made("git"))))
+def test_too_long_captions_are_refused(adapter_checkpoint: Made) -> None:
+    captioner = ImageToText.open(locate(str(adapter_checkpoint("git"))))
     with pytest.raises(UsageError, match="4 prompt tokens \\+ max_tokens 61 > 64 positions"):
         captioner.caption(pictures(1), names(1), replace(DECODING, max_tokens=61, prompt=PROMPT))
 
 
-def test_the_checkpoints_own_settings_do_not_creep_in(made: Made, tmp_path: Path) -> None:
+def test_the_checkpoints_own_settings_do_not_creep_in(adapter_checkpoint: Made, tmp_path: Path) -> None:
     """Its generation_config.json names special tokens; its lengths, beams and penalties are not ours."""
-    copy = Path(shutil.copytree(made("git"), tmp_path / "git"))
+    copy = Path(shutil.copytree(adapter_checkpoint("git"), tmp_path / "git"))
     settings = json.loads((copy / "generation_config.json").read_text())
     settings |= {"max_length": 6, "num_beams": 4, "repetition_penalty": 9.0, "do_sample": True}
     (copy / "generation_config.json").write_text(json.dumps(settings))
-    plain, odd = (ImageToText.open(locate(str(where))) for where in (made("git"), copy))
+    plain, odd = (ImageToText.open(locate(str(where))) for where in (adapter_checkpoint("git"), copy))
     for strategy in ("greedy", "nucleus"):
         decoding = replace(DECODING, strategy=strategy)  # type: ignore[arg-type]
         assert odd.caption(pictures(2), names(2), decoding) == plain.caption(pictures(2), names(2), decoding)
 
 
-def test_what_a_checkpoint_lacks_is_named(made: Made, tmp_path: Path) -> None:
+def test_what_a_checkpoint_lacks_is_named(adapter_checkpoint: Made, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    copy = Path(shutil.copytree(made("vit_gpt2"), tmp_path / "copy"))
+    copy = Path(shutil.copytree(adapter_checkpoint("vit_gpt2"), tmp_path / "copy"))
     (copy / "preprocessor_config.json").rename(copy / "elsewhere")
     with pytest.raises(ModelError, match="unreadable image preparation"):
         ImageToText.open(locate(str(copy)))
@@ -225,8 +226,8 @@ def test_what_a_checkpoint_lacks_is_named(made: Made, tmp_path: Path) -> None:
     assert gone in caught.value.evidence
 
 
-def test_a_model_that_knows_no_end_is_refused(made: Made, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(made("git"), tmp_path / "copy"))
+def test_a_model_that_knows_no_end_is_refused(adapter_checkpoint: Made, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(adapter_checkpoint("git"), tmp_path / "copy"))
     for name in ("generation_config.json", "config.json"):
         settings = json.loads((copy / name).read_text())
         (copy / name).write_text(json.dumps({**settings, "eos_token_id": None}))
@@ -237,8 +238,10 @@ def test_a_model_that_knows_no_end_is_refused(made: Made, tmp_path: Path) -> Non
         ImageToText.open(locate(str(copy)))
 
 
-def test_a_blip2_that_does_not_say_where_the_image_goes_is_refused(made: Made, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(made("blip2_opt"), tmp_path / "copy"))
+def test_a_blip2_that_does_not_say_where_the_image_goes_is_refused(
+    adapter_checkpoint: Made, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(adapter_checkpoint("blip2_opt"), tmp_path / "copy"))
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**settings, "image_token_index": None}))
     with pytest.raises(ModelError, match="where its image goes"):
@@ -246,9 +249,9 @@ def test_a_blip2_that_does_not_say_where_the_image_goes_is_refused(made: Made, t
 
 
 def test_a_chat_model_without_its_processor_is_refused(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adapter_checkpoint: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = Path(shutil.copytree(made("llava"), tmp_path / "copy"))
+    copy = Path(shutil.copytree(adapter_checkpoint("llava"), tmp_path / "copy"))
     monkeypatch.setattr("models.pretrained.AutoProcessor", AutoTokenizer)  # what transformers falls back on
     with pytest.raises(ModelError, match="no processor for images and texts together"):
         ImageToText.open(locate(str(copy)))

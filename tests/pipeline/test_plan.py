@@ -184,26 +184,22 @@ def test_a_checkpoint_of_another_family_is_not_finetuned(
 
 
 def test_captions_go_on_from_the_captioners_own_prompt_unless_the_recipe_says_one(
-    make: Make, blip_filter: Path, blip_captioner: Path, tmp_path: Path
+    make: Make, blip_filter: Path, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
 ) -> None:
-    from tests.adapter_checkpoints import make as make_checkpoint
-
     def prompt(captioner: Path, **caption: Any) -> str:
         plan = make(**brought(blip_filter, captioner), caption=caption)
         return plan.nodes["caption"].stage.decoding.prompt  # type: ignore[attr-defined, no-any-return]
 
-    git = make_checkpoint(tmp_path / "git", "git")
+    git = adapter_checkpoint("git")
     assert (prompt(blip_captioner), prompt(git)) == ("a picture of", "")
     assert prompt(git, prompt="two of") == prompt(blip_captioner, prompt="two of") == "two of"
     assert prompt(blip_captioner, prompt="") == ""
 
 
 def test_a_filter_without_a_probability_takes_no_number_as_threshold(
-    make: Make, blip_captioner: Path, tmp_path: Path
+    make: Make, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
 ) -> None:
-    from tests.adapter_checkpoints import make as make_checkpoint
-
-    clip, siglip = (make_checkpoint(tmp_path / name, name) for name in ("clip", "siglip"))
+    clip, siglip = adapter_checkpoint("clip"), adapter_checkpoint("siglip")
     with pytest.raises(RecipeError, match="a number needs a filter that gives the probability") as caught:
         make(**brought(clip, blip_captioner), select__threshold=0.5)
     assert "is a clip model" in caught.value.evidence
