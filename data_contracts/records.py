@@ -97,7 +97,9 @@ class Score(Record):
     source: Source
     caption_index: int | None = Field(ge=0, description="of a synthetic text; null for web text")
     text: str
-    itm: Probability = Field(description="softmax(ITM logits)[1]: the probability of a match")
+    itm: Probability = Field(
+        description="the filter's probability of a match; (1 + itc) / 2 of a CLIP filter, which gives none"
+    )
     itc: Cosine = Field(description="cosine of the unimodal embeddings")
 
 

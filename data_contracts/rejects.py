@@ -17,6 +17,10 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty_text"
     DUPLICATE_PAIR = "duplicate_pair"
     EMPTY_CAPTION = "empty_caption"
+    NO_WORDS = "no_words"
+    TOO_SHORT = "too_short"
+    PROMPT_ECHO = "prompt_echo"
+    LOOP = "loop"
     BELOW_THRESHOLD = "below_threshold"
     NOT_BEST = "not_best"
     WEB_TEXT_KEPT = "web_text_kept"
@@ -30,6 +34,10 @@ MEANING: dict[Reason, str] = {
     Reason.EMPTY_TEXT: "nothing of the text is left for the model but punctuation",
     Reason.DUPLICATE_PAIR: "the same image bytes with the same text again in this shard",
     Reason.EMPTY_CAPTION: "the captioner wrote nothing",
+    Reason.NO_WORDS: "the captioner wrote nothing but punctuation and special tokens",
+    Reason.TOO_SHORT: "the caption has fewer words than caption.guard.min_words",
+    Reason.PROMPT_ECHO: "the captioner wrote its prompt again",
+    Reason.LOOP: "the caption says the same thing over and over, as in `dai dai dai`",
     Reason.BELOW_THRESHOLD: "the filter's ITM probability is below the threshold",
     Reason.NOT_BEST: "another text of the same image scores higher, and the rule keeps the best",
     Reason.WEB_TEXT_KEPT: "a web text of the same image was kept, so its synthetic text is not needed",

@@ -5,26 +5,21 @@ The weights are Hugging Face checkpoints (arXiv 2201.12086): ``BlipForConditiona
 in float32; nothing is downloaded and no code from the checkpoint runs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import GenerationConfig
-from transformers.generation.logits_process import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TopPLogitsWarper,
-)
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from data_contracts.errors import ModelError, UsageError
+from data_contracts.errors import ModelError
+from models.batching import batches
 from models.checkpoint import Checkpoint, pixel_statistics
+from models.generation import demand_room, processors
 from models.images import CLIP_MEAN, CLIP_STD, RGB, prepare
 from models.pretrained import load_model, load_tokenizer
 from models.protocols import Decoding, Images, Match, Written
@@ -33,9 +28,6 @@ from models.text import normalise_caption
 
 # BLIP's retrieval code cuts texts here, in training and in judging; later positions were never finetuned.
 MAX_TEXT_TOKENS = 35
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class BlipCaptioner:
         each, copies = (decoding.per_image, 1) if decoding.strategy == "nucleus" else (1, decoding.per_image)
         rows = [(image, caption) for image in range(len(images)) for caption in range(each)]
         captions: list[list[Written]] = [[] for _ in images]
-        for chunk in _batches(rows, self.batch):
+        for chunk in batches(rows, self.batch):
             shown = sorted({image for image, _ in chunk})
             states = self.eyes.see([images[image] for image in shown])
             states = states[[shown.index(image) for image, _ in chunk]]
@@ -102,13 +94,7 @@ class BlipCaptioner:
     def _prompt(self, decoding: Decoding) -> list[int]:
         text = self.model.config.text_config
         words = self.tokenizer(decoding.prompt, add_special_tokens=False).input_ids
-        if 1 + len(words) + decoding.max_tokens > text.max_position_embeddings:
-            raise UsageError(
-                what="the captions asked for are longer than the captioner can write",
-                evidence=f"1 + {len(words)} prompt tokens + max_tokens {decoding.max_tokens} "
-                f"> {text.max_position_embeddings} positions",
-                remedy="lower caption.max_tokens or shorten caption.prompt",
-            )
+        demand_room(1 + len(words), decoding, text.max_position_embeddings)
         return [text.bos_token_id, *words]
 
     def _write(
@@ -128,7 +114,7 @@ class BlipCaptioner:
                 eos_token_id=text.sep_token_id,
                 pad_token_id=text.pad_token_id,
             ),
-            logits_processor=_processors(decoding, len(prompt), text.sep_token_id, states.device, noise),
+            logits_processor=processors(decoding, len(prompt), text.sep_token_id, states.device, noise),
         )
         tokens = sequences[:, len(prompt) :]
         logprobs = self._logprobs(sequences, states, len(prompt))
@@ -152,28 +138,6 @@ class BlipCaptioner:
         ended = (tokens == self.model.config.text_config.sep_token_id).long()
         before_end = ended.cumsum(1) - ended == 0  # true up to and at the first end token
         return [float(total) for total in (logprobs.double() * before_end).sum(1)]
-
-
-class AddGumbel(LogitsProcessor):
-    """Adds each row's own Gumbel noise: the argmax of the result is a draw from softmax(scores)."""
-
-    def __init__(self, streams: Sequence[CaptionRandom]) -> None:
-        self._streams = streams
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = np.stack([stream.gumbel(scores.shape[1]) for stream in self._streams])
-        return scores + torch.from_numpy(noise).to(scores.device)
-
-
-def _processors(
-    decoding: Decoding, prompt: int, end: int, device: torch.device, noise: Sequence[CaptionRandom]
-) -> LogitsProcessorList:
-    """In the order of BLIP's own generation: penalty, length, nucleus; then the draw."""
-    length = MinNewTokensLengthLogitsProcessor(prompt, decoding.min_tokens, end, device=str(device))
-    if decoding.strategy != "nucleus":
-        return LogitsProcessorList([length])
-    penalty = RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty)
-    return LogitsProcessorList([penalty, length, TopPLogitsWarper(decoding.top_p), AddGumbel(noise)])
 
 
 @dataclass(frozen=True)
@@ -217,11 +181,11 @@ class BlipMatcher:
     def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """Each image is seen once; each of its texts is read alone (ITC) and with the image (ITM)."""
         matches: list[list[Match]] = [[] for _ in images]
-        for shown in _batches(range(len(images)), self.batch):
+        for shown in batches(range(len(images)), self.batch):
             states = self.eyes.see([images[i] for i in shown])
             seen = self._project(self.model.vision_proj, states)
             pairs = [(row, i, text) for row, i in enumerate(shown) for text in texts[i]]
-            for chunk in _batches(pairs, self.batch):
+            for chunk in batches(pairs, self.batch):
                 rows = [row for row, _, _ in chunk]
                 ids, mask = self._tokens([text for _, _, text in chunk])
                 itc = (self._read(ids, mask) * seen[rows]).sum(1)
@@ -234,13 +198,13 @@ class BlipMatcher:
     def embed_images(self, images: Images) -> NDArray[np.float32]:
         parts = [
             self._project(self.model.vision_proj, self.eyes.see(chunk))
-            for chunk in _batches(images, self.batch)
+            for chunk in batches(images, self.batch)
         ]
         return self._stack(parts)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self._stack([self._read(*self._tokens(chunk)) for chunk in _batches(texts, self.batch)])
+        return self._stack([self._read(*self._tokens(chunk)) for chunk in batches(texts, self.batch)])
 
     def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, shape (texts, longest text), int64."""
@@ -276,10 +240,6 @@ class BlipMatcher:
         if not parts:
             return np.empty((0, self.model.config.image_text_hidden_size), np.float32)
         return torch.cat(parts).cpu().numpy().astype(np.float32, copy=False)
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _enc_id(tokenizer: Any, text: Any) -> int:

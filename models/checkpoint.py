@@ -25,12 +25,17 @@ Shapes = dict[str, tuple[int, ...]]
 # The files that decide what a model computes; model cards, metrics and optimiser states do not.
 SETTINGS = (
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "config.json",
+    "generation_config.json",
+    "merges.txt",
     "preprocessor_config.json",
     "processor_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.json",
     "vocab.txt",
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -72,9 +77,8 @@ def locate(where: str, *, weights: bool = True) -> Checkpoint:
     directory, commit = Path(where).expanduser(), None
     if not directory.is_dir():
         _refuse_unless_hub_id(where, directory)
-        directory = _fetch(
-            where, ["*.json", "vocab.txt", *([WEIGHTS, "model-*.safetensors"] if weights else [])]
-        )
+        files = ["*.json", "*.jinja", "merges.txt", "vocab.txt"]
+        directory = _fetch(where, [*files, *([WEIGHTS, "model-*.safetensors"] if weights else [])])
         commit = directory.name
     config = _read_json(directory / "config.json", where)
     for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):

@@ -6,6 +6,7 @@ need Java and are left out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -82,6 +83,22 @@ def diversity(texts: Iterable[str]) -> dict[str, float]:
         "duplicate_rate": 1.0 - len(set(map(tuple, split))) / len(split) if split else 0.0,
         "vocabulary": float(len({word for text in split for word in text})),
     }
+
+
+def most_shared(texts: Iterable[Sequence[str]], n: int | None = None) -> tuple[str, int]:
+    """The text (of words, by :func:`words`) that most images have, and how many; ``("", 0)`` without texts.
+
+    ``texts`` has the texts of one image each. With ``n`` the phrase of ``n`` words, anywhere in a text. Among
+    equals the first in the alphabet, so that the order of the images does not matter.
+    """
+    images: Counter[str] = Counter()
+    for own in texts:
+        found: set[str] = set()
+        for split in map(words, own):
+            size = n or len(split)
+            found |= {" ".join(split[start : start + size]) for start in range(len(split) - size + 1)}
+        images.update(found - {""})
+    return min(images.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
 
 
 def words(text: str) -> list[str]:

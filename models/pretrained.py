@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.utils import logging
 
 from data_contracts.errors import ModelError
@@ -67,26 +67,25 @@ def _quietly() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_tokenizer(checkpoint: Checkpoint, text: Any) -> Any:
-    """The checkpoint's tokenizer, if it and the text model agree on the vocabulary and its special tokens."""
+def load_tokenizer(
+    checkpoint: Checkpoint,
+    text: Any,
+    special: tuple[str, ...] = ("sep_token_id", "pad_token_id"),
+    unused: int = 0,
+) -> Any:
+    """The checkpoint's tokenizer, if it and the text model agree on the vocabulary and its special tokens.
+
+    ``unused`` tokens at its end are never read, so the model needs no embeddings for them.
+    """
     require_tokenizer(checkpoint)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.directory, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # a damaged tokenizer file raises KeyError, TypeError or bare Exception
-        raise ModelError(
-            what=f"the model {checkpoint.where} has an unreadable tokenizer",
-            evidence=brief(error),
-            remedy="put the tokenizer it was trained with beside the weights",
-        ) from error
+    tokenizer = _load(AutoTokenizer, checkpoint, "tokenizer")
     tokens, rows = len(tokenizer), text.vocab_size
     wrong = [
         f"{name} is {getattr(tokenizer, name)} there and {getattr(text, name)} in config.json"
-        for name in ("sep_token_id", "pad_token_id")
+        for name in special
         if getattr(tokenizer, name) != getattr(text, name)
     ]
-    if not tokens <= rows < tokens + _VOCABULARY_PADDING:
+    if not tokens - unused <= rows < tokens + _VOCABULARY_PADDING:
         wrong.insert(0, f"it has {tokens} tokens, the model {rows} embeddings")
     if wrong:
         raise ModelError(
@@ -95,3 +94,36 @@ def load_tokenizer(checkpoint: Checkpoint, text: Any) -> Any:
             remedy="put the tokenizer it was trained with beside the weights",
         )
     return tokenizer
+
+
+def load_image_processor(checkpoint: Checkpoint) -> Any:
+    """How the checkpoint's images are prepared, with Pillow: pixels do not depend on what else is installed."""
+    return _load(AutoImageProcessor, checkpoint, "image preparation", backend="pil")
+
+
+def load_processor(checkpoint: Checkpoint) -> Any:
+    """Images and texts prepared together, as chat models and others with image tokens need it."""
+    processor = _load(AutoProcessor, checkpoint, "processor")
+    if not hasattr(processor, "tokenizer"):  # transformers falls back on a part of it
+        raise ModelError(
+            what=f"the model {checkpoint.where} has no processor for images and texts together",
+            evidence=f"transformers finds no more than a {type(processor).__name__} there",
+            remedy="put the processor_config.json it came with beside the weights",
+        )
+    processor.image_processor = load_image_processor(checkpoint)
+    return processor
+
+
+def _load(kind: Any, checkpoint: Checkpoint, what: str, **options: Any) -> Any:
+    """``kind`` from the directory alone; it may raise anything for a damaged file, we :class:`ModelError`."""
+    try:
+        with _quietly():
+            return kind.from_pretrained(
+                checkpoint.directory, local_files_only=True, trust_remote_code=False, **options
+            )
+    except Exception as error:
+        raise ModelError(
+            what=f"the model {checkpoint.where} has an unreadable {what}",
+            evidence=brief(error),
+            remedy=f"put the {what} it was trained with beside the weights",
+        ) from error

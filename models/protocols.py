@@ -62,7 +62,10 @@ class Written(NamedTuple):
 
 
 class Match(NamedTuple):
-    """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1]."""
+    """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1].
+
+    CLIP gives no probability: its ``itm`` is a rank in [0, 1] (:class:`~models.dual_encoder.DualEncoder`).
+    """
 
     itm: float
     itc: float

@@ -4,16 +4,20 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
 from data_contracts.rejects import MEANING
 from pipeline import inspection, report
 from pipeline.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pipeline.by_hand import Found
 
 app = typer.Typer(
     help="CapFilt: finetune a filter and a captioner on human pairs, caption the crawl, drop what does not match.",
@@ -28,6 +32,13 @@ RunFolder = Annotated[
 ]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Pictures, or folders of them.")]
+Model = Annotated[
+    str,
+    typer.Option(metavar="MODEL", help="A model directory, a hub id, or a run: then the model that it uses."),
+]
+Device = Annotated[str, typer.Option(help="Where the model computes, such as cuda.")]
+Batch = Annotated[int, typer.Option(min=1, help="How many go through the model together.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
@@ -342,6 +353,80 @@ def report_command(
         print(json.dumps(found, indent=2))
         return
     report.show(found, console)
+
+
+@app.command()
+def caption(
+    files: Files,
+    model: Model,
+    strategy: Annotated[Literal["nucleus", "greedy", "beam"] | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option(help="The nucleus to draw from.")] = None,
+    per_image: Annotated[int | None, typer.Option(help="Captions a picture.")] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="Shortest caption.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest caption.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less.")] = None,
+    beams: Annotated[int | None, typer.Option(help="How many, with --strategy beam.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What captions go on from, or a chat model is asked.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draws other captions.")] = None,
+    device: Device = "cpu",
+    batch: Batch = 16,
+    as_json: Json = False,
+) -> None:
+    """Caption pictures by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
+    from models.open import open_captioner
+    from pipeline import by_hand
+
+    given = {
+        "strategy": strategy,
+        "top_p": top_p,
+        "per_image": per_image,
+        "min_tokens": min_tokens,
+        "max_tokens": max_tokens,
+        "repetition_penalty": repetition_penalty,
+        "beams": beams,
+        "prompt": prompt,
+    }
+    decoding = by_hand.decoding_for(model, given, seed)
+    captioner = open_captioner(by_hand.model_of(model, "captioner"), device, batch)
+    _print_found(by_hand.caption(files, captioner, decoding, batch), ("logprob",), as_json)
+
+
+@app.command()
+def score(
+    files: Files,
+    text: Annotated[list[str], typer.Option(help="A text to judge; give it several times for several.")],
+    model: Model,
+    device: Device = "cpu",
+    batch: Batch = 16,
+    as_json: Json = False,
+) -> None:
+    """Score texts against pictures by hand: itm is the probability of a match, itc the cosine."""
+    from models.open import open_filter
+    from pipeline import by_hand
+
+    matcher = open_filter(by_hand.model_of(model, "filter"), device, batch)
+    _print_found(by_hand.score(files, text, matcher, batch), ("itm", "itc"), as_json)
+
+
+def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> None:
+    """JSON lines as they come, or a table; what could not be read on stderr, and exit code 1 for it."""
+    table, failed = Table("file", *figures, "text"), False
+    for row in found:
+        if not isinstance(row, dict):
+            failed = True
+            said = f"{_visible(row.file)}: {_visible(row.reason)}"
+            Console(stderr=True).print(said, highlight=False, markup=False, soft_wrap=True)
+        elif as_json:
+            print(json.dumps(row), flush=True)
+        else:
+            cells = (row["file"], *(row[figure] for figure in figures), row["text"])
+            table.add_row(*(Text(_visible(cell)) for cell in cells))
+    if table.rows:
+        console.print(table)
+    if failed:
+        raise SystemExit(1)
 
 
 @app.command()

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from data_contracts.errors import RecipeError
 from data_contracts.fingerprint import fingerprint, identity_of
 from models.checkpoint import Role
 from models.med.config import preset
-from models.open import check_model, digest_of
+from models.open import ModelFacts, check_model, digest_of
 from models.protocols import Decoding
 from pipeline.recipe import Recipe, SourceKeys, settings_of
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.evaluate import Evaluate
 from stages.export import ExportIds, ExportPairs
+from stages.guard import CaptionGuard
 from stages.ingest import IngestHuman, IngestPictures
 from stages.list_source import KINDS, ListSource
 from stages.score import ScorePairs
@@ -91,6 +92,7 @@ class _Builder:
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan, self.recipe = plan, recipe
         self.models: Any = recipe.models
+        self.facts: dict[Role, ModelFacts] = {}  # of the checkpoints that the recipe names
 
     def build(self) -> None:
         recipe, plan = self.recipe, self.plan
@@ -107,10 +109,11 @@ class _Builder:
         if calibrated:
             self._demand_human("select.threshold: calibrated")
             plan.add("calibrate", Calibrate(filter, recipe.seed), "human")
-        decoding: Decoding = settings_of(Decoding, recipe.caption, recipe.seed)
+        decoding = decoding_of(recipe.caption, recipe.seed, self.facts.get("captioner"))
         if recipe.human:
             plan.add("evaluate", Evaluate(filter, captioner, decoding, recipe.seed), "human", "ingest")
-        plan.add("caption", WriteCaptions(captioner, decoding), "ingest")
+        guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
+        plan.add("caption", WriteCaptions(captioner, decoding, guard), "ingest")
         plan.add("score", ScorePairs(filter), "ingest", "caption")
         self._select()
         self._export()
@@ -163,7 +166,7 @@ class _Builder:
         """The checkpoint that the recipe names for a role, looked at before anything runs."""
         if not keys.checkpoint:
             return None
-        facts = check_model(keys.checkpoint, role)
+        facts = self.facts[role] = check_model(keys.checkpoint, role)
         if keys.steps and facts.model_type != "capfilt-med":
             raise RecipeError(
                 what=f"models.{role}: finetuning starts from models that capfilt trained",
@@ -231,17 +234,37 @@ class _Builder:
         if select.threshold == "calibrated":
             upstream.append("calibrate")
         elif isinstance(select.threshold, float | int):
+            self._demand_probability()
             threshold = float(select.threshold)
         else:
             self.plan.add("threshold", FractionThreshold(select.threshold.keep_fraction), "score")
             upstream.append("threshold")
         self.plan.add("select", SelectPairs(select.rule, threshold), *upstream)
 
+    def _demand_probability(self) -> None:
+        facts = self.facts.get("filter")
+        if facts and not facts.probability:
+            raise RecipeError(
+                what="select.threshold: a number needs a filter that gives the probability of a match",
+                evidence=f"{facts.where} is a {facts.model_type} model: its itm is (1 + cosine) / 2, which ranks "
+                "texts and says no more",
+                remedy="set select.threshold to {keep_fraction: 0.3} or, with human pairs, to calibrated",
+            )
+
     def _export(self) -> None:
         images = self.recipe.export.images
         stage = ExportIds(embed=False) if images == "ids" else ExportPairs(embed=images == "embed")
         human = ("human",) if self.recipe.human else ()
         self.plan.add("export", stage, "ingest", *human, "score", "select")
+
+
+def decoding_of(keys: Any, seed: int, facts: ModelFacts | None) -> Decoding:
+    """How captions are decoded by recipe keys; the prompt, if they have none, is the captioner's own.
+
+    ``facts`` are those of a checkpoint that was brought; without them the captioner is trained here.
+    """
+    decoding: Decoding = settings_of(Decoding, keys, seed)
+    return decoding if facts is None or keys.prompt is not None else replace(decoding, prompt=facts.prompt)
 
 
 def _digest_of_files(images: Path, labels: Path) -> str:

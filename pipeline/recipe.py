@@ -23,6 +23,7 @@ from data_contracts.errors import RecipeError
 from models.protocols import Decoding
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
 from pipeline.storage import is_url
+from stages.guard import CaptionGuard
 from stages.select import Rule
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -66,7 +67,8 @@ WarmupKeys = _keys("WarmupKeys", WarmupSettings, images=_Where, labels=_Where)
 PretrainKeys = _keys("PretrainKeys", PretrainSettings)
 FilterKeys = _keys("FilterKeys", FilterSettings, checkpoint=_Where)
 CaptionerKeys = _keys("CaptionerKeys", CaptionerSettings, checkpoint=_Where)
-CaptionKeys = _keys("CaptionKeys", Decoding)
+GuardKeys = _keys("GuardKeys", CaptionGuard)
+CaptionKeys = _keys("CaptionKeys", Decoding, guard=(GuardKeys | None, None))
 
 
 class ModelsKeys(Strict):
@@ -300,7 +302,11 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def settings_of(kind: type[Any], keys: Any, seed: int) -> Any:
-    """A settings dataclass from recipe keys: what is absent keeps the dataclass's default."""
+    """A settings dataclass from recipe keys: what is absent keeps the dataclass's default.
+
+    A kind that draws has a field ``seed``, and gets the recipe's.
+    """
     names = get_type_hints(kind).keys()
-    given = {} if keys is None else {key: getattr(keys, key, None) for key in names if key != "seed"}
-    return kind(**{key: value for key, value in given.items() if value is not None}, seed=seed)
+    given = {key: getattr(keys, key, None) for key in names if key != "seed"}
+    seeded = {"seed": seed} if "seed" in names else {}
+    return kind(**{key: value for key, value in given.items() if value is not None}, **seeded)

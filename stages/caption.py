@@ -1,19 +1,23 @@
 """Write synthetic captions for the crawled images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from data_contracts.contract import Contract
 from data_contracts.records import Caption, Picture, Record
-from data_contracts.rejects import Reason, Reject
+from data_contracts.rejects import Reject
 from models.protocols import Captioner, Decoding
+from stages.guard import CaptionGuard
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
 
 @dataclass(frozen=True)
 class WriteCaptions(ShardStage):
-    """``decoding.per_image`` captions for each picture (BLIP, arXiv 2201.12086, section 3.3)."""
+    """``decoding.per_image`` captions for each picture (BLIP, arXiv 2201.12086, section 3.3).
+
+    What ``guard`` calls no caption leaves with the reason, and with the text for those who doubt it.
+    """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
     produces: ClassVar[type[Record]] = Caption
@@ -21,6 +25,7 @@ class WriteCaptions(ShardStage):
 
     captioner: ModelRef
     decoding: Decoding
+    guard: CaptionGuard = field(default_factory=CaptionGuard)
 
     @property
     def fan_out(self) -> int:
@@ -46,7 +51,8 @@ class WriteCaptions(ShardStage):
             ):
                 for index, written in enumerate(captions):
                     text = " ".join(written.text.split())
-                    if text:
+                    reason = self.guard.refuse(text, self.decoding.prompt)
+                    if reason is None:
                         kept.append(
                             Caption(
                                 row_id=row,
@@ -63,8 +69,8 @@ class WriteCaptions(ShardStage):
                                 row_id=row,
                                 stage="caption",
                                 unit=self.unit,
-                                reason=Reason.EMPTY_CAPTION,
-                                detail=f"caption {index}",
+                                reason=reason,
+                                detail=f"caption {index}: {text[:200]}",
                             )
                         )
             yield Rows(Contract(Caption).table(kept), rejected)

@@ -32,7 +32,7 @@ def test_the_tree_in_the_docstring_is_the_real_one() -> None:
         if kind is not CapfiltError
     ]
     assert sorted(documented()) == sorted(real)
-    assert len(real) == 13
+    assert len(real) == 15
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

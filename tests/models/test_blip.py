@@ -255,7 +255,7 @@ def test_no_images(captioner: BlipCaptioner, matcher: BlipMatcher) -> None:
 
 
 def test_too_long_captions_are_refused(captioner: BlipCaptioner) -> None:
-    with pytest.raises(UsageError, match="1 \\+ 3 prompt tokens \\+ max_tokens 61 > 64 positions"):
+    with pytest.raises(UsageError, match="4 prompt tokens \\+ max_tokens 61 > 64 positions"):
         captioner.caption(pictures(1), names(1), replace(DECODING, max_tokens=61))
 
 

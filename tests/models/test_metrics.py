@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.metrics import auc_with_interval, caption_metrics, diversity, ece, recall_at, words
+from models.metrics import auc_with_interval, caption_metrics, diversity, ece, most_shared, recall_at, words
 
 REFERENCES = {
     1: ["a red dog runs on the beach", "a dog runs"],
@@ -89,6 +89,22 @@ def test_diversity() -> None:
         "vocabulary": 5.0,
     }
     assert set(diversity([]).values()) == {0.0}
+
+
+def test_what_most_images_share_counts_images_and_not_texts() -> None:
+    images = [
+        ["a red dog runs", "A red dog, runs."],
+        ["a red dog runs"],
+        ["a red dog"],
+        ["the red dog"],
+        ["!"],
+        [],
+    ]
+    assert most_shared(images) == ("a red dog runs", 2)
+    assert most_shared(images, 3) == ("a red dog", 3)
+    assert most_shared(reversed(images), 2) == ("red dog", 4)
+    assert most_shared([["b"], ["a"]]) == ("a", 1)
+    assert most_shared([["a b"]], 3) == most_shared([]) == ("", 0)
 
 
 def test_words() -> None:

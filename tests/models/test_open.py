@@ -119,11 +119,11 @@ def test_a_model_of_our_own(tmp_path: Path) -> None:
 
 
 def test_unknown_family(copy: Path) -> None:
-    (copy / "config.json").write_text('{"model_type": "florence2", "architectures": ["Florence2"]}')
+    (copy / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     for attempt in (open_filter, open_captioner, lambda where: check_model(where, "filter")):
         with pytest.raises(ModelError, match="family") as caught:
             attempt(str(copy))
-        assert "'florence2' (Florence2)" in caught.value.evidence
+        assert "'bert' (BertModel)" in caught.value.evidence
         assert "'blip'" in caught.value.remedy
         assert "'capfilt-med'" in caught.value.remedy
 

@@ -90,6 +90,8 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"export__images": "reference"}, {"export"}),
         ({"export__images": "ids"}, {"export"}),
         ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
+        ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
+        ({"caption__guard": {"min_words": 2, "prompt_echo": True}}, set()),  # its defaults
         ({"models__filter": {"steps": 3}}, AFTER_FILTER),
         ({"models__captioner": {"lr": 0.1}}, {"captioner", "evaluate"} | AFTER_CAPTION),
         ({"models__pretrain": {"steps": 3}}, AFTER_PRETRAIN),
@@ -179,3 +181,29 @@ def test_a_checkpoint_of_another_family_is_not_finetuned(
 ) -> None:
     with pytest.raises(RecipeError, match="finetuning starts from models that capfilt trained"):
         make(**brought(blip_filter, blip_captioner, steps=5))
+
+
+def test_captions_go_on_from_the_captioners_own_prompt_unless_the_recipe_says_one(
+    make: Make, blip_filter: Path, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
+) -> None:
+    def prompt(captioner: Path, **caption: Any) -> str:
+        plan = make(**brought(blip_filter, captioner), caption=caption)
+        return plan.nodes["caption"].stage.decoding.prompt  # type: ignore[attr-defined, no-any-return]
+
+    git = adapter_checkpoint("git")
+    assert (prompt(blip_captioner), prompt(git)) == ("a picture of", "")
+    assert prompt(git, prompt="two of") == prompt(blip_captioner, prompt="two of") == "two of"
+    assert prompt(blip_captioner, prompt="") == ""
+
+
+def test_a_filter_without_a_probability_takes_no_number_as_threshold(
+    make: Make, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
+) -> None:
+    clip, siglip = adapter_checkpoint("clip"), adapter_checkpoint("siglip")
+    with pytest.raises(RecipeError, match="a number needs a filter that gives the probability") as caught:
+        make(**brought(clip, blip_captioner), select__threshold=0.5)
+    assert "is a clip model" in caught.value.evidence
+    assert "keep_fraction" in caught.value.remedy
+    make(**brought(clip, blip_captioner), select__threshold={"keep_fraction": 0.3})
+    make(**brought(clip, blip_captioner), select__threshold="calibrated")
+    make(**brought(siglip, blip_captioner), select__threshold=0.5)

@@ -54,6 +54,7 @@ def test_there_are_examples() -> None:
         ({"select": {"treshold": 0.5}}, "select.treshold", "threshold"),
         ({"web": [{"format": "folder", "path": "a", "text_colum": "t"}]}, "web.0.text_colum", "text_column"),
         ({"caption": {"topp": 0.9}}, "caption.topp", "top_p"),
+        ({"caption": {"guard": {"min_word": 3}}}, "caption.guard.min_word", "min_words"),
         (
             {"models": {"filter": {"checkpint": "x"}, "captioner": {}}},
             "models.filter.checkpint",

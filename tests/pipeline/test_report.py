@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 
+from models.protocols import Written
 from pipeline import report
 from pipeline.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import HUMAN, WEB, run
+from tests.stages.rows import FakeCaptioner, number_of
 
 
 def test_the_numbers_of_a_run(finished: Ledger) -> None:
@@ -20,6 +22,10 @@ def test_the_numbers_of_a_run(finished: Ledger) -> None:
     stages = {stage["stage"]: stage for stage in found["stages"]}
     assert (stages["ingest"]["unit"], stages["score"]["unit"]) == ("image", "text")
     assert stages["ingest"]["rejected"] == {"unreadable": 1}
+    assert [(stock["kind"], stock["images"], stock["implausible"]) for stock in found["stock"]] == [
+        ("caption", 1, False),
+        ("phrase", 0, False),
+    ]
     json.dumps(found)
 
 
@@ -56,13 +62,14 @@ def facts(**changes: Any) -> dict[str, Any]:
         "evaluation": evaluation | changes.pop("evaluation", {}),
         "stages": stages,
         "texts": texts,
+        "stock": [],
         **changes,
     }
 
 
 def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
     assert report._warnings(facts()) == []
-    assert report._warnings({"evaluation": {}, "stages": [], "texts": {}}) == []
+    assert report._warnings({"evaluation": {}, "stages": [], "texts": {}, "stock": []}) == []
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,31 @@ def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
 def test_each_warning_appears_when_it_should(change: dict[str, Any], says: str) -> None:
     (warning,) = report._warnings(facts(**change))
     assert says in warning
+
+
+def test_stock_phrases_are_told_in_the_report_and_in_the_card(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every caption says the same of its picture, and half of them nothing else."""
+
+    class Stuck(FakeCaptioner):
+        def caption(self, images, image_ids, decoding):
+            numbers = [number_of(image) for image in images]
+            seen = ["" if number % 2 else f" {number}" for number in numbers]
+            return [[Written(f"{what} in the middle of a large picture".strip(), -1.0)] for what in seen]
+
+    monkeypatch.setattr("models.open.open_captioner", lambda *given: Stuck())
+    monkeypatch.setattr(report, "STOCK_IMAGES", 5)
+    found = report.write(run(world.plan()))
+    half = (WEB + 1) // 2
+    assert [(stock["text"], stock["images"], stock["share"]) for stock in found["stock"]] == [
+        ("in the middle of a large picture", half, half / WEB),
+        ("in the middle of a large", WEB, 1.0),
+    ]
+    told = [warning for warning in found["warnings"] if "stock phrase" in warning]
+    assert (
+        f"56% of the captioned images ({half}) have the caption `in the middle of a large picture`" in told[0]
+    )
+    assert f"100% of the captioned images ({WEB}) have the phrase `in the middle of a large`" in told[1]
+    card = (world.ledger.storage.path / "export/README.md").read_text()
+    assert all(warning in card for warning in told)

@@ -76,13 +76,18 @@ def score(number: int, text: str, itm: float, source: Source = Source.WEB) -> Sc
 
 
 def site(scratch: Path, *models: ModelRef, batch: int = 2) -> Site:
+    def lasting() -> Path:
+        (scratch / "lasting").mkdir(exist_ok=True)
+        return scratch / "lasting"
+
     return Site(
         device="cpu",
         threads=1,
         batch=batch,
         models={model: str(model) for model in models},
         scratch=scratch,
-        lasting=scratch / "lasting",
+        lasting=lasting,
+        keep=lambda: None,
         progress=lambda done, total, text: None,
     )
 

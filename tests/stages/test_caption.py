@@ -4,8 +4,9 @@ import pytest
 
 from data_contracts.records import Picture, Record
 from data_contracts.rejects import Reason, Reject
-from models.protocols import Decoding
+from models.protocols import Decoding, Written
 from stages.caption import WriteCaptions
+from stages.guard import CaptionGuard
 from stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 
@@ -37,8 +38,26 @@ def test_a_caption_of_spaces_is_rejected_and_every_unit_accounted_for(write) -> 
     kept, rejected = write(2, picture(1), picture(7), picture(3))
     assert [row["text"] for row in kept] == ["1 seen 0", "1 seen 1", "3 seen 0", "3 seen 1"]
     assert [(reject.id, reject.reason, reject.detail) for reject in rejected] == [
-        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 0"),
-        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 1"),
+        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 0: "),
+        (picture(7).row_id, Reason.EMPTY_CAPTION, "caption 1: "),
+    ]
+
+
+def test_what_the_guard_refuses_leaves_with_its_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Stuck(FakeCaptioner):
+        def caption(self, images, image_ids, decoding):
+            assert decoding.per_image == 3
+            return [[Written(text, -1.0) for text in ("dai dai dai", "a red dog", "see: a dog")]]
+
+    monkeypatch.setattr("models.open.open_captioner", lambda *given: Stuck())
+    stage = WriteCaptions(
+        Trained("captioner"), Decoding(per_image=3, prompt="see"), CaptionGuard(min_words=3)
+    )
+    kept, rejected = run_shard(stage.open(site(tmp_path, stage.captioner)), picture(1))
+    assert [(row["caption_index"], row["text"]) for row in kept] == [(1, "a red dog")]
+    assert [(reject.reason, reject.detail) for reject in rejected] == [
+        (Reason.LOOP, "caption 0: dai dai dai"),
+        (Reason.PROMPT_ECHO, "caption 2: see: a dog"),
     ]
 
 

@@ -37,7 +37,7 @@ class Attempt(FinetuneFilter):
     def train(self, loaded: object, site: Site, inputs: StageInput, execution: Execution) -> str:
         for step in (2, 3):
             execution.on_step(json.loads(line(step, 0.5)))
-            assert json.loads((site.lasting / "steps.jsonl").read_text().splitlines()[-1])["step"] == step
+            assert json.loads((site.lasting() / "steps.jsonl").read_text().splitlines()[-1])["step"] == step
         raise InterruptedError
 
 
