@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint lock clean
+.PHONY: help demo test test-faults soak check lint lock clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
@@ -15,8 +15,14 @@ help:  ## show this
 demo: .venv/installed  ## make a noisy crawl of real pictures in ./demo and clean it
 	$(BIN)/capfilt demo --out demo
 
-test: .venv/installed  ## all tests
+test: .venv/installed  ## all tests but the slow faults
 	$(BIN)/python -m pytest
+
+test-faults: .venv/installed  ## every fault: lost machines, full disks, a store in trouble, kills at every step
+	$(BIN)/python -m pytest tests/faults tests/runs/test_s3.py -m ''
+
+soak: .venv/installed  ## 20 random kills over a whole demo, in ./soak
+	$(BIN)/python -m tests.faults.soak --kills 20 --seed 0 --out soak
 
 lint: .venv/installed  ## format, lint, types, one-way imports
 	$(BIN)/ruff format --check .
@@ -30,4 +36,4 @@ lock: .venv/installed  ## write the exact versions of this environment to constr
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:  ## remove the environment and the demo
-	rm -rf .venv demo
+	rm -rf .venv demo soak

@@ -33,6 +33,7 @@ class _Bar:
     rows: int = 0
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    others: int = 0
     text: str = ""
     unit: str = "row"
     started: float = field(default_factory=time.monotonic)
@@ -48,7 +49,11 @@ class _Bar:
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.most_common())
         seconds = time.monotonic() - self.started
         parts = [f"{seconds:6.1f} s", f"{self.rows:>7,} {self.unit}s", f"{self.kept:>7,} kept"]
-        return "  ".join([*parts, *([f"left: {left}"] if left else []), *([self.text] if self.text else [])])
+        if left:
+            parts.append(f"left: {left}")
+        if self.others:
+            parts.append(f"{self.others} shards were committed by another runner")
+        return "  ".join([*parts, self.text] if self.text else parts)
 
 
 class Progress:
@@ -112,11 +117,13 @@ class Progress:
             if bar.shards is not None and self._live is not None:
                 self._live.update(bar.row, completed=bar.ended + shares[stage], facts=bar.facts())
 
-    def commit(self, stage: str, part: Part) -> None:
+    def commit(self, stage: str, part: Part, won: bool = True) -> None:
+        """A part stands; ``won`` says whether this runner wrote it."""
         bar, record = self._bars.get(stage), part.record
         if bar is None or record is None:
             return
         bar.ended += 1
+        bar.others += not won
         bar.rows += record.units_in
         bar.kept += record.kept
         bar.unit = record.unit

@@ -195,9 +195,7 @@ class Runner:
 
     def _ended(self, task: Task, committed: tuple[tuple[Part, bool], ...]) -> None:
         for part, won in committed:
-            self.progress.commit(task.name, part)
-            if not won and task.shard:
-                self.progress.say(f"  {task.name}/{part.name} was committed by someone else")
+            self.progress.commit(task.name, part, won)
             self._commits[task.name] += 1
             if self._commits[task.name] % COMPACT == 0:
                 self.ledger.compact(task.name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +34,24 @@ def adapter_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
         return folder / name if (folder / name).exists() else make(folder / name, name)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def crawl(base: Path) -> Path:
+    """A folder with `human` and `crawl`: pictures and their captions."""
+    from tests.runs import made
+
+    return made.crawl(base)
+
+
+@pytest.fixture(scope="session")
+def recipe(base: Path, blip_filter: Path, blip_captioner: Path) -> dict[str, Any]:
+    """A recipe with two checkpoint directories, no training, a dozen shards of the crawl."""
+    from tests.runs import made
+
+    return made.checkpoints_recipe(base, blip_filter, blip_captioner)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.runs.cluster import free_ports
 from tests.runs.command import capfilt, difference, here, wait_until, write_recipe
-from tests.runs.conftest import free_ports
 
 
 @pytest.fixture(scope="module")

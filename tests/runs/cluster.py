@@ -1,0 +1,105 @@
+"""Clusters that `ray start` makes on this machine, with token authentication: a head, and nodes that come and go."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.runs.command import descendants, kill, wait_until
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster: what a client needs to know. ``node`` adds a raylet to it."""
+
+    dashboard: str
+    address: str
+    env: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+        """One more raylet, as another machine would have it; its process."""
+        command = [
+            *(ray(), "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}"),
+            *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
+        ]
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **self.env},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            end(process)
+
+
+def ray() -> str:
+    return str(Path(sys.executable).with_name("ray"))
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a node's every process at once, as when a machine loses its power."""
+    for pid in (*descendants(process.pid), process.pid):
+        kill(pid)
+    process.wait(30)
+
+
+@contextmanager
+def started_head(cpus: int = 2) -> Iterator[Head]:
+    """A head on ports and in a folder of its own, ended with nothing left of it."""
+    gcs, dashboard, client, agent = free_ports(4)
+    token = secrets.token_hex(32)
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray's sockets lie below it, and the path of a socket has at most 107 letters.
+    folder = tempfile.mkdtemp(prefix="capfilt-head-")
+    command = [
+        ray(),
+        *("start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--port={gcs}"),
+        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
+        *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
+    ]
+    log = Path(folder) / "start.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **secret}, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{dashboard}"
+        wait_until(lambda: process.poll() is not None or _answers(f"{url}/api/version", token), "the cluster")
+        assert process.poll() is None, log.read_text()
+        address = f"127.0.0.1:{gcs}"
+        yield Head(url, address, {**secret, "RAY_ADDRESS": address}, process)
+    finally:
+        end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at this moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
