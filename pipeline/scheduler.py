@@ -53,7 +53,7 @@ class Crew:
         here = ray.get_runtime_context().get_node_id()
         beside = NodeAffinitySchedulingStrategy(here, soft=False)
         board: Any = ray.remote(Board)
-        self._board: Any = board.options(num_cpus=0, scheduling_strategy=beside).remote()
+        self._board: Any = board.options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
         self._actors: dict[Any, _Actor] = {}  # by the reference that is waited for
         self._idle: list[_Actor] = []
         self._poison_limit = poison_limit
@@ -86,11 +86,18 @@ class Crew:
                 self._enforce(now, busy)
                 if now - looked > POLL:
                     looked = now
-                    watch(self._running(), ray.get(self._board.all.remote()))
+                    watch(self._running(), self._crumbs())
         finally:
             for actor in self._actors.values():
                 ray.kill(actor.handle, no_restart=True)
             self._actors.clear()
+
+    def _crumbs(self) -> dict[str, Crumb]:
+        try:
+            crumbs: dict[str, Crumb] = ray.get(self._board.all.remote(), timeout=5.0)
+        except (RayError, GetTimeoutError):  # killed for its memory, say: it is only for show, and comes back
+            return {}
+        return crumbs
 
     def _wait(self) -> list[Any]:
         """What has come back; waits a moment if nothing has."""
@@ -181,13 +188,12 @@ class Crew:
             self._judge.started()
             return
         result: Result = answer
-        crumb: Crumb = ray.get(self._board.take.remote(task.label))
         if result.error is not None:
             if isinstance(result.error, DamageError):
                 flow.again(task)
             raise result.error
         if result.unexpected:
-            flow.again(self._judge.blame(task, crumb.ids, result.unexpected))
+            flow.again(self._judge.blame(task, result.in_hand, result.unexpected))
             return
         self._judge.praise(task)
         ended(task, result.committed)
@@ -195,12 +201,14 @@ class Crew:
 
     def _bury(self, actor: _Actor, task: Task | None, flow: Flow, error: RayError) -> None:
         """An actor is dead: with its node, which is nobody's fault, or by what its task did."""
-        words = _last_words(actor) if actor.node else None
         if task is None:
             self._judge.not_started(actor.needs, error)
             return
-        crumb: Crumb = ray.get(self._board.take.remote(task.label))
-        flow.again(task if words is None else self._judge.blame(task, crumb.ids, words))
+        words = _last_words(actor)
+        if words is None:
+            flow.again(task)
+        else:
+            flow.again(self._judge.blame(task, words[1], words[0]))
 
     def _enforce(self, now: float, busy: float) -> None:
         """Kill what outlived its own alarm; say so when no worker can be had for a long time."""
@@ -271,15 +279,19 @@ class _Room:
         self._taken = Resources(self._taken.cpus - actor.needs.cpus, self._taken.gpus - actor.needs.gpus)
 
 
-def _last_words(actor: _Actor) -> str | None:
-    """How the actor's process died, asked of its machine; ``None`` when the machine is gone as well."""
+def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
+    """How the actor's process died and what it had in hand, asked of its machine; ``None`` when that is gone too."""
     there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
     look: Any = ray.remote(last_words)
     asked = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(actor.pid)
     try:
-        return str(ray.get(asked, timeout=WORDS_SECONDS))
+        words: tuple[str, tuple[str, ...]] = ray.get(asked, timeout=WORDS_SECONDS)
     except (RayError, GetTimeoutError):
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        if any(node["Alive"] and node["NodeID"] == actor.node for node in nodes):
+            return "the process died, and its machine could not be asked how", ()
         return None
+    return words
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """The Ray actor that runs tasks one after the other, and stays warm between shards and stages."""
 
 import faulthandler
+import json
 import os
 import tempfile
+import time
 import traceback
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,53 +21,60 @@ from stages.stage import ShardStage, Site, Transform
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
+TELL = 0.2  # seconds between two words to the board
 
 
 @dataclass(frozen=True)
 class Result:
     """How a task ended: the parts that stand and whether this attempt wrote each, or the error.
 
-    ``unexpected`` is the traceback of an error that is not capfilt's own.
+    ``unexpected`` is the traceback of an error that is not capfilt's own, ``in_hand`` the batch it came from.
     """
 
     committed: tuple[tuple[Part, bool], ...] = ()
     error: CapfiltError | None = None
     unexpected: str = ""
+    in_hand: tuple[str, ...] = ()
 
 
 class Board:
-    """The breadcrumbs of all running tasks, in an actor beside the driver: what a dead worker had in hand."""
+    """How far all running tasks are, in an actor beside the driver. For people only: it may be lost."""
 
     def __init__(self) -> None:
         self._crumbs: dict[str, Crumb] = {}
 
     def drop(self, label: str, crumb: Crumb) -> None:
-        self._crumbs[label] = crumb
-
-    def take(self, label: str) -> Crumb:
-        """A task's last breadcrumb; it is gone afterwards."""
-        return self._crumbs.pop(label, Crumb())
+        self._crumbs[label] = crumb._replace(ids=())
 
     def all(self) -> dict[str, Crumb]:
         return self._crumbs
 
 
 def crash_file(pid: int) -> Path:
-    """Where a dying worker leaves, on its own machine, the name of the signal and the code that it was in."""
-    return Path(tempfile.gettempdir()) / f"capfilt-{os.getuid()}" / "crashes" / f"{pid}.txt"
+    """Where a worker leaves, on its own machine, the batch in hand; and the signal and the code that it died of."""
+    return Path(tempfile.gettempdir()) / f"capfilt-{os.getuid()}" / "workers" / f"{pid}.txt"
 
 
-def last_words(pid: int) -> str:
-    """What a dead process wrote: the fatal signal or the alarm; a SIGKILL leaves nothing. Run it on its machine."""
+def last_words(pid: int) -> tuple[str, tuple[str, ...]]:
+    """How a process died and which ids it had in hand. To be asked on its machine, once.
+
+    A fatal signal or the alarm leaves a word; SIGKILL leaves none.
+    """
     path = crash_file(pid)
+    ids: tuple[str, ...] = ()
+    with suppress(OSError, ValueError):
+        ids = tuple(json.loads(path.with_suffix(".json").read_text()))
     try:
         first = path.read_text().strip().splitlines()[0]
-        path.unlink()
     except (OSError, IndexError):
-        return "the process was killed without a word (SIGKILL, often out of memory)"
-    if first.startswith("Timeout"):
-        return "the process was ended by the shard's deadline"
-    return f"the process died: {first.removeprefix('Fatal Python error: ')}"
+        words = "the process was killed without a word (SIGKILL, often out of memory)"
+    else:
+        words = f"the process died: {first.removeprefix('Fatal Python error: ')}"
+        if first.startswith("Timeout"):
+            words = "the process was ended by the shard's deadline"
+    for left in (path, path.with_suffix(".json")):
+        left.unlink(missing_ok=True)
+    return words, ids
 
 
 class Worker:
@@ -80,10 +90,20 @@ class Worker:
     def run(self, task: Task, board: Any) -> Result:
         path = crash_file(os.getpid())
         path.parent.mkdir(parents=True, exist_ok=True)
+        in_hand: tuple[str, ...] = ()
+        told = 0.0
 
         def drop(crumb: Crumb) -> None:
-            ray.get(board.drop.remote(task.label, crumb))  # it has to be there before the batch begins
+            nonlocal in_hand, told
+            in_hand = tuple(crumb.ids)
+            temporary = path.with_suffix(".new")
+            temporary.write_text(json.dumps(in_hand))
+            temporary.replace(path.with_suffix(".json"))  # it has to be there before the batch begins
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                board.drop.remote(task.label, crumb)
 
+        drop(Crumb())
         with path.open("w") as crash:
             faulthandler.enable(crash)
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
@@ -93,11 +113,12 @@ class Worker:
             except CapfiltError as error:
                 return Result(error=error)
             except Exception:  # everything else is data for the scheduler, which judges and retries
-                return Result(unexpected=traceback.format_exc())
+                return Result(unexpected=traceback.format_exc(), in_hand=in_hand)
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
-                path.unlink(missing_ok=True)  # only a death leaves it
+                for left in (path, path.with_suffix(".json")):  # only a death leaves them
+                    left.unlink(missing_ok=True)
 
     def _open(self, task: Task, site: Site) -> Transform:
         """The transform of the task's stage, opened once for all of its shards."""

@@ -1,6 +1,7 @@
 """Fixtures of the fault tests: the same finished run as the whole-run tests have, and a local Ray."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ def finished(base: Path, blip_filter: Path, blip_captioner: Path) -> Path:
     return made.finished_run(base, blip_filter, blip_captioner)
 
 
-@pytest.fixture(scope="module")
-def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@contextmanager
+def local_ray(**system: object) -> Iterator[None]:
     """A local Ray of two CPUs, whose workers can import this repository's tests."""
     import logging
 
@@ -34,8 +35,15 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": root}},
+            _system_config=system or None,
         )
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield

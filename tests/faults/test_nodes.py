@@ -1,4 +1,4 @@
-"""The same job on many machines, which come and go: several raylets, each killed as a machine that loses its power."""
+"""The same job on many machines, which come and go: raylets, killed as a machine that loses its power."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -102,9 +102,11 @@ def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task, judge:
 )
 def test_the_last_words_of_a_process(left: str | None, said: str) -> None:
     pid = 4_000_000_000  # nobody's
+    crash_file(pid).parent.mkdir(parents=True, exist_ok=True)
     if left is not None:
-        crash_file(pid).parent.mkdir(parents=True, exist_ok=True)
         crash_file(pid).write_text(left)
-    assert said in last_words(pid)
-    assert "SIGKILL" in last_words(pid)  # and are gone once they were read
-    crash_file(pid).unlink(missing_ok=True)
+    crash_file(pid).with_suffix(".json").write_text('["a", "b"]')
+    words, in_hand = last_words(pid)
+    assert said in words
+    assert in_hand == ("a", "b")
+    assert last_words(pid)[1] == ()  # they are gone once they were read
