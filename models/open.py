@@ -8,26 +8,22 @@ from typing import Protocol
 
 from data_contracts.errors import ModelError
 from models.checkpoint import (
+    ROLES,
     Checkpoint,
     Role,
     Shapes,
     count_parameters,
     digest_of,
+    lacking,
     locate,
+    pixel_statistics,
     require_tokenizer,
     tensor_shapes,
 )
-from models.protocols import Captioner, Embedder, Matcher
+from models.med.config import BLIP, MODEL_TYPE
+from models.protocols import Captioner, Embedder, Inference, Matcher
 
 __all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_filter"]
-
-BLIP, MED = "blip", "capfilt-med"
-
-# Without these tensors transformers would fill the gap with random numbers and say so in a log line only.
-_NEEDED_BY_BLIP: dict[Role, tuple[str, ...]] = {
-    "filter": ("itm_head.weight", "vision_proj.weight", "text_proj.weight", "text_encoder.", "vision_model."),
-    "captioner": ("text_decoder.cls.predictions.", "text_decoder.bert.", "vision_model."),
-}
 
 
 @dataclass(frozen=True)
@@ -58,38 +54,32 @@ def check_model(where: str, role: Role) -> ModelFacts:
     )
 
 
-def open_captioner(where: str, device: str = "cpu", batch: int = 16) -> Captioner:
+def open_captioner(
+    where: str, device: str = "cpu", batch: int = 16, inference: Inference = Inference()
+) -> Captioner:
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
     checkpoint = _open(where, "captioner")
-    if checkpoint.model_type == MED:
-        return _open_med(checkpoint, device, batch)
-    from models.blip import BlipCaptioner
+    from models.engine.captioner import EngineCaptioner
+    from models.med.checkpoint import load
 
-    return BlipCaptioner.open(checkpoint, device, batch)
+    return EngineCaptioner(
+        *load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint)
+    )
 
 
 class Filter(Matcher, Embedder, Protocol):
     """What a filter checkpoint can do: judge by ITM, and embed by the ITC encoders in it."""
 
 
-class _Med(Captioner, Filter, Protocol):
-    pass
-
-
-def open_filter(where: str, device: str = "cpu", batch: int = 16) -> Filter:
-    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images or texts at once."""
+def open_filter(
+    where: str, device: str = "cpu", batch: int = 16, inference: Inference = Inference()
+) -> Filter:
+    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
     checkpoint = _open(where, "filter")
-    if checkpoint.model_type == MED:
-        return _open_med(checkpoint, device, batch)
-    from models.blip import BlipMatcher
+    from models.engine.matcher import EngineMatcher
+    from models.med.checkpoint import load
 
-    return BlipMatcher.open(checkpoint, device, batch)
-
-
-def _open_med(checkpoint: Checkpoint, device: str, batch: int) -> _Med:
-    from models.med.adapter import open_med
-
-    return open_med(checkpoint.directory, device, batch)
+    return EngineMatcher(*load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint))
 
 
 def _open(where: str, role: Role) -> Checkpoint:
@@ -102,24 +92,21 @@ def _refuse_unless_fit(checkpoint: Checkpoint, shapes: Shapes, role: Role) -> No
     require_tokenizer(checkpoint)
     if checkpoint.model_type == BLIP:
         _require_role(checkpoint, shapes, role)
-    elif checkpoint.model_type != MED:
+    elif checkpoint.model_type != MODEL_TYPE:
         raise ModelError(
             what=f"{checkpoint.where} is a model of a family that capfilt does not know",
             evidence=f"model_type {checkpoint.model_type!r} ({checkpoint.architecture}) in its config.json",
-            remedy=f"supported: {BLIP!r} (BLIP in the Hugging Face layout), {MED!r} (models capfilt trained)",
+            remedy=f"supported: {BLIP!r} (BLIP in the Hugging Face layout), {MODEL_TYPE!r} (models capfilt trained)",
         )
 
 
 def _require_role(checkpoint: Checkpoint, shapes: Shapes, role: Role) -> None:
     """The weights decide, not ``architectures``: a checkpoint of all three objectives serves both roles."""
-    lacking = {
-        other: [need for need in needs if not any(name.startswith(need) for name in shapes)]
-        for other, needs in _NEEDED_BY_BLIP.items()
-    }
-    if not lacking[role]:
+    gaps = {other: lacking(shapes, other) for other in ROLES}
+    if not gaps[role]:
         return
-    missing = ", ".join(need.rstrip(".") for need in lacking[role])
-    serves = [other for other, lacks in lacking.items() if not lacks]
+    missing = ", ".join(need.rstrip(".") for need in gaps[role])
+    serves = [other for other, lacks in gaps.items() if not lacks]
     raise ModelError(
         what=f"{checkpoint.where} cannot serve as the {role}"
         + (f": it is a {' and '.join(serves)} checkpoint" if serves else ""),

@@ -111,6 +111,7 @@ def pretrain(
     execution: Execution,
 ) -> None:
     """Pretraining on human and web pairs (BLIP, section 3.2): the three losses, unweighted."""
+    model.require("filter", "captioner")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
     learner = Grounding(model, settings, batches, execution.device, captions=True)
     train(learner, learner.losses, settings, execution)
@@ -125,6 +126,7 @@ def finetune_filter(
     execution: Execution,
 ) -> None:
     """Finetune ITC and ITM (BLIP, section 3.3: the filter)."""
+    model.require("filter")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
     learner = Grounding(model, settings, batches, execution.device, captions=False)
     train(learner, learner.losses, settings, execution)
@@ -139,12 +141,13 @@ def finetune_captioner(
     execution: Execution,
 ) -> None:
     """Finetune LM (BLIP, section 3.3: the captioner); the prompt leads every text and is not learnt."""
+    model.require("captioner")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share, settings.prompt)
     prompt_tokens = len(tokenizer.pieces(settings.prompt))
 
     def losses(step: int) -> dict[str, Tensor]:
         batch = batches(step).to(execution.device)
-        image = model.text_encoder.image_keys_values(model.encode_images(batch.pixels))
+        image = model.text_decoder.bert.image_keys_values(model.encode_images(batch.pixels))
         lm = lm_loss(model, batch.ids, image, prompt_tokens, settings.smoothing)
         return {"loss": lm, "lm": lm}
 
