@@ -94,6 +94,18 @@ def locate(where: str, *, weights: bool = True) -> Checkpoint:
     return Checkpoint(where, directory, commit, config)
 
 
+def locate_family(where: str, family: str) -> Checkpoint:
+    """:func:`locate`, for a model of one ``model_type``; :class:`ModelError` for another."""
+    checkpoint = locate(where)
+    if checkpoint.model_type != family:
+        raise ModelError(
+            what=f"{where} is not a {family} model",
+            evidence=f"its config.json says model_type {checkpoint.model_type!r}",
+            remedy=f"give a directory that a plain {family} model was saved to",
+        )
+    return checkpoint
+
+
 def weight_files(checkpoint: Checkpoint) -> list[Path]:
     """The safetensors files of the model, sorted; :class:`ModelError` if none or not all are there."""
     directory, where = checkpoint.directory, checkpoint.where

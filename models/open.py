@@ -21,7 +21,7 @@ from models.checkpoint import (
     tensor_shapes,
 )
 from models.med.config import BLIP, MODEL_TYPE
-from models.protocols import Captioner, Embedder, Inference, Matcher
+from models.protocols import FLOAT32, Captioner, Embedder, Inference, Matcher
 
 __all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_filter"]
 
@@ -55,7 +55,7 @@ def check_model(where: str, role: Role) -> ModelFacts:
 
 
 def open_captioner(
-    where: str, device: str = "cpu", batch: int = 16, inference: Inference = Inference()
+    where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32
 ) -> Captioner:
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
     checkpoint = _open(where, "captioner")
@@ -71,9 +71,7 @@ class Filter(Matcher, Embedder, Protocol):
     """What a filter checkpoint can do: judge by ITM, and embed by the ITC encoders in it."""
 
 
-def open_filter(
-    where: str, device: str = "cpu", batch: int = 16, inference: Inference = Inference()
-) -> Filter:
+def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32) -> Filter:
     """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
     checkpoint = _open(where, "filter")
     from models.engine.matcher import EngineMatcher

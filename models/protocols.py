@@ -54,7 +54,7 @@ class Decoding:
             raise RecipeError(
                 what=f"captions cannot be decoded with this {wrong[0]}",
                 evidence=f"{wrong[0]} is {getattr(self, wrong[0])!r}",
-                remedy="top_p lies in (0, 1], per_image, top_k and beams are at least 1, min_tokens at most max_tokens",
+                remedy="top_p lies in (0, 1]; per_image, top_k, beams: at least 1; min_tokens: at most max_tokens",
             )
 
     @property
@@ -77,6 +77,9 @@ class Inference:
 
     precision: Precision = "fp32"
     itm_token: Literal["cls", "enc"] | None = None
+
+
+FLOAT32 = Inference()
 
 
 class Written(NamedTuple):

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from data_contracts.errors import UsageError
+from models.checkpoint import CLIP_MEAN, CLIP_STD
 from models.engine.beam import search
 from models.engine.draw import draw, shape
-from models.checkpoint import CLIP_MEAN, CLIP_STD
 from models.engine.linear import Arithmetic
 from models.engine.slots import Slots, Writer
 from models.engine.vision import Eyes
 from models.images import RGB, prepare
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.protocols import Decoding, Images, Inference, Written
+from models.protocols import FLOAT32, Decoding, Images, Inference, Written
 from models.sampling import CaptionRandom
 
 # Bytes of cross-attention keys and values that a decoder holds at once.
@@ -44,7 +44,7 @@ class EngineCaptioner:
         self,
         model: Med,
         tokenizer: CaptionTokenizer,
-        inference: Inference = Inference(),
+        inference: Inference = FLOAT32,
         device: str = "cpu",
         batch: int = 16,
         pixels: tuple[RGB, RGB] = (CLIP_MEAN, CLIP_STD),
@@ -127,7 +127,7 @@ class EngineCaptioner:
         if decoding.strategy == "greedy":
             chosen = shaped.argmax(-1)
         else:
-            chosen = draw(shaped, [row.stream for row in rows], decoding)
+            chosen = draw(shaped.softmax(-1), [row.stream for row in rows], decoding)
         gains = logits.log_softmax(-1).gather(1, chosen.to(logits.device)[:, None])[:, 0]
         for row, token, gain in zip(rows, chosen.tolist(), gains.tolist(), strict=True):
             row.tokens.append(token)

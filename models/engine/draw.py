@@ -6,7 +6,9 @@ ones is small enough; else another is drawn. What is kept is exactly a draw from
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,29 +35,39 @@ def shape(logits: Tensor, said: Tensor, short: Tensor, end: int, penalty: float)
     return shaped
 
 
-def draw(logits: Tensor, streams: Sequence[CaptionRandom], decoding: Decoding) -> Tensor:
-    """One token a row of ``logits`` (rows, vocabulary), float32; returns (rows,), int64, on the CPU.
+def draw(probability: Tensor, streams: Sequence[CaptionRandom], decoding: Decoding) -> Tensor:
+    """One token a row of ``probability`` (rows, vocabulary), float32; returns (rows,), int64, on the CPU.
 
     Every row has its own stream of random numbers and takes as many as it needs.
     """
-    probability = logits.softmax(-1)
-    blocks = -(-probability.shape[1] // _BLOCK)
-    padded = F.pad(probability, (0, blocks * _BLOCK - probability.shape[1])).unflatten(1, (blocks, _BLOCK))
-    heights = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # a search in blocks, then in one of them
-    chosen = torch.empty(len(logits), dtype=torch.int64)
-    for row, stream in enumerate(streams):
-        own, height = probability[row], heights[row]
-        while True:
-            aim = stream.uniform() * float(height[-1])
-            block = min(int(torch.searchsorted(height, aim, right=True)), blocks - 1)
-            within = padded[row, block].cumsum(0, dtype=torch.float64)
-            rest = aim - (float(height[block - 1]) if block else 0.0)
-            place = min(int(torch.searchsorted(within, rest, right=True)), _BLOCK - 1)
-            token = min(block * _BLOCK + place, len(own) - 1)
-            if float(own[token]) > 0.0 and _inside(own, float(own[token]), decoding):
-                break
-        chosen[row] = token
-    return chosen
+    probability = probability.cpu()
+    whole = probability.shape[1] // _BLOCK * _BLOCK
+    blocks = probability[:, :whole].view(len(probability), -1, _BLOCK).sum(-1)
+    heights = torch.cat([blocks, probability[:, whole:].sum(-1, keepdim=True)], 1).cumsum(
+        -1, dtype=torch.float64
+    )
+    levels = heights.numpy()
+    chosen = [
+        _draw(own, level, stream, decoding)
+        for own, level, stream in zip(probability, levels, streams, strict=True)
+    ]
+    return torch.tensor(chosen)
+
+
+def _draw(
+    probability: Tensor, heights: NDArray[np.float64], stream: CaptionRandom, decoding: Decoding
+) -> int:
+    """From one row: a search among blocks of tokens, whose summed masses are ``heights``, then in one block."""
+    values = probability.numpy()
+    while True:
+        aim = stream.uniform() * float(heights[-1])
+        block = min(int(heights.searchsorted(aim, "right")), len(heights) - 1)
+        within = values[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
+        rest = aim - (float(heights[block - 1]) if block else 0.0)
+        token = block * _BLOCK + min(int(within.searchsorted(rest, "right")), len(within) - 1)
+        own = float(values[token])
+        if own > 0.0 and _inside(probability, own, decoding):
+            return token
 
 
 def _inside(probability: Tensor, own: float, decoding: Decoding) -> bool:

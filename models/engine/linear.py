@@ -165,7 +165,9 @@ class Arithmetic:
 
 def _packs(dtype: torch.dtype) -> bool:
     """Whether this build of PyTorch has oneDNN's packed products for ``dtype`` on this CPU."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not hasattr(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
         return False
     return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

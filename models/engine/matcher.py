@@ -16,7 +16,7 @@ from models.engine.vision import Eyes
 from models.images import RGB, prepare
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.protocols import Images, Inference, Match
+from models.protocols import FLOAT32, Images, Inference, Match
 
 # Text tokens that are read at once.
 _TOKENS = 2048
@@ -29,7 +29,7 @@ class EngineMatcher:
         self,
         model: Med,
         tokenizer: CaptionTokenizer,
-        inference: Inference = Inference(),
+        inference: Inference = FLOAT32,
         device: str = "cpu",
         batch: int = 16,
         pixels: tuple[RGB, RGB] = (CLIP_MEAN, CLIP_STD),

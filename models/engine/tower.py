@@ -47,7 +47,7 @@ class Packing:
 
     def spread(self, states: Tensor, heads: int) -> Tensor:
         """(tokens, width) to (groups, heads, longest, width / heads)."""
-        return states[self.grid].unflatten(-1, (heads, -1)).transpose(1, 2)
+        return states[self.grid].view(*self.grid.shape, heads, -1).transpose(1, 2)
 
     def gather(self, context: Tensor) -> Tensor:
         """The inverse of :meth:`spread`."""
@@ -89,7 +89,7 @@ class Tower:
         self.positions = arithmetic.tensor(embeddings.position_embeddings.weight)
         self.norm = arithmetic.norm(embeddings.LayerNorm)
         self.layers = [Layer(layer, config, arithmetic) for layer in model.encoder.layers()]
-        shape = (4, self.heads, 4, self.width // self.heads)
+        shape = (16, self.heads, 2, self.width // self.heads)  # a decoding step's
         self.look = fastest(shape, config.patches + 1, arithmetic.dtype, arithmetic.device)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ class Eyes:
 def _as_linear(module: nn.Module) -> nn.Linear:
     """A convolution whose strides are its size is one matrix product of flattened patches."""
     assert isinstance(module, nn.Conv2d)
+    assert module.bias is not None
     linear = nn.Linear(module.weight[0].numel(), module.out_channels, device="meta")
-    linear.weight, linear.bias = nn.Parameter(module.weight.flatten(1)), module.bias
+    linear.weight, linear.bias = nn.Parameter(module.weight.flatten(1)), nn.Parameter(module.bias)
     return linear

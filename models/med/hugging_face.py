@@ -73,7 +73,8 @@ def read_config(
             evidence=brief(error, 400),
             remedy="put the config.json that belongs to these weights beside them",
         ) from error
-    text, vision = config.text_config, config.vision_config
+    text: Any = config.text_config
+    vision: Any = config.vision_config
     own = {ours: getattr(text, theirs) for theirs, ours in _TEXT.items()}
     own |= {ours: getattr(vision, theirs) for theirs, ours in _VISION.items()}
     own |= {name: _side(checkpoint, name, own[name]) for name in ("image_size", "patch")}
@@ -88,7 +89,7 @@ def read_config(
         enc=enc if enc < own["vocabulary"] else None,
         itm_token=recorded.get("itm_token", "cls"),
         max_tokens=recorded.get("max_tokens", min(_RELEASED_MAX_TOKENS, own["max_positions"])),
-        tied=bool(config.tie_word_embeddings and text.tie_word_embeddings),
+        tied=bool(config.tie_word_embeddings or text.tie_word_embeddings),  # as transformers decides
         shared=_is_shared(tensors),
         roles=roles,
     )
@@ -102,7 +103,7 @@ def write_config(config: MedConfig) -> dict[str, Any]:
             evidence="BLIP cuts images with one strided convolution; transformers has no module for this stem",
             remedy="save it in capfilt's own layout, or train a preset with the patch stem (base, large)",
         )
-    values = {
+    values: dict[str, Any] = {
         "text_config": {theirs: getattr(config, ours) for theirs, ours in _TEXT.items()}
         | {"tie_word_embeddings": config.tied},
         "vision_config": {theirs: getattr(config, ours) for theirs, ours in _VISION.items()}

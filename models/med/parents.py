@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, locate
+from models.checkpoint import Checkpoint, locate_family
 from models.med.checkpoint import Checkpoint as Made
 from models.med.checkpoint import read_tensors
 from models.med.config import MedConfig
@@ -56,7 +56,7 @@ def descend(vision: Path, text: Path, seed: int) -> Made:
 
     Raises :class:`ModelError` for directories of other families, or with weights missing.
     """
-    eyes, tongue = _parent(vision, "vit"), _parent(text, "bert")
+    eyes, tongue = locate_family(str(vision), "vit"), locate_family(str(text), "bert")
     tokenizer = CaptionTokenizer.load(text).with_dec_and_enc()
     sizes = {ours: eyes.config[theirs] for theirs, ours in _VISION.items()}
     sizes |= {ours: tongue.config[theirs] for theirs, ours in _TEXT.items()}
@@ -76,17 +76,6 @@ def descend(vision: Path, text: Path, seed: int) -> Made:
         )
     model.load_state_dict(inherited, strict=False)
     return Made(model, tokenizer)
-
-
-def _parent(directory: Path, family: str) -> Checkpoint:
-    checkpoint = locate(str(directory))
-    if checkpoint.model_type != family:
-        raise ModelError(
-            what=f"a MED starts from a {family} directory here",
-            evidence=f"{directory}/config.json says model_type {checkpoint.model_type!r}",
-            remedy=f"give a directory that a plain {family} model was saved to",
-        )
-    return checkpoint
 
 
 def _tensors(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:

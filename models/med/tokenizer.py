@@ -36,7 +36,7 @@ class CaptionTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.size: int = tokenizer.get_vocab_size()
-        specials: dict[str, int] = {token: found[token] for token in FIRST}
+        specials = {token: number for token, number in found.items() if number is not None}
         self.pad, self.cls, self.sep = specials["[PAD]"], specials["[CLS]"], specials["[SEP]"]
         # released BLIP directories carry BERT's tokenizer: there these two are in the config only
         self.dec: int | None = found["[DEC]"]

@@ -11,7 +11,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from models.engine.captioner import EngineCaptioner
 from models.engine.matcher import EngineMatcher
 from models.med.checkpoint import load
-from models.protocols import Inference
+from models.protocols import FLOAT32, Inference
 
 torch.set_num_threads(1)
 
@@ -37,11 +37,11 @@ def names(count: int) -> list[str]:
     return [f"image-{row}" for row in range(count)]
 
 
-def open_captioner(where: Path, batch: int = 16, inference: Inference = Inference()) -> EngineCaptioner:
+def open_captioner(where: Path, batch: int = 16, inference: Inference = FLOAT32) -> EngineCaptioner:
     return EngineCaptioner(*load(where), inference, batch=batch)
 
 
-def open_matcher(where: Path, batch: int = 16, inference: Inference = Inference()) -> EngineMatcher:
+def open_matcher(where: Path, batch: int = 16, inference: Inference = FLOAT32) -> EngineMatcher:
     return EngineMatcher(*load(where), inference, batch=batch)
 
 

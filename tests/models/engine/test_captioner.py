@@ -16,7 +16,7 @@ from data_contracts.errors import ModelError, UsageError
 from models.engine.captioner import EngineCaptioner
 from models.med.checkpoint import load
 from models.med.tokenizer import CaptionTokenizer
-from models.protocols import Decoding, Inference
+from models.protocols import FLOAT32, Decoding, Inference
 from tests.blip_checkpoint import make_blip
 from tests.models.engine.looks import names, open_captioner, pictures, pixels_of
 
@@ -33,7 +33,7 @@ class Numbers(CaptionTokenizer):
         return " ".join(map(str, ids))
 
 
-def open_numbers(where: Path, batch: int = 16, inference: Inference = Inference()) -> EngineCaptioner:
+def open_numbers(where: Path, batch: int = 16, inference: Inference = FLOAT32) -> EngineCaptioner:
     model, tokenizer = load(where)
     return EngineCaptioner(model, Numbers(tokenizer), inference, batch=batch)
 
