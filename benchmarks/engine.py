@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.engine tiny      # about 5
 
 Random checkpoints of BLIP's layout are made once. First the outputs are compared, then every repeat runs each
-arm once after the other, so that other work on the machine hurts all alike; figures are medians with the
-lowest and the highest. Random weights never end a caption: every one has 20 tokens.
+arm once after the other, so that other work on the machine hurts all alike. Times are processor time of the one
+thread: what it waits for a shared core does not count. Figures are medians with the lowest and the highest.
+Random weights never end a caption: every one has 20 tokens.
 """
 
 import argparse
@@ -104,9 +105,10 @@ def compare(
 
 
 def seconds(work: Callable[..., object], *given: object) -> float:
-    start = time.perf_counter()
+    """Processor time."""
+    start = time.process_time()
     work(*given)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def gemm(dtype: torch.dtype) -> float:

@@ -14,7 +14,9 @@ from transformers.models.blip.modeling_blip import BlipForConditionalGeneration
 
 from data_contracts.errors import ModelError, UsageError
 from models.engine.captioner import EngineCaptioner
+from models.images import prepare
 from models.med.checkpoint import load
+from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.protocols import FLOAT32, Decoding, Inference
 from tests.blip_checkpoint import make_blip
@@ -149,6 +151,25 @@ def test_a_caption_is_the_same_bit_for_bit_in_any_company(ending: Path, precisio
     for number in range(0, 16, 5):
         alone = wide.caption(images[number : number + 1], ids[number : number + 1], decoding)
         assert alone == together[number : number + 1]
+
+
+@torch.inference_mode()
+def test_a_model_of_our_own_writes_what_it_computes(model: Med, tokenizer: CaptionTokenizer) -> None:
+    """A convolutional stem, no checkpoint: greedy against forward passes without a cache."""
+    captioner, images = EngineCaptioner(model, Numbers(tokenizer)), pictures(4)
+    decoding = replace(DECODING, strategy="greedy")
+    prompt = [tokenizer.dec, *tokenizer.pieces("a picture of")]
+    for image, own in zip(images, ids_of(captioner, decoding, images), strict=True):
+        kept = model.text_decoder.bert.image_keys_values(model.encode_images(prepare([image], 32)))
+        ids = list(prompt)
+        for step in range(decoding.max_tokens):
+            logits = model.text_decoder(torch.tensor([ids]), kept)[0][0, -1]
+            if step < decoding.min_tokens:
+                logits[tokenizer.sep] = -torch.inf
+            if (choice := int(logits.argmax())) == tokenizer.sep:
+                break
+            ids.append(choice)
+        assert own == ids[len(prompt) :]
 
 
 def test_draws_depend_on_seed_image_and_index(captioner: EngineCaptioner) -> None:

@@ -1,6 +1,7 @@
 """Scores and embeddings against transformers' own forward passes, on tiny checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +89,34 @@ def test_released_tokenizers_lack_dec_and_enc(tmp_path: Path) -> None:
     make_tokenizer(make_blip(tmp_path / "none", "filter", bos_token_id=len(VOCABULARY) - 1), VOCABULARY[:-2])
     with pytest.raises(ModelError, match=r"no \[ENC\] token"):
         open_matcher(tmp_path / "none", inference=ENC)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 0.02), ("int8", 0.05)])
+def test_lower_precision_drifts_a_little(
+    blip_filter: Path, matcher: EngineMatcher, precision: Any, most: float
+) -> None:
+    images = pictures(6)
+    exact = np.array(matcher.match(images, [TEXTS] * 6))
+    off = np.abs(
+        np.array(open_matcher(blip_filter, inference=Inference(precision)).match(images, [TEXTS] * 6)) - exact
+    )
+    assert 0 < off.max() < most
+
+
+def test_no_images_and_no_texts(matcher: EngineMatcher) -> None:
+    assert matcher.match([], []) == []
+    assert matcher.match(pictures(2), [[], []]) == [[], []]
+
+
+def test_many_texts_are_read_in_pieces(matcher: EngineMatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = pictures(3), [TEXTS, TEXTS[:2], TEXTS]
+    whole = matcher.match(images, texts)
+    monkeypatch.setattr("models.engine.matcher._TOKENS", 9)
+    pieces = matcher.match(images, texts)
+    for one, two in zip(whole, pieces, strict=True):
+        assert np.allclose(one, two, atol=1e-5)
+
+
+def test_a_captioner_cannot_judge(blip_captioner: Path) -> None:
+    with pytest.raises(ModelError, match="cannot serve as the filter"):
+        open_matcher(blip_captioner)

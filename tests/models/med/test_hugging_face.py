@@ -18,7 +18,7 @@ from models.med.config import MedConfig, preset
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from tests.blip_checkpoint import VOCABULARY, make_blip, make_tokenizer
-from tests.models.med.conftest import small_config
+from tests.models.conftest import small_config
 
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[2, 9, 10, 11, 3, 0], [2, 12, 13, 14, 15, 3]])
