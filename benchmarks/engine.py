@@ -44,11 +44,13 @@ def pictures(count: int, pixels: int) -> list[Image.Image]:
     return [Image.fromarray(one).resize((pixels, pixels), Image.Resampling.BICUBIC) for one in small]
 
 
-def sentences(images: int, each: int) -> Texts:
-    """Texts of 6 to 18 words, a word one token: about what alt texts and captions have."""
+def sentences(images: int, captions: int, each: int) -> Texts:
+    """The texts to score, a word one token: as many words as captions here have, and web texts of 6 to 18."""
     rng = np.random.default_rng(1)
+    lengths = [DECODING.max_tokens if place < captions else 0 for place in range(each)]
     return [
-        [" ".join(rng.choice(WORDS, int(rng.integers(6, 19)))) for _ in range(each)] for _ in range(images)
+        [" ".join(rng.choice(WORDS, length or int(rng.integers(6, 19)))) for length in lengths]
+        for _ in range(images)
     ]
 
 
@@ -168,7 +170,7 @@ def peak(made: dict[str, Path], size: str, images: int, batch: int) -> dict[str,
     Path("/proc/self/clear_refs").write_text("5")  # restart the high-water mark
     shown = pictures(images, SIZES[size][3])
     engine.caption(shown, 3)
-    engine.score(shown, sentences(images, 4))
+    engine.score(shown, sentences(images, 3, 4))
     status = Path("/proc/self/status").read_text()
     high = int(status.split("VmHWM:")[1].split()[0]) / 1e3
     return {"images": images, "models_mb": opened, "peak_mb": high}
@@ -204,10 +206,10 @@ def main() -> None:
     report: dict[str, object] = {"size": size, "images": count, "torch": torch.__version__}
     print(f"{size}, {count} images a batch, {torch.get_num_threads()} thread, torch {torch.__version__}")
     if "a" in arms:
-        report["outputs"] = compare(arms, made, images, sentences(count, 4))
+        report["outputs"] = compare(arms, made, images, sentences(count, 3, 4))
         print(json.dumps(report["outputs"], indent=1))
     for position, (captions, each) in enumerate(WORKLOADS):
-        texts = sentences(count, each)
+        texts = sentences(count, captions, each)
         taken = measure(arms, images, texts, captions, given.repeats)
         report[f"N={captions},K={each}"] = taken
         show(taken, size, position, captions, texts)

@@ -19,9 +19,6 @@ from models.med.tokenizer import CaptionTokenizer
 from models.protocols import FLOAT32, Decoding, Images, Inference, Written
 from models.sampling import CaptionRandom
 
-# Bytes of cross-attention keys and values that a decoder holds at once.
-_MEMORY = 1 << 29
-
 
 @dataclass
 class Row:
@@ -54,9 +51,6 @@ class EngineCaptioner:
         self.config, self.tokenizer, self.batch, self.pixels = model.config, tokenizer, batch, pixels
         self.eyes = Eyes(model, arithmetic)
         self.writer = Writer(model.text_decoder, model.config, arithmetic)
-        config = model.config
-        kept = 2 * config.text_layers * (config.patches + 1) * config.text_width * arithmetic.dtype.itemsize
-        self.most_images = max(1, _MEMORY // kept)
 
     @torch.inference_mode()
     def caption(self, images: Images, image_ids: Sequence[str], decoding: Decoding) -> list[list[Written]]:
@@ -92,7 +86,7 @@ class EngineCaptioner:
         self, images: Images, image_ids: Sequence[str], prompt: Sequence[int], decoding: Decoding, width: int
     ) -> Iterator[Row]:
         """Rows as they end, in any order."""
-        capacity = max(1, min(self.batch // width, self.most_images, len(images)))
+        capacity = max(1, min(self.batch // width, len(images)))
         slots = Slots(self.writer, capacity, width, len(prompt) + decoding.max_tokens)
         rows: list[Row] = []
         entered = 0
@@ -146,7 +140,7 @@ class EngineCaptioner:
                 yield row
 
     def _beams(self, images: Images, prompt: Sequence[int], decoding: Decoding) -> Iterator[list[Written]]:
-        some = max(1, min(self.batch // decoding.beams, self.most_images))
+        some = max(1, self.batch // decoding.beams)
         for start in range(0, len(images), some):
             states = self._states(images[start : start + some])
             for tokens, logprob in search(self.writer, states, prompt, decoding):

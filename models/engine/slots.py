@@ -1,10 +1,13 @@
 """The rows of a running decoder: caches laid out once, rows that leave and enter at any step.
 
-An *image slot* holds one image's cross-attention keys and values of every layer; up to ``width`` captions (or
-beams) of that image are rows that look at them. Live rows and slots stand without gaps: when one leaves, the
-last one takes its place. A row computes the same bits wherever it stands and whoever is beside it: every
-product has its rows, attention always spans the whole cache, and the queries of an image always stand
-``width`` together.
+An *image slot* holds one image's states; up to ``width`` captions (or beams) of that image are rows that look
+at them. Live rows and slots stand without gaps: when one leaves, the last one takes its place. A row computes
+the same bits wherever it stands and whoever is beside it: every product has its rows, attention always spans
+the whole cache, and the queries of an image always stand ``width`` together.
+
+Rows look at image states directly (:meth:`~models.engine.tower.Layer.look_through`): an image's keys and values
+for all layers are 24 times as large as its states at base size, every step would read them all, and to
+project them costs more than the few tokens of a caption save.
 """
 
 from collections.abc import Sequence
@@ -44,12 +47,9 @@ class Slots:
         self.stride = max(width, arithmetic.fewest)
         layers = len(writer.tower.layers)
 
-        def cache(rows: int, positions: int) -> Tensor:
-            shape = (layers, 2, rows, heads, positions, size)
-            return torch.zeros(shape, dtype=arithmetic.dtype, device=arithmetic.device)
-
-        self.seen, self.said = cache(images, config.patches + 1), cache(images * width, room)
-        device = arithmetic.device
+        dtype, device = arithmetic.dtype, arithmetic.device
+        self.seen = torch.zeros(images, config.patches + 1, config.vision_width, dtype=dtype, device=device)
+        self.said = torch.zeros(layers, 2, images * width, heads, room, size, dtype=dtype, device=device)
         self.slot, self.place, self.length = (
             torch.zeros(images * width, dtype=torch.int64) for _ in range(3)
         )
@@ -73,16 +73,15 @@ class Slots:
         ids = torch.tensor([*prompt, *[0] * (padded - length)], device=device).repeat(n)
         words = tower.embed(ids, torch.arange(padded, device=device).repeat(n))
         causal = torch.full((padded, padded), -torch.inf, dtype=words.dtype, device=device).triu(1)
-        for layer, seen, said in zip(tower.layers, self.seen, self.said, strict=True):
-            seen[0, slots], seen[1, slots] = tower.keys_values(layer, states)
+        self.seen[slots] = states
+        for layer, said in zip(tower.layers, self.said, strict=True):
             parts = layer.qkv(words).view(n, padded, 3, heads, -1).permute(2, 0, 3, 1, 4)
             for kept, part in zip(said, parts[1:], strict=True):
                 kept[rows, :, :length] = part[:, :, :length].repeat_interleave(self.width, 0)
             context = plain(parts[0], parts[1], parts[2], causal)
             words = layer.after_self(context.transpose(1, 2).reshape(len(words), -1), words)
-            query = layer.cross_query(words).view(n, padded, heads, -1).transpose(1, 2)
-            context = tower.look(query, seen[0, slots], seen[1, slots])
-            words = layer.mix(layer.after_cross(context.transpose(1, 2).reshape(len(words), -1), words))
+            looked = layer.look_through(layer.cross_query(words).view(n, padded, -1), states)
+            words = layer.mix(layer.after_cross(looked.flatten(0, 1), words))
         return self.writer.logits(words.view(n, padded, -1)[:, length - 1])
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -97,17 +96,15 @@ class Slots:
         which = torch.arange(rows, device=device)
         spots = (self.slot[:rows] * self.stride + self.place[:rows]).to(device)
         shown = states.new_zeros(self.images * self.stride, states.shape[1])
-        for layer, seen, said in zip(tower.layers, self.seen, self.said, strict=True):
+        seen = self.seen[: self.images]
+        for layer, said in zip(tower.layers, self.said, strict=True):
             parts = layer.qkv(states).view(rows, 3, heads, -1)
-            said[0, :rows][which, :, length] = parts[:, 1]
-            said[1, :rows][which, :, length] = parts[:, 2]
+            said[:, which, :, length] = parts[:, 1:]
             context = plain(parts[:, 0, :, None], said[0, :rows], said[1, :rows], bias)
             states = layer.after_self(context.flatten(1), states)
             shown[spots] = layer.cross_query(states)
-            query = shown.view(self.images, self.stride, heads, -1).transpose(1, 2)
-            context = tower.look(query, seen[0, : self.images], seen[1, : self.images])
-            context = context.transpose(1, 2).reshape(len(shown), -1)[spots]
-            states = layer.mix(layer.after_cross(context, states))
+            looked = layer.look_through(shown.view(self.images, self.stride, -1), seen)
+            states = layer.mix(layer.after_cross(looked.flatten(0, 1)[spots], states))
         self.length[:rows] += 1
         return self.writer.logits(states)
 
@@ -125,7 +122,7 @@ class Slots:
         if not (self.slot[: self.rows] == slot).any():
             end = self.images - 1
             if slot != end:
-                self.seen[:, :, slot] = self.seen[:, :, end]
+                self.seen[slot] = self.seen[end]
                 self.slot[: self.rows][self.slot[: self.rows] == end] = slot
             self.images = end
         return last

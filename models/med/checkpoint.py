@@ -140,7 +140,11 @@ def read_tensors(source: Source) -> dict[str, torch.Tensor]:
                 evidence=f"{file.name}: {brief(error)}",
                 remedy="fetch or copy the file again",
             ) from error
-    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    # copies: the loader's tensors are views of the mapped file, which somebody may change or remove
+    return {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in tensors.items()
+    }
 
 
 def _assemble(source: Source, config: MedConfig, tensors: dict[str, torch.Tensor]) -> Med:

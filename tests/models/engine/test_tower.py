@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from models.engine.linear import Arithmetic
@@ -15,15 +16,21 @@ def padded(texts: list[list[int]]) -> torch.Tensor:
 def test_packing_spreads_and_gathers() -> None:
     packing = Packing.of([[0, 1], [2], [3, 4, 5]], torch.float32, torch.device("cpu"))
     states = torch.randn(6, 8)
-    spread = packing.spread(states, 2)
-    assert spread.shape == (3, 2, 3, 4)
-    assert torch.equal(spread[2, :, 1].flatten(), states[4])
+    spread = packing.spread(states)
+    assert spread.shape == (3, 3, 8)
+    assert torch.equal(spread[2, 1], states[4])
     assert torch.equal(packing.gather(spread), states)
     assert packing.bias[1, 0, 0].tolist() == [0.0, -torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("most", [0, 999])  # queries up to which images are looked at without keys
 @torch.inference_mode()
-def test_first_states_are_the_encoders_own(model: Med) -> None:
+def test_first_states_are_the_encoders_own(model: Med, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("models.engine.tower._FEW", most)
+    with torch.no_grad():
+        for layer in model.text_encoder.encoder.layers():
+            layer.crossattention.self.value.bias.normal_()
+            layer.crossattention.self.key.bias.normal_()
     tower = Tower(model.text_encoder, model.config, Arithmetic("fp32", "cpu"))
     ids = padded(TEXTS)
     alone, _ = model.text_encoder(ids, ids != 0)
