@@ -30,12 +30,11 @@ class GroundingSettings(LoopSettings):
     (decay ``momentum``), and soft targets weighted ``alpha``, ramped up over the first ``alpha_ramp`` of the
     steps. ``human_share`` is that of a batch, if there are web pairs; ``smoothing`` that of LM's labels.
 
-    ``itc``, ``itm`` and ``lm`` weigh the losses: BLIP's are all 1; one at 0 is switched off and not computed.
+    ``itc`` and ``itm`` weigh the losses: BLIP's are all 1; one at 0 is switched off and not computed.
     """
 
     itc: float = 1.0
     itm: float = 1.0
-    lm: float = 1.0
 
     human_share: float = 0.5
     smoothing: float = 0.1
@@ -49,23 +48,27 @@ class GroundingSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         """Raises :class:`TrainingError` for a negative weight, or if there is nothing to learn."""
-        if min(self.itc, self.itm, self.lm) < 0 or self.itc + self.itm + self.lm == 0:
+        weights = self.weights.values()
+        if min(weights) < 0 or sum(weights) == 0:
             raise TrainingError(
                 what="the losses cannot be weighed like this",
-                evidence=f"itc {self.itc}, itm {self.itm}, lm {self.lm}",
+                evidence=", ".join(f"{name} {weight}" for name, weight in self.weights.items()),
                 remedy="give weights of 0 or more, at least one above",
             )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss that this job has."""
+        return {"itc": self.itc, "itm": self.itm}
 
 
 class Grounding(nn.Module):
     """The model with what must survive a restart beside it: the running recall, the momentum teacher."""
 
-    def __init__(
-        self, model: Med, settings: GroundingSettings, batches: Batches, device: str, captions: bool
-    ) -> None:
+    def __init__(self, model: Med, settings: GroundingSettings, batches: Batches, device: str) -> None:
         super().__init__()
         self.model, self.settings, self.batches = model.to(device), settings, batches
-        self.device, self.captions = device, captions
+        self.device, self.weights = device, settings.weights
         self.recall: Tensor
         self.register_buffer("recall", torch.zeros((), device=device))
         self.skill: Tensor
@@ -85,7 +88,7 @@ class Grounding(nn.Module):
             figures["itc"] = self._itc(batch, images, texts, similarity, same, step)
         self._measure(similarity, same, batch.human)
         started = self.recall >= settings.itm_from or step >= settings.itm_latest * settings.steps
-        judging, captioning = bool(started and settings.itm), bool(self.captions and settings.lm)
+        judging, captioning = bool(started and settings.itm), self.weights.get("lm", 0.0) > 0
         if judging or (captioning and model.config.shared):
             image = model.text_encoder.image_keys_values(states)
         if judging:
@@ -97,7 +100,7 @@ class Grounding(nn.Module):
         if captioning:
             seen = image if model.config.shared else model.text_decoder.bert.image_keys_values(states)
             figures["lm"] = lm_loss(model, batch.ids, seen, smoothing=settings.smoothing)
-        weighted = [getattr(settings, name) * value for name, value in figures.items()]
+        weighted = [self.weights[name] * value for name, value in figures.items()]
         figures["loss"] = torch.stack(weighted).sum() if weighted else 0.0 * similarity.sum()
         if judging:
             figures["itm_accuracy"] = accuracy

@@ -34,12 +34,17 @@ class WarmupSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class PretrainSettings(GroundingSettings):
-    """ITC + ITM + LM on human and web pairs."""
+    """ITC + ITM + LM, weighed by ``lm``, on human and web pairs."""
 
     steps: int = 700
     lr: float = 1e-3
     warmup: int = 100
     human_share: float = 0.3
+    lm: float = 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {**super().weights, "lm": self.lm}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def pretrain(
     """Pretraining on human and web pairs (BLIP, section 3.2): the three losses, unweighted."""
     model.require("filter", "captioner")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device, captions=True)
+    learner = Grounding(model, settings, batches, execution.device)
     train(learner, learner.losses, settings, execution)
 
 
@@ -128,7 +133,7 @@ def finetune_filter(
     """Finetune ITC and ITM (BLIP, section 3.3: the filter)."""
     model.require("filter")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device, captions=False)
+    learner = Grounding(model, settings, batches, execution.device)
     train(learner, learner.losses, settings, execution)
 
 

@@ -9,7 +9,7 @@ from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.training.data import Batches, PairSet
 from models.training.grounding import Grounding
-from models.training.jobs import PretrainSettings
+from models.training.jobs import FilterSettings, PretrainSettings
 
 SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, seed=3)
 
@@ -21,7 +21,7 @@ def losses(
     batches = Batches(
         pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
     )
-    learner = Grounding(model.eval(), settings, batches, "cpu", captions=True)
+    learner = Grounding(model.eval(), settings, batches, "cpu")
     return {name: float(value.detach()) for name, value in learner.losses(step).items()}
 
 
@@ -49,6 +49,8 @@ def test_each_loss_can_be_switched_off(
 def test_weights_that_teach_nothing_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(TrainingError, match="cannot be weighed"):
         PretrainSettings(**weights)
+    with pytest.raises(TrainingError, match="cannot be weighed"):
+        FilterSettings(itc=0.0, itm=0.0)
 
 
 def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:
@@ -63,7 +65,6 @@ def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pai
                 pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
             ),
             "cpu",
-            captions=False,
         )
         assert learner.teacher is not None
         targets = learner.teacher.targets
@@ -88,7 +89,7 @@ def test_a_model_that_shares_nothing_learns_in_both_halves(
     batches = Batches(
         pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
     )
-    learner = Grounding(apart, SETTINGS, batches, "cpu", captions=True)
+    learner = Grounding(apart, SETTINGS, batches, "cpu")
     learner.losses(0)["loss"].backward()
     for half in (apart.text_encoder, apart.text_decoder.bert):
         gradient = half.encoder.layers()[0].crossattention.self.key.weight.grad
