@@ -23,7 +23,7 @@ _TOKENS = 2048
 
 
 class EngineMatcher:
-    """``batch`` images go together; each is encoded once, with its keys shared by all its texts."""
+    """``batch`` images go together; each is encoded once for all its texts."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class Slots:
 
     def __init__(self, writer: Writer, images: int, width: int, room: int) -> None:
         config, arithmetic = writer.config, writer.arithmetic
-        self.writer, self.width, self.room, self.capacity = writer, width, room, images
+        self.writer, self.width, self.room = writer, width, room
         heads, size = config.text_heads, config.text_width // config.text_heads
         self.stride = max(width, arithmetic.fewest)
         layers = len(writer.tower.layers)

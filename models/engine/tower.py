@@ -7,6 +7,7 @@ are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -35,11 +36,9 @@ class Packing:
     bias: Tensor
 
     @classmethod
-    def of(
-        cls, groups: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device, fewest: int = 1
-    ) -> "Packing":
+    def of(cls, groups: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> "Packing":
         """``groups`` hold token numbers; each token is in one group."""
-        longest = max(fewest, *map(len, groups))
+        longest = max(map(len, groups))
         grid = torch.tensor([[*group, *[0] * (longest - len(group))] for group in groups])
         bias = torch.zeros(len(groups), 1, 1, longest, dtype=dtype)
         tokens = sum(map(len, groups))
@@ -74,10 +73,8 @@ class Layer:
         self.cross_out = arithmetic.linear(cross.output.dense)
         self.cross_norm = arithmetic.norm(cross.output.LayerNorm)
         self.fc1 = arithmetic.linear(layer.intermediate.dense, act=config.text_act)
-        self.fc2, self.fc_norm = (
-            arithmetic.linear(layer.output.dense),
-            arithmetic.norm(layer.output.LayerNorm),
-        )
+        self.fc2 = arithmetic.linear(layer.output.dense)
+        self.fc_norm = arithmetic.norm(layer.output.LayerNorm)
 
     def look_through(self, query: Tensor, image_states: Tensor) -> Tensor:
         """Cross-attention of queries (n, m, width) to image states (n, positions, width) without their keys and
@@ -156,25 +153,21 @@ class Tower:
         image's texts are rows of one product with its keys, which are computed once, or not at all where that is
         less work. Without states the text is read alone.
         """
-        device = self.words.device
-        dtype = self.arithmetic.dtype
+        device, dtype = self.words.device, self.arithmetic.dtype
         ids = torch.tensor([token for text in texts for token in text], device=device)
         positions = torch.tensor([place for text in texts for place in range(len(text))], device=device)
-        starts = [0]
-        for text in texts[:-1]:
-            starts.append(starts[-1] + len(text))
-        rows = [range(start, start + len(text)) for start, text in zip(starts, texts, strict=True)]
+        ends = list(accumulate(map(len, texts)))
+        rows = [range(end - len(text), end) for end, text in zip(ends, texts, strict=True)]
         own = Packing.of(rows, dtype, device)
-        first = torch.tensor(starts, device=device)
+        first = torch.tensor([row.start for row in rows], device=device)
         alone = Packing.of([[number] for number in range(len(texts))], dtype, device)
-        images = 0 if image_states is None else len(image_states)
-        shown = [[number for number, owner in enumerate(owners) if owner == image] for image in range(images)]
-        whole = (
-            Packing.of([[token for row in of for token in rows[row]] for of in shown], dtype, device)
-            if images
-            else None
-        )
-        firsts = Packing.of(shown, dtype, device) if images else None
+        whole = firsts = None
+        if image_states is not None:
+            of: list[list[int]] = [[] for _ in image_states]
+            for number, owner in enumerate(owners):
+                of[owner].append(number)
+            whole = Packing.of([[token for row in some for token in rows[row]] for some in of], dtype, device)
+            firsts = Packing.of(of, dtype, device)
         states = self.embed(ids, positions)
         for layer in self.layers:
             last = layer is self.layers[-1]
