@@ -79,28 +79,36 @@ class Int8(Linear):
     shifted by 128. About twice as fast as bfloat16, less what rounding the states costs.
     """
 
+    together = 256
+
     def __init__(self, weight: Tensor, bias: Tensor, act: str | None) -> None:
         largest = weight.abs().amax(1).float().clamp_min(1e-12)
         self.scales = largest / 127.0
         rounded = (weight.float() / self.scales[:, None]).round().to(torch.int8)
         super().__init__(torch.ops.onednn.qlinear_prepack(rounded, None), bias.float(), act)
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self.shift = torch.tensor(128.5)
 
     def product(self, states: Tensor, residual: Tensor | None) -> Tensor:
-        scales = (
-            torch.linalg.vector_norm(states, torch.inf, -1, keepdim=True).float().clamp_min(1e-12) / 127.0
-        )
-        shifted = torch.addcmul(torch.tensor(128.5), states.float(), scales.reciprocal()).to(torch.uint8)
+        result = states.new_empty(len(states), len(self.zeros))
+        for start in range(
+            0, len(states), self.together
+        ):  # so that all that rounding makes stays in the cache
+            rows = slice(start, start + self.together)
+            result[rows] = self._rows(states[rows], None if residual is None else residual[rows])
+        return result
+
+    def _rows(self, states: Tensor, residual: Tensor | None) -> Tensor:
+        scales = states.abs().amax(1, keepdim=True).float().clamp_min_(1e-12).div_(127.0)
+        shifted = torch.addcmul(self.shift, states.float(), scales.reciprocal()).to(torch.uint8)
         sums = torch.ops.onednn.qlinear_pointwise(
             *(shifted, 1.0, 128, self.weight, self.scales, self.zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
-        result = torch.addcmul(self.bias, sums, scales)
+        result = sums.mul_(scales).add_(self.bias)
         if self.act is not None:
             result = activation(self.act)(result)
-        if residual is not None:
-            result += residual
-        return result.to(states.dtype)
+        return result if residual is None else result.add_(residual)
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,8 @@ def _card(name: str, model: Med, what: str, metrics: Mapping[str, object]) -> st
     count = sum(parameter.numel() for parameter in model.parameters())
     rows = "".join(f"| {key} | {value} |\n" for key, value in metrics.items())
     table = f"\n## Metrics\n\n| metric | value |\n|---|---|\n{rows}" if metrics else ""
+    theirs = "`BlipForImageTextRetrieval` and `BlipForConditionalGeneration`"
+    also = f"; transformers opens it as {theirs}" if config.stem == "patch" else ""
     return f"""---
 library_name: capfilt
 tags: [image-to-text, image-text-matching, capfilt, blip]
@@ -240,5 +242,5 @@ tags: [image-to-text, image-text-matching, capfilt, blip]
 A MED (multimodal mixture of encoder-decoder, BLIP, arXiv 2201.12086) with {count:,} parameters: {config.stem}
 stem, {config.image_size} px images in patches of {config.patch}, {config.vision_layers} image layers of width
 {config.vision_width}, {config.text_layers} text layers of width {config.text_width}, {config.vocabulary:,}
-word pieces. Open it with `models.open.open_filter(directory)` or `open_captioner`.
+word pieces. Open it with `models.open.open_filter(directory)` or `open_captioner`{also}.
 {table}"""

@@ -131,17 +131,19 @@ def test_what_we_write(tmp_path: Path, patched: Med, tokenizer: CaptionTokenizer
     assert loaded.text_decoder.cls.predictions.decoder.weight is words
 
 
-def test_transformers_prepares_images_as_we_do(
+def test_transformers_prepares_images_and_texts_as_we_do(
     tmp_path: Path, patched: Med, tokenizer: CaptionTokenizer
 ) -> None:
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    from transformers import AutoProcessor
 
     from models.images import prepare
     from tests.models.engine.looks import pictures
 
     save(tmp_path / "med", patched, tokenizer, what="For a test.")
-    theirs = BlipImageProcessorPil.from_pretrained(tmp_path / "med")(pictures(2), return_tensors="pt")
+    processor = AutoProcessor.from_pretrained(tmp_path / "med")
+    theirs = processor(images=pictures(2), text=["a red square"] * 2, return_tensors="pt")
     assert torch.allclose(theirs["pixel_values"], prepare(pictures(2), 32), atol=1e-5)
+    assert theirs["input_ids"].tolist() == tokenizer.rows(["a red square"] * 2, 40)
 
 
 def test_one_checkpoint_with_two_halves_that_share_nothing(
