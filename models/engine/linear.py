@@ -105,7 +105,7 @@ class Int8(Linear):
             *(shifted, 1.0, 128, self.weight, self.scales, self.zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
-        result = sums.mul_(scales).add_(self.bias)
+        result: Tensor = sums.mul_(scales).add_(self.bias)
         if self.act is not None:
             result = activation(self.act)(result)
         return result if residual is None else result.add_(residual)
