@@ -178,6 +178,9 @@ def _assemble(source: Source, config: MedConfig, tensors: dict[str, torch.Tensor
     model.load_state_dict({name: found[name] for name in wanted}, assign=True)
     if "captioner" in config.roles:
         model.text_decoder.tie()  # assigning has put tensors of their own in both places
+    if config.stem == "conv":  # and weights in the layout of the file
+        stem = model.vision_model.embeddings.patch_embedding
+        stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.requires_grad_(True)
 
 

@@ -22,6 +22,8 @@ def test_round_trip(saved: Path, model: Med, tokenizer: CaptionTokenizer) -> Non
         assert torch.equal(value, loaded.model.state_dict()[name]), name
     assert loaded.tokenizer.pieces("a red square") == tokenizer.pieces("a red square")
     assert not loaded.model.training
+    convolution = loaded.model.vision_model.embeddings.patch_embedding[0].weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)  # the faster layout
     card = (saved / "README.md").read_text()
     assert "A filter for a test." in card
     assert "| auc | 0.9 |" in card
