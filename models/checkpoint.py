@@ -9,6 +9,9 @@ import hashlib
 import json
 import math
 import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from data_contracts.errors import ModelError
 
 Role = Literal["filter", "captioner"]
+ROLES: tuple[Role, ...] = ("filter", "captioner")
 Shapes = dict[str, tuple[int, ...]]
 
 # The files that decide what a model computes; model cards, metrics and optimiser states do not.
@@ -39,6 +43,9 @@ SETTINGS = (
     "vocab.txt",
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What BLIP, like CLIP, centres and scales pixels with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -89,6 +96,18 @@ def locate(where: str, *, weights: bool = True) -> Checkpoint:
                 remedy="use a checkpoint of an architecture that transformers itself implements",
             )
     return Checkpoint(where, directory, commit, config)
+
+
+def locate_family(where: str, family: str) -> Checkpoint:
+    """:func:`locate`, for a model of one ``model_type``; :class:`ModelError` for another."""
+    checkpoint = locate(where)
+    if checkpoint.model_type != family:
+        raise ModelError(
+            what=f"{where} is not a {family} model",
+            evidence=f"its config.json says model_type {checkpoint.model_type!r}",
+            remedy=f"give a directory that a plain {family} model was saved to",
+        )
+    return checkpoint
 
 
 def weight_files(checkpoint: Checkpoint) -> list[Path]:
@@ -144,6 +163,18 @@ def tensor_shapes(checkpoint: Checkpoint) -> Shapes:
     return shapes
 
 
+# Without these tensors a model of the role would have to make something up.
+BLIP_NEEDS: dict[Role, tuple[str, ...]] = {
+    "filter": ("itm_head.weight", "vision_proj.weight", "text_proj.weight", "text_encoder.", "vision_model."),
+    "captioner": ("text_decoder.cls.predictions.", "text_decoder.bert.", "vision_model."),
+}
+
+
+def lacking(shapes: Mapping[str, object], role: Role) -> list[str]:
+    """What BLIP weights with these names have not got that ``role`` needs: names, or parts of the model."""
+    return [need for need in BLIP_NEEDS[role] if not any(name.startswith(need) for name in shapes)]
+
+
 def require_tokenizer(checkpoint: Checkpoint) -> None:
     """:class:`ModelError` without a vocabulary: transformers would make up a tokenizer of special tokens."""
     if not any((checkpoint.directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
@@ -155,7 +186,7 @@ def require_tokenizer(checkpoint: Checkpoint) -> None:
 
 
 def pixel_statistics(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in training; empty where the checkpoint does not say."""
+    """Mean and standard deviation of each channel in training; CLIP's where the checkpoint does not say."""
     processor = checkpoint.directory / "processor_config.json"
     settings = checkpoint.directory / "preprocessor_config.json"
     found: dict[str, Any] = {}
@@ -163,7 +194,32 @@ def pixel_statistics(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[f
         found = _read_json(processor, checkpoint.where).get("image_processor", {})
     elif settings.is_file():
         found = _read_json(settings, checkpoint.where)
-    return tuple(found.get("image_mean") or ()), tuple(found.get("image_std") or ())
+    return tuple(found.get("image_mean") or CLIP_MEAN), tuple(found.get("image_std") or CLIP_STD)
+
+
+def require_memory(checkpoint: Checkpoint, available: int | None = None) -> None:
+    """Raises :class:`ModelError` for weights that do not fit into ``available`` bytes: by default, what this
+    machine and the process's control group have left. A kernel that runs out kills without a word."""
+    needed = sum(file.stat().st_size for file in weight_files(checkpoint))
+    free = free_memory() if available is None else available
+    if needed > free:
+        raise ModelError(
+            what=f"the model {checkpoint.where} is larger than the memory that is free",
+            evidence=f"{needed / 1e9:.2f} GB of weights, {free / 1e9:.2f} GB free",
+            remedy="use a machine with more memory, fewer actors on this one (placement), or a smaller model",
+        )
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, by Linux's account; without limit where there is none."""
+    frees = [sys.maxsize]
+    with suppress(OSError):
+        reports = re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        frees += [int(kilobytes) * 1024 for kilobytes in reports]
+    with suppress(OSError, ValueError):  # no such control group, or "max"
+        group = Path("/sys/fs/cgroup")
+        frees.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(frees)
 
 
 def count_parameters(shapes: Shapes) -> int:
@@ -190,9 +246,9 @@ def digest_of(where: str) -> str:
     return total.hexdigest()
 
 
-def brief(error: Exception) -> str:
+def brief(error: Exception, length: int = 200) -> str:
     """An error of a library on one line, as evidence."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:length]
 
 
 def _repo(where: str) -> str:

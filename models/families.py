@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, Role, Shapes
+from models.checkpoint import BLIP_NEEDS, Checkpoint, Role, Shapes
 
 EXAMPLES: Mapping[Role, str] = {
     "filter": "Salesforce/blip-itm-base-coco or google/siglip2-base-patch16-256",
@@ -35,16 +35,7 @@ _SIGLIP = Family({"filter": ("text_model.", "vision_model.", "logit_scale", "log
 
 FAMILIES: Mapping[str, Family] = {
     "capfilt-med": Family({"filter": (), "captioner": ()}, prompt="a picture of"),
-    "blip": Family(
-        {
-            "filter": (
-                *("itm_head.weight", "vision_proj.weight", "text_proj.weight"),
-                *("text_encoder.", "vision_model."),
-            ),
-            "captioner": ("text_decoder.cls.predictions.", "text_decoder.bert.", "vision_model."),
-        },
-        prompt="a picture of",
-    ),
+    "blip": Family(BLIP_NEEDS, prompt="a picture of"),
     "blip-2": Family(
         {
             "filter": (

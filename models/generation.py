@@ -1,13 +1,12 @@
 """Writing with transformers' ``generate``, so that a caption belongs to its image and to nothing else.
 
-The draws of a caption come from its own stream (:class:`~models.sampling.CaptionRandom`) as Gumbel noise on the
-scores, of which ``generate`` then takes the largest; its own sampling would draw from one stream for the batch.
+The draws of a caption come from its own stream (:class:`~models.sampling.CaptionRandom`); the sampling of
+``generate`` would draw from one stream for the batch.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 from transformers.generation.logits_process import (
@@ -15,10 +14,10 @@ from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    TopPLogitsWarper,
 )
 
 from data_contracts.errors import UsageError
+from models.engine.draw import draw
 from models.protocols import Decoding
 from models.sampling import CaptionRandom
 
@@ -33,33 +32,22 @@ class Tokens(NamedTuple):
 def draws(decoding: Decoding) -> bool:
     """Whether captions are drawn, so that several of one image differ."""
     match decoding.strategy:
-        case "nucleus":
+        case "nucleus" | "top_k":
             return True
         case "greedy" | "beam":
             return False
     assert_never(decoding.strategy)
 
 
-class AddGumbel(LogitsProcessor):
-    """Adds each row's own Gumbel noise: the argmax of the result is a draw from softmax(scores)."""
+class Draw(LogitsProcessor):
+    """Draws each row's token from its own stream and leaves nothing else to choose, by argmax or by sampling."""
 
-    def __init__(self, streams: Sequence[CaptionRandom]) -> None:
-        self._streams = streams
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = np.stack([stream.gumbel(scores.shape[1]) for stream in self._streams])
-        return scores + torch.from_numpy(noise).to(scores.device)
-
-
-class KeepLargest(LogitsProcessor):
-    """Leaves nothing else to draw: sampling, the only strategy that writes several texts an input, has no choice.
-
-    ``generate`` truncates after its caller's processors, so what it would cut away is gone already.
-    """
+    def __init__(self, streams: Sequence[CaptionRandom], decoding: Decoding) -> None:
+        self._streams, self._decoding = streams, decoding
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter(1, scores.argmax(1, keepdim=True), 0.0)
+        chosen = draw(scores.float().softmax(-1), self._streams, self._decoding).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 def processors(
@@ -70,16 +58,16 @@ def processors(
     noise: Sequence[CaptionRandom],
     penalised_from: int = 0,
 ) -> LogitsProcessorList:
-    """In the order of BLIP's own generation: penalty, length, nucleus; then the draw.
+    """In the order of BLIP's own generation: penalty, length, then the draw.
 
     The repetition penalty counts tokens from ``penalised_from`` on, in a sequence whose first ``prompt`` tokens
     were given.
     """
+    penalty = RepetitionPenaltyLogitsProcessor(decoding.penalty, penalised_from or None)
     length = MinNewTokensLengthLogitsProcessor(prompt, decoding.min_tokens, ends, device=str(device))
     if not draws(decoding):
-        return LogitsProcessorList([length])
-    penalty = RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, penalised_from or None)
-    return LogitsProcessorList([penalty, length, TopPLogitsWarper(decoding.top_p), AddGumbel(noise)])
+        return LogitsProcessorList([penalty, length])
+    return LogitsProcessorList([penalty, length, Draw(noise, decoding)])
 
 
 def write(
@@ -111,8 +99,6 @@ def write(
     )
     ends = special["eos_token_id"]
     shaping = processors(decoding, prompt, ends, model.device, noise, penalised_from=prompt)
-    if each > 1:
-        shaping.append(KeepLargest())
     found = model.generate(
         **inputs,
         generation_config=settings,

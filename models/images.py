@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from models.checkpoint import CLIP_MEAN, CLIP_STD
 
 RGB = tuple[float, ...]
 

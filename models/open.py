@@ -13,15 +13,17 @@ from models.checkpoint import (
     count_parameters,
     digest_of,
     locate,
+    pixel_statistics,
     require_tokenizer,
     tensor_shapes,
 )
 from models.families import family_of, require_role
-from models.protocols import Captioner, Embedder, Matcher
+from models.protocols import FLOAT32, Captioner, Embedder, Inference, Matcher
 
 __all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_filter"]
 
-BLIP, BLIP2, MED = "blip", "blip-2", "capfilt-med"
+# What the engine computes with MED's own modules; whatever else there is goes through transformers, in float32.
+ENGINE = ("blip", "capfilt-med")
 
 
 @dataclass(frozen=True)
@@ -60,50 +62,42 @@ def check_model(where: str, role: Role) -> ModelFacts:
     )
 
 
-def open_captioner(where: str, device: str = "cpu", batch: int = 16) -> Captioner:
+def open_captioner(
+    where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32
+) -> Captioner:
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
     checkpoint = _open(where, "captioner")
-    if checkpoint.model_type == MED:
-        return _open_med(checkpoint, device, batch)
-    if checkpoint.model_type != BLIP:
+    if checkpoint.model_type not in ENGINE:
         from models.image_to_text import ImageToText
 
         return ImageToText.open(checkpoint, device, batch)
-    from models.blip import BlipCaptioner
+    from models.engine.captioner import EngineCaptioner
+    from models.med.checkpoint import load
 
-    return BlipCaptioner.open(checkpoint, device, batch)
+    return EngineCaptioner(
+        *load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint)
+    )
 
 
 class Filter(Matcher, Embedder, Protocol):
     """What a filter checkpoint can do: judge by ITM, and embed by the ITC encoders in it."""
 
 
-class _Med(Captioner, Filter, Protocol):
-    pass
-
-
-def open_filter(where: str, device: str = "cpu", batch: int = 16) -> Filter:
-    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images or texts at once."""
+def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32) -> Filter:
+    """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
     checkpoint = _open(where, "filter")
-    if checkpoint.model_type == MED:
-        return _open_med(checkpoint, device, batch)
-    if checkpoint.model_type == BLIP2:
+    if checkpoint.model_type == "blip-2":
         from models.blip2 import Blip2Matcher
 
         return Blip2Matcher.open(checkpoint, device, batch)
-    if checkpoint.model_type != BLIP:
+    if checkpoint.model_type not in ENGINE:
         from models.dual_encoder import DualEncoder
 
         return DualEncoder.open(checkpoint, device, batch)
-    from models.blip import BlipMatcher
+    from models.engine.matcher import EngineMatcher
+    from models.med.checkpoint import load
 
-    return BlipMatcher.open(checkpoint, device, batch)
-
-
-def _open_med(checkpoint: Checkpoint, device: str, batch: int) -> _Med:
-    from models.med.adapter import open_med
-
-    return open_med(checkpoint.directory, device, batch)
+    return EngineMatcher(*load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint))
 
 
 def _open(where: str, role: Role) -> Checkpoint:

@@ -16,6 +16,7 @@ from PIL import Image
 from data_contracts.errors import RecipeError
 
 Images = Sequence[Image.Image]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,17 @@ class Decoding:
     """How captions are decoded. All of it can change a caption, so all of it is identity.
 
     BLIP (arXiv 2201.12086, section 3.3) uses nucleus sampling with p = 0.9 for CapFilt. Lengths count tokens
-    after the prompt, the end token excluded. ``repetition_penalty`` applies when sampling, as in BLIP's code.
+    after the prompt, the end token excluded. ``repetition_penalty`` (CTRL's) applies to every strategy; left
+    out it is BLIP's: 1.1 when sampling, none otherwise.
     """
 
-    strategy: Literal["nucleus", "greedy", "beam"] = "nucleus"
+    strategy: Literal["nucleus", "top_k", "greedy", "beam"] = "nucleus"
     top_p: float = 0.9
+    top_k: int = 50
     per_image: int = 1
     min_tokens: int = 5
     max_tokens: int = 20
-    repetition_penalty: float = 1.1
+    repetition_penalty: float | None = None
     beams: int = 3
     prompt: str = "a picture of"
     seed: int = 0
@@ -43,15 +46,40 @@ class Decoding:
             "per_image": self.per_image >= 1,
             "min_tokens": 0 <= self.min_tokens <= self.max_tokens,
             "max_tokens": self.max_tokens >= 1,
-            "repetition_penalty": self.repetition_penalty > 0.0,
+            "top_k": self.top_k >= 1,
+            "repetition_penalty": self.penalty > 0.0,
             "beams": self.beams >= 1,
         }
         if wrong := [name for name, fine in sound.items() if not fine]:
             raise RecipeError(
                 what=f"captions cannot be decoded with this {wrong[0]}",
                 evidence=f"{wrong[0]} is {getattr(self, wrong[0])!r}",
-                remedy="top_p lies in (0, 1], per_image and beams are at least 1, min_tokens at most max_tokens",
+                remedy="top_p lies in (0, 1]; per_image, top_k, beams: at least 1; min_tokens: at most max_tokens",
             )
+
+    @property
+    def penalty(self) -> float:
+        """The repetition penalty in effect."""
+        if self.repetition_penalty is not None:
+            return self.repetition_penalty
+        return 1.1 if self.strategy in ("nucleus", "top_k") else 1.0
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a model computes. All of it can change a score or a caption, so all of it is identity.
+
+    ``precision``: ``fp32``; ``bf16``, about twice as fast where the hardware has it; ``int8``, faster still on
+    CPUs, the last digits of probabilities differ (the benchmark reports by how much). ``itm_token`` is the
+    first token of a text in the matching head: left out, what the model itself records (see
+    :class:`~models.med.config.MedConfig`).
+    """
+
+    precision: Precision = "fp32"
+    itm_token: Literal["cls", "enc"] | None = None
+
+
+FLOAT32 = Inference()
 
 
 class Written(NamedTuple):

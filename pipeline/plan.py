@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import PIL
 from data_contracts.contract import Contract
 from data_contracts.errors import RecipeError
 from data_contracts.fingerprint import fingerprint, identity_of
-from models.checkpoint import Role
+from models.checkpoint import ROLES, Role, locate_family
+from models.engine.precision import fast_precision
 from models.med.config import preset
-from models.open import ModelFacts, check_model, digest_of
-from models.protocols import Decoding
-from pipeline.recipe import Recipe, SourceKeys, settings_of
+from models.open import ENGINE, ModelFacts, check_model, digest_of
+from models.protocols import Decoding, Inference
+from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.evaluate import Evaluate
@@ -34,6 +35,7 @@ from stages.train import (
     FinetuneCaptioner,
     FinetuneFilter,
     Fresh,
+    Parents,
     Pretrain,
     Start,
     TrainTokenizer,
@@ -105,16 +107,21 @@ class _Builder:
             plan.add("human", IngestHuman(human, decoder), "list_human")
         plan.add("ingest", IngestPictures(web, decoder), "list_web")
         filter, captioner = self._models()
+        models = self.models
+        precision = fast_precision(gpu=False) if models.precision == "auto" else models.precision
+        inference = Inference(precision, models.itm_token)
         calibrated = recipe.select.threshold == "calibrated"
         if calibrated:
             self._demand_human("select.threshold: calibrated")
-            plan.add("calibrate", Calibrate(filter, recipe.seed), "human")
+            plan.add("calibrate", Calibrate(filter, recipe.seed, inference), "human")
         decoding = decoding_of(recipe.caption, recipe.seed, self.facts.get("captioner"))
         if recipe.human:
-            plan.add("evaluate", Evaluate(filter, captioner, decoding, recipe.seed), "human", "ingest")
+            plan.add(
+                "evaluate", Evaluate(filter, captioner, decoding, recipe.seed, inference), "human", "ingest"
+            )
         guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
-        plan.add("caption", WriteCaptions(captioner, decoding, guard), "ingest")
-        plan.add("score", ScorePairs(filter), "ingest", "caption")
+        plan.add("caption", WriteCaptions(captioner, decoding, guard, inference), "ingest")
+        plan.add("score", ScorePairs(filter, inference), "ingest", "caption")
         self._select()
         self._export()
 
@@ -144,7 +151,8 @@ class _Builder:
             for role, keys in (("filter", models.filter), ("captioner", models.captioner))
             if brought[role] is None or keys.steps
         }
-        start: Start | None = self._pretrained() if any(brought[role] is None for role in trained) else None
+        fresh: list[Role] = [role for role in ROLES if role in trained and brought[role] is None]
+        start: Start | None = self._pretrained(fresh) if fresh else None
         for role in sorted(trained, reverse=True):  # the filter first
             self._demand_human(f"training the {role}")
             begin = brought[role] or start
@@ -167,15 +175,15 @@ class _Builder:
         if not keys.checkpoint:
             return None
         facts = self.facts[role] = check_model(keys.checkpoint, role)
-        if keys.steps and facts.model_type != "capfilt-med":
+        if keys.steps and facts.model_type not in ENGINE:
             raise RecipeError(
-                what=f"models.{role}: finetuning starts from models that capfilt trained",
+                what=f"models.{role}: finetuning starts from BLIP checkpoints and models that capfilt trained",
                 evidence=f"{keys.checkpoint} is a {facts.model_type} checkpoint and steps is {keys.steps}",
                 remedy="use it as it is (steps: 0), or give `models.init` and train from there",
             )
         return Checkpoint(digest_of(keys.checkpoint), facts.where)
 
-    def _pretrained(self) -> Start:
+    def _pretrained(self, trained: Sequence[Role]) -> Start:
         """The model that both finetunings start from, with the stages that make it."""
         models, seed = self.models, self.recipe.seed
         self._demand_human("training")
@@ -183,12 +191,18 @@ class _Builder:
             raise RecipeError(
                 what="a model is to be trained, but from what?",
                 evidence="models.init is absent, and filter or captioner names no checkpoint",
-                remedy="set models.init to a preset (tiny, small, base, large) or a capfilt model directory",
+                remedy="set models.init to a preset (tiny, small, base, large) or a model directory",
             )
         start: Start
-        if os.path.isdir(models.init):
-            check_model(models.init, "filter")
-            start = Checkpoint(digest_of(models.init), models.init)
+        if isinstance(models.init, ParentsKeys):
+            vision, text = models.init.vision, models.init.text
+            locate_family(vision, "vit")
+            locate_family(text, "bert")
+            start = Parents(Checkpoint(digest_of(vision), vision), Checkpoint(digest_of(text), text), seed)
+        elif os.path.isdir(models.init) or "/" in models.init:
+            for role in ROLES if models.pretrain is not None else trained:
+                facts = check_model(models.init, role)
+            start = Checkpoint(digest_of(models.init), facts.where)
         else:
             preset(models.init)  # refuses an unknown name here, not on a worker
             start = Fresh(models.init, self._tokenizer(), seed)

@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from data_contracts.errors import RecipeError
-from models.protocols import Decoding
+from models.engine.precision import fast_precision
+from models.protocols import Decoding, Precision
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
 from pipeline.storage import is_url
 from stages.guard import CaptionGuard
@@ -71,10 +72,23 @@ GuardKeys = _keys("GuardKeys", CaptionGuard)
 CaptionKeys = _keys("CaptionKeys", Decoding, guard=(GuardKeys | None, None))
 
 
-class ModelsKeys(Strict):
-    """Models brought (`checkpoint`) or trained here, from ``init``: a preset or a capfilt model directory."""
+class ParentsKeys(Strict):
+    """Directories of a plain ViT and a plain BERT to start from, as BLIP's pretraining does."""
 
-    init: str | None = None
+    vision: str
+    text: str
+
+
+class ModelsKeys(Strict):
+    """Models brought (`checkpoint`) or trained here, from ``init``: a preset, a model directory, or two parents.
+
+    ``precision`` is that of captioning and scoring; ``auto``, what this machine is fast at, is settled when the
+    recipe is loaded, and the run keeps it. ``itm_token`` overrides what the filter records.
+    """
+
+    init: str | ParentsKeys | None = None
+    precision: Literal["auto"] | Precision = "auto"
+    itm_token: Literal["cls", "enc"] | None = None
     tokenizer: str = "wordpiece:8000"
     warmup: WarmupKeys | None = None  # type: ignore[valid-type]  # made by create_model above
     pretrain: PretrainKeys | None = None  # type: ignore[valid-type]
@@ -189,7 +203,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(what=f"{path} is not a recipe", evidence="it has no keys at its top level")
     for change in changes:
         _apply(values, change)
-    return _absolute(parse(values), path.resolve().parent)
+    return _settled(_absolute(parse(values), path.resolve().parent))
 
 
 def parse(values: Mapping[str, Any]) -> Recipe:
@@ -284,7 +298,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(
                 update={
-                    "init": model(models.init),
+                    "init": keys(models.init, vision=path(models.init.vision), text=path(models.init.text))
+                    if isinstance(models.init, ParentsKeys)
+                    else model(models.init),
                     "tokenizer": model(models.tokenizer),
                     "filter": keys(models.filter, checkpoint=model(models.filter.checkpoint)),
                     "captioner": keys(models.captioner, checkpoint=model(models.captioner.checkpoint)),
@@ -294,6 +310,15 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
             ),
         }
     )
+
+
+def _settled(recipe: Recipe) -> Recipe:
+    """With the precision that ``auto`` means here: a run must not depend on the machine that carries it on."""
+    if recipe.models.precision != "auto":
+        return recipe
+    gpu = any(recipe.placement[stage].gpus > 0 for stage in ("caption", "score") if stage in recipe.placement)
+    models = recipe.models.model_copy(update={"precision": fast_precision(gpu)})
+    return recipe.model_copy(update={"models": models})
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from data_contracts.contract import Contract
 from data_contracts.errors import CalibrationError
 from data_contracts.records import HumanPicture, Metric, Record, Split
+from models.protocols import FLOAT32, Inference
 from stages.held_out import held_out, judge
 from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
@@ -29,6 +30,7 @@ class Calibrate(GlobalStage):
 
     filter: ModelRef
     seed: int
+    inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from models.calibration import calibrate
@@ -43,7 +45,7 @@ class Calibrate(GlobalStage):
                 evidence=f"{len(pairs.pictures)} images in its calibrate split (a tenth), needed: {MINIMUM}",
                 remedy=f"bring {10 * MINIMUM} human images or more, or set select.threshold to a number",
             )
-        model = open_filter(site.models[self.filter], site.device, site.batch)
+        model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         judged = judge(pairs, model, model, self.seed)
         found = calibrate(
             judged.own, np.concatenate([judged.shuffled, judged.hard]), minimum=MINIMUM, seed=self.seed

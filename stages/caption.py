@@ -7,7 +7,7 @@ from typing import ClassVar
 from data_contracts.contract import Contract
 from data_contracts.records import Caption, Picture, Record
 from data_contracts.rejects import Reject
-from models.protocols import Captioner, Decoding
+from models.protocols import FLOAT32, Captioner, Decoding, Inference
 from stages.guard import CaptionGuard
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
@@ -26,6 +26,7 @@ class WriteCaptions(ShardStage):
     captioner: ModelRef
     decoding: Decoding
     guard: CaptionGuard = field(default_factory=CaptionGuard)
+    inference: Inference = FLOAT32
 
     @property
     def fan_out(self) -> int:
@@ -36,7 +37,7 @@ class WriteCaptions(ShardStage):
         from models.threads import use_threads
 
         use_threads(site.threads)
-        captioner = open_captioner(site.models[self.captioner], site.device, site.batch)
+        captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
         return lambda shard: self._transform(shard, captioner, site.batch)
 
     def _transform(self, shard: ShardInput, captioner: Captioner, batch_rows: int) -> Iterator[Rows]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_contracts.contract import Contract
 from data_contracts.records import HumanPicture, Metric, Picture, Record, Split
-from models.protocols import Captioner, Decoding
+from models.protocols import FLOAT32, Captioner, Decoding, Inference
 from stages.held_out import HeldOut, Judged, held_out, judge
 from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
@@ -32,6 +32,7 @@ class Evaluate(GlobalStage):
     captioner: ModelRef
     decoding: Decoding
     seed: int
+    inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from models.open import open_captioner, open_filter
@@ -44,9 +45,9 @@ class Evaluate(GlobalStage):
         pairs = held_out(inputs, Split.TEST, besides=crawled)
         figures = [_figure("test_images", len(pairs.pictures), len(pairs.pictures))]
         if len(pairs.pictures) >= FEWEST:
-            model = open_filter(site.models[self.filter], site.device, site.batch)
+            model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
             figures += self._filter(pairs, judge(pairs, model, model, self.seed))
-            captioner = open_captioner(site.models[self.captioner], site.device, site.batch)
+            captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
             figures += self._captions(pairs, captioner)
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
 

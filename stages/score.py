@@ -8,7 +8,7 @@ from data_contracts.contract import Contract
 from data_contracts.identity import pair_id
 from data_contracts.records import Caption, Picture, Record, Score, Source
 from data_contracts.rejects import Reason, Reject
-from models.protocols import Matcher
+from models.protocols import FLOAT32, Inference, Matcher
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
 
@@ -29,13 +29,14 @@ class ScorePairs(ShardStage):
     unit: ClassVar[str] = "text"
 
     filter: ModelRef
+    inference: Inference = FLOAT32
 
     def open(self, site: Site) -> Transform:
         from models.open import open_filter
         from models.threads import use_threads
 
         use_threads(site.threads)
-        matcher = open_filter(site.models[self.filter], site.device, site.batch)
+        matcher = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         return lambda shard: self._transform(shard, matcher, site.batch)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:

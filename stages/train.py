@@ -38,7 +38,16 @@ class Fresh:
     seed: int
 
 
-Start = Fresh | ModelRef
+@dataclass(frozen=True)
+class Parents:
+    """A plain ViT and a plain BERT that a model inherits from; what they have not is drawn from ``seed``."""
+
+    vision: ModelRef
+    text: ModelRef
+    seed: int
+
+
+Start = Fresh | Parents | ModelRef
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class _Training(GlobalStage):
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
+        if isinstance(self.start, Parents):
+            return (self.start.vision, self.start.text)
         return (self.start.tokenizer if isinstance(self.start, Fresh) else self.start,)
 
     @abstractmethod
@@ -121,8 +132,13 @@ class _Training(GlobalStage):
 
     def _load(self, site: Site) -> "Loaded":
         from models.med import checkpoint
+        from models.med.parents import descend
         from models.med.tokenizer import CaptionTokenizer
 
+        if isinstance(self.start, Parents):
+            vision, text = (Path(site.models[parent]) for parent in self.models)
+            model, tokenizer = descend(vision, text, self.start.seed)
+            return checkpoint.Checkpoint(model.to(site.device), tokenizer)
         if not isinstance(self.start, Fresh):
             return checkpoint.load(Path(site.models[self.start]), site.device)
         tokenizer = CaptionTokenizer.load(Path(site.models[self.start.tokenizer]))

@@ -43,6 +43,7 @@ def make_blip(directory: Path, role: Role, seed: int = 0, **text: Any) -> Path:
         # transformers' default initializer_range, 1e-10, makes every image look the same.
         vision_config={**shape, "image_size": IMAGE_SIZE, "patch_size": 8, "initializer_range": 0.02},
         image_text_hidden_size=16,
+        tie_word_embeddings=text.get("tie_word_embeddings", True),
         initializer_range=0.3,
     )
     architecture = BlipForImageTextRetrieval if role == "filter" else BlipForConditionalGeneration

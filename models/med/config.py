@@ -4,18 +4,33 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
 from data_contracts.errors import ModelError
+from models.checkpoint import ROLES, Role
 
 MODEL_TYPE = "capfilt-med"
+BLIP = "blip"
 
 
 @dataclass(frozen=True)
 class MedConfig:
-    """Sizes of the image encoder, the text encoder/decoder and the projections.
+    """Sizes of the image encoder, the text encoder/decoder and the projections, and what else they compute
+    with.
 
     ``stem`` cuts the image into patches: ``patch`` with one strided convolution (ViT and BLIP), ``conv`` with
     a small convolutional network that learns from scratch in minutes. ``stem_widths`` are the channels of the
     halvings before the last, which ends at ``vision_width``; so ``conv`` needs ``patch == 2 ** halvings``.
-    Token ids are fixed by the tokenizer: ``[PAD]`` 0, ``[DEC]`` starts a decoder, ``[ENC]`` an ITM text.
+
+    Token ids are the tokenizer's: ``dec`` starts a decoder, ``enc`` an image-grounded text; ``enc`` is None
+    where a checkpoint has no such token. ``max_tokens`` cuts a text that is judged.
+
+    ``itm_token`` is the first token of a text in the matching head. BLIP was trained with [ENC] (``enc``), and
+    so are models trained here. transformers keeps [CLS] (``cls``), which the scores known of released
+    checkpoints come from, so a BLIP directory that does not say otherwise is read with it. Scores differ, so a
+    threshold holds for one of them only.
+
+    ``roles`` are what its weights can do. With both roles, ``shared`` says whether decoder and encoder share
+    all but self-attention, as BLIP trains them; two finetuned halves in one checkpoint do not. ``tied``: the
+    LM head's matrix is the word embedding. ``label_smoothing`` is what the checkpoint says of its own
+    training; jobs have a setting of their own.
     """
 
     image_size: int = 224
@@ -25,22 +40,32 @@ class MedConfig:
     vision_width: int = 768
     vision_layers: int = 12
     vision_heads: int = 12
+    vision_hidden: int = 3072
     vision_eps: float = 1e-6
+    vision_act: str = "gelu"
+    vision_dropout: float = 0.0
     text_width: int = 768
     text_layers: int = 12
     text_heads: int = 12
+    text_hidden: int = 3072
     text_eps: float = 1e-12
-    mlp_ratio: int = 4
+    text_act: str = "gelu"
     projection: int = 256
     max_positions: int = 512
     max_tokens: int = 40
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     vocabulary: int = 30524
     pad: int = 0
     cls: int = 101
     sep: int = 102
     dec: int = 30522
-    enc: int = 30523
+    enc: int | None = 30523
+    itm_token: Literal["cls", "enc"] = "enc"
+    label_smoothing: float = 0.1
+    tied: bool = True
+    shared: bool = True
+    roles: tuple[Role, ...] = ROLES
 
     def __post_init__(self) -> None:
         if self.stem == "conv" and self.patch != 2 ** (len(self.stem_widths) + 1):
@@ -57,6 +82,24 @@ class MedConfig:
                     evidence=f"{width} and {heads}",
                     remedy="change one of them",
                 )
+        self.first("filter")
+
+    def first(self, role: Role) -> int:
+        """The token that starts a text with an image: in the matching head, or in the decoder.
+
+        Raises :class:`ModelError` if ``itm_token`` is [ENC] and there is no such token.
+        """
+        if role == "captioner":
+            return self.dec
+        if self.itm_token == "cls":
+            return self.cls
+        if self.enc is None:
+            raise ModelError(
+                what="the model has no [ENC] token to judge with",
+                evidence=f"not in its tokenizer, and its {self.vocabulary} embeddings end with [DEC]",
+                remedy="judge with itm_token cls",
+            )
+        return self.enc
 
     @property
     def patches(self) -> int:
@@ -77,8 +120,9 @@ class MedConfig:
                 evidence=", ".join(unknown),
                 remedy="open the model with the version that wrote it",
             )
-        if "stem_widths" in given:
-            given["stem_widths"] = tuple(given["stem_widths"])
+        for name in ("stem_widths", "roles"):
+            if name in given:
+                given[name] = tuple(given[name])
         return cls(**given)
 
 
@@ -93,11 +137,12 @@ PRESETS = {
         vision_width=128,
         vision_layers=2,
         vision_heads=4,
+        vision_hidden=256,
         text_width=128,
         text_layers=2,
         text_heads=4,
+        text_hidden=256,
         projection=128,
-        mlp_ratio=2,
         max_positions=64,
         max_tokens=28,
     ),
@@ -110,14 +155,16 @@ PRESETS = {
         vision_width=256,
         vision_layers=6,
         vision_heads=8,
+        vision_hidden=1024,
         text_width=256,
         text_layers=6,
         text_heads=8,
+        text_hidden=1024,
         max_positions=128,
     ),
     # BLIP's own two sizes (arXiv 2201.12086, section 4.1)
     "base": _BASE,
-    "large": replace(_BASE, vision_width=1024, vision_layers=24, vision_heads=16),
+    "large": replace(_BASE, vision_width=1024, vision_layers=24, vision_heads=16, vision_hidden=4096),
 }
 
 

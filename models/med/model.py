@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data_contracts.errors import ModelError
+from models.checkpoint import Role
 from models.med.attention import KeyValue, initialise
 from models.med.config import MedConfig
 from models.med.text import TextDecoder, TextModel
@@ -13,23 +15,42 @@ from models.med.vision import VisionModel
 
 
 class Med(nn.Module):
-    """The image encoder, the text encoder and decoder, the ITC projections and temperature, the ITM head."""
+    """The image encoder, the text encoder and decoder, the ITC projections and temperature, the ITM head.
+
+    A model of one role has that role's modules only; ask :meth:`require` before you use the others.
+    """
+
+    text_encoder: TextModel
+    text_decoder: TextDecoder
 
     def __init__(self, config: MedConfig) -> None:
         super().__init__()
         self.config = config
         self.vision_model = VisionModel(config)
-        self.text_encoder = TextModel(config)
-        self.text_decoder = TextDecoder(config, self.text_encoder)
-        self.vision_proj = nn.Linear(config.vision_width, config.projection)
-        self.text_proj = nn.Linear(config.text_width, config.projection)
-        self.itm_head = nn.Linear(config.text_width, 2)
+        if "filter" in config.roles:
+            self.text_encoder = TextModel(config)
+        if "captioner" in config.roles:
+            shared = config.shared and "filter" in config.roles
+            self.text_decoder = TextDecoder(config, self.text_encoder if shared else None)
+        if "filter" in config.roles:
+            self.vision_proj = nn.Linear(config.vision_width, config.projection)
+            self.text_proj = nn.Linear(config.text_width, config.projection)
+            self.itm_head = nn.Linear(config.text_width, 2)
         self.temp = nn.Parameter(torch.tensor(0.07))
         # BERT's 0.02 is for a width of 768; narrow layers need more to pass on as much
         for part, width in (("vision_", config.vision_width), ("", config.text_width)):
             for name, module in self.named_modules():
                 if name.startswith("vision_") == bool(part):
                     initialise(module, 0.02 * math.sqrt(768 / width))
+
+    def require(self, *roles: Role) -> None:
+        """Raises :class:`ModelError` unless the model has the weights of these roles."""
+        if lacking := [role for role in roles if role not in self.config.roles]:
+            raise ModelError(
+                what=f"this model cannot serve as the {lacking[0]}",
+                evidence=f"it has the weights of a {' and '.join(self.config.roles)} only",
+                remedy="give a checkpoint of that role, or one trained for both",
+            )
 
     def temperature(self) -> Tensor:
         """The ITC temperature, clamped to [0.001, 0.5] at every use, as in BLIP."""

@@ -6,15 +6,15 @@
 
 Encoder and decoder own their self-attention blocks (with output dense and LayerNorm) and share everything
 else, which the paper measures to be best (Table 3). Sharing is by module object: both appear in the state
-dict under Hugging Face's BLIP names, and parameters are stored once.
+dict under Hugging Face's BLIP names.
 """
 
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from models.med.activation import activation
 from models.med.attention import KeyValue, attend, split_heads
 from models.med.config import MedConfig
 
@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: MedConfig, source_width: int) -> None:
         super().__init__()
-        self.heads = config.text_heads
+        self.heads, self.dropout = config.text_heads, config.attention_dropout
         self.query = nn.Linear(config.text_width, config.text_width)
         self.key = nn.Linear(source_width, config.text_width)
         self.value = nn.Linear(source_width, config.text_width)
@@ -49,7 +49,8 @@ class SelfAttention(nn.Module):
         )
 
     def forward(self, states: Tensor, kept: KeyValue, bias: Tensor | None) -> Tensor:
-        return attend(split_heads(self.query(states), self.heads), kept, bias)
+        query = split_heads(self.query(states), self.heads)
+        return attend(query, kept, bias, self.dropout if self.training else 0.0)
 
 
 class AddAndNorm(nn.Module):
@@ -80,10 +81,11 @@ class Attention(nn.Module):
 class Intermediate(nn.Module):
     def __init__(self, config: MedConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.text_width, config.mlp_ratio * config.text_width)
+        self.dense = nn.Linear(config.text_width, config.text_hidden)
+        self.activation = activation(config.text_act)
 
     def forward(self, states: Tensor) -> Tensor:
-        return F.gelu(self.dense(states))
+        return self.activation(self.dense(states))
 
 
 class TextLayer(nn.Module):
@@ -98,7 +100,7 @@ class TextLayer(nn.Module):
         self.attention = Attention(config, config.text_width)
         self.crossattention = shared.crossattention if shared else Attention(config, config.vision_width)
         self.intermediate = shared.intermediate if shared else Intermediate(config)
-        self.output = shared.output if shared else AddAndNorm(config, config.mlp_ratio * config.text_width)
+        self.output = shared.output if shared else AddAndNorm(config, config.text_hidden)
 
     def forward(
         self, states: Tensor, bias: Tensor | None, image: KeyValue | None, past: KeyValue | None
@@ -174,21 +176,21 @@ class Transform(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.text_width, config.text_width)
         self.LayerNorm = nn.LayerNorm(config.text_width, eps=config.text_eps)
+        self.activation = activation(config.text_act)
 
     def forward(self, states: Tensor) -> Tensor:
-        transformed: Tensor = self.LayerNorm(F.gelu(self.dense(states)))
+        transformed: Tensor = self.LayerNorm(self.activation(self.dense(states)))
         return transformed
 
 
 class Predictions(nn.Module):
-    """The LM head; its output matrix is the word embedding."""
+    """The LM head; its output matrix is the word embedding if the config ties them."""
 
-    def __init__(self, config: MedConfig, words: nn.Embedding) -> None:
+    def __init__(self, config: MedConfig) -> None:
         super().__init__()
         self.transform = Transform(config)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
         self.decoder = nn.Linear(config.text_width, config.vocabulary)
-        self.decoder.weight, self.decoder.bias = words.weight, self.bias
 
     def forward(self, states: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.transform(states))
@@ -196,18 +198,30 @@ class Predictions(nn.Module):
 
 
 class LmHead(nn.Module):
-    def __init__(self, config: MedConfig, words: nn.Embedding) -> None:
+    def __init__(self, config: MedConfig) -> None:
         super().__init__()
-        self.predictions = Predictions(config, words)
+        self.predictions = Predictions(config)
 
 
 class TextDecoder(nn.Module):
-    """The causal mode with its LM head, under the names of ``BlipForConditionalGeneration.text_decoder``."""
+    """The causal mode with its LM head, under the names of ``BlipForConditionalGeneration.text_decoder``.
 
-    def __init__(self, config: MedConfig, encoder: TextModel) -> None:
+    ``encoder`` lends everything but the self-attention blocks; without one, all is the decoder's own.
+    """
+
+    def __init__(self, config: MedConfig, encoder: TextModel | None = None) -> None:
         super().__init__()
         self.bert = TextModel(config, encoder)
-        self.cls = LmHead(config, encoder.embeddings.word_embeddings)
+        self.cls = LmHead(config)
+        self.tied = config.tied
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the LM head's matrix the word embedding, if the config says so; its bias is always one."""
+        head = self.cls.predictions
+        if self.tied:
+            head.decoder.weight = self.bert.embeddings.word_embeddings.weight
+        head.decoder.bias = head.bias
 
     def forward(
         self, ids: Tensor, image: list[KeyValue], past: list[KeyValue] | None = None

@@ -7,7 +7,6 @@ BLIP appends them to BERT's.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -26,7 +25,7 @@ class CaptionTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         found = {token: tokenizer.token_to_id(token) for token in (*FIRST, *LAST)}
-        missing = [token for token, number in found.items() if number is None]
+        missing = [token for token in FIRST if found[token] is None]
         if missing:
             raise ModelError(
                 what="the tokenizer lacks special tokens that MED needs",
@@ -39,7 +38,9 @@ class CaptionTokenizer:
         self.size: int = tokenizer.get_vocab_size()
         specials = {token: number for token, number in found.items() if number is not None}
         self.pad, self.cls, self.sep = specials["[PAD]"], specials["[CLS]"], specials["[SEP]"]
-        self.dec, self.enc = specials["[DEC]"], specials["[ENC]"]
+        # released BLIP directories carry BERT's tokenizer: there these two are in the config only
+        self.dec: int | None = found["[DEC]"]
+        self.enc: int | None = found["[ENC]"]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> "CaptionTokenizer":
@@ -67,23 +68,33 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "CaptionTokenizer":
-        """From a directory with ``tokenizer.json``. Raises :class:`ModelError` if it is missing or
-        unusable."""
+        """From a directory with ``tokenizer.json``, or the ``vocab.txt`` of an older BERT or BLIP checkpoint.
+
+        Raises :class:`ModelError` if it is missing or unusable.
+        """
         path = directory / "tokenizer.json"
+        if not path.is_file() and (directory / "vocab.txt").is_file():
+            return cls(_word_piece((directory / "vocab.txt").read_text("utf-8").splitlines()))
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(
-                what="cannot read a tokenizer",
+                what="cannot read a tokenizer: it is missing or unreadable",
                 evidence=f"{path}: {error}",
                 remedy="give a directory with the tokenizer.json of a MED or BLIP model",
             ) from error
         return cls(tokenizer)
 
+    def with_dec_and_enc(self) -> "CaptionTokenizer":
+        """The same with [DEC] and [ENC] appended where they lack, as BLIP appends them to BERT's."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.add_special_tokens([token for token in LAST if tokenizer.token_to_id(token) is None])
+        return CaptionTokenizer(tokenizer)
+
     def save(self, directory: Path) -> None:
         """Write what ``transformers.AutoTokenizer`` loads; needs no transformers itself."""
         self._tokenizer.save(str(directory / "tokenizer.json"))
-        config = {
+        config: dict[str, object] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": 512,
             "do_lower_case": True,
@@ -92,9 +103,11 @@ class CaptionTokenizer:
             "cls_token": "[CLS]",
             "sep_token": "[SEP]",
             "mask_token": "[MASK]",
-            "bos_token": "[DEC]",
-            "additional_special_tokens": ["[ENC]"],
         }
+        if self.dec is not None:
+            config["bos_token"] = "[DEC]"
+        if self.enc is not None:
+            config["additional_special_tokens"] = ["[ENC]"]
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def pieces(self, text: str) -> list[int]:
@@ -102,15 +115,15 @@ class CaptionTokenizer:
         ids: list[int] = self._tokenizer.encode(normalise_caption(text), add_special_tokens=False).ids
         return ids
 
-    def encode(
-        self, texts: Sequence[str], max_tokens: int, first: Literal["cls", "enc", "dec"] = "cls"
-    ) -> torch.Tensor:
-        """Ids (texts, longest), int64, right-padded: first token, pieces, [SEP]; at most ``max_tokens``
-        long."""
+    def rows(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """The ids of each text: [CLS], pieces, [SEP]; at most ``max_tokens`` long."""
         cleaned = [normalise_caption(text) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
-        start = {"cls": self.cls, "enc": self.enc, "dec": self.dec}[first]
-        rows = [[start, *entry.ids[: max_tokens - 2], self.sep] for entry in encoded]
+        return [[self.cls, *entry.ids[: max_tokens - 2], self.sep] for entry in encoded]
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
+        """The same as one tensor (texts, longest), int64, right-padded."""
+        rows = self.rows(texts, max_tokens)
         ids = torch.full((len(rows), max(map(len, rows), default=0)), self.pad, dtype=torch.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = torch.tensor(row)
@@ -129,7 +142,7 @@ def _word_piece(vocabulary: list[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([*FIRST, *LAST])
+    tokenizer.add_special_tokens([token for token in (*FIRST, *LAST) if token in ids])
     edges = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=edges)
     return tokenizer

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.med.activation import activation
 from models.med.attention import KeyValue, attend, split_heads
 from models.med.config import MedConfig
 
@@ -55,27 +56,40 @@ class VisionEmbeddings(nn.Module):
         return torch.cat([start, patches], 1) + self.position_embedding
 
 
+def resize_positions(positions: Tensor, side: int) -> Tensor:
+    """Position embeddings (1, 1 + old * old, width) for ``side * side`` patches: bicubic, as BLIP does it when
+    it goes from 224 to 384 px; that of [CLS] stays."""
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if old == side:
+        return positions
+    grid = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+
+
 class VisionAttention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
     def forward(self, states: Tensor) -> Tensor:
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(states).chunk(3, -1))
-        projected: Tensor = self.projection(attend(query, KeyValue(key, value)))
+        dropout = self.dropout if self.training else 0.0
+        projected: Tensor = self.projection(attend(query, KeyValue(key, value), dropout=dropout))
         return projected
 
 
 class VisionMlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, config: MedConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(config.vision_width, config.vision_hidden)
+        self.fc2 = nn.Linear(config.vision_hidden, config.vision_width)
+        self.activation = activation(config.vision_act)
 
     def forward(self, states: Tensor) -> Tensor:
-        mixed: Tensor = self.fc2(F.gelu(self.fc1(states)))
+        mixed: Tensor = self.fc2(self.activation(self.fc1(states)))
         return mixed
 
 
@@ -84,9 +98,9 @@ class VisionLayer(nn.Module):
         super().__init__()
         width, eps = config.vision_width, config.vision_eps
         self.layer_norm1 = nn.LayerNorm(width, eps=eps)
-        self.self_attn = VisionAttention(width, config.vision_heads)
+        self.self_attn = VisionAttention(width, config.vision_heads, config.vision_dropout)
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = VisionMlp(width, config.mlp_ratio * width)
+        self.mlp = VisionMlp(config)
 
     def forward(self, states: Tensor) -> Tensor:
         states = states + self.self_attn(self.layer_norm1(states))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data_contracts.errors import TrainingError
 from models.med.model import Med
 from models.training.data import Batch, Batches
 from models.training.loop import LoopSettings
@@ -28,7 +29,12 @@ class GroundingSettings(LoopSettings):
     ``hard_from`` on. With ``queue`` 0 ITC compares within the batch; above, it uses BLIP's momentum encoders
     (decay ``momentum``), and soft targets weighted ``alpha``, ramped up over the first ``alpha_ramp`` of the
     steps. ``human_share`` is that of a batch, if there are web pairs; ``smoothing`` that of LM's labels.
+
+    ``itc`` and ``itm`` weigh the losses: BLIP's are all 1; one at 0 is switched off and not computed.
     """
+
+    itc: float = 1.0
+    itm: float = 1.0
 
     human_share: float = 0.5
     smoothing: float = 0.1
@@ -40,16 +46,29 @@ class GroundingSettings(LoopSettings):
     alpha: float = 0.4
     alpha_ramp: float = 0.1
 
+    def __post_init__(self) -> None:
+        """Raises :class:`TrainingError` for a negative weight, or if there is nothing to learn."""
+        weights = self.weights.values()
+        if min(weights) < 0 or sum(weights) == 0:
+            raise TrainingError(
+                what="the losses cannot be weighed like this",
+                evidence=", ".join(f"{name} {weight}" for name, weight in self.weights.items()),
+                remedy="give weights of 0 or more, at least one above",
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss that this job has."""
+        return {"itc": self.itc, "itm": self.itm}
+
 
 class Grounding(nn.Module):
     """The model with what must survive a restart beside it: the running recall, the momentum teacher."""
 
-    def __init__(
-        self, model: Med, settings: GroundingSettings, batches: Batches, device: str, captions: bool
-    ) -> None:
+    def __init__(self, model: Med, settings: GroundingSettings, batches: Batches, device: str) -> None:
         super().__init__()
         self.model, self.settings, self.batches = model.to(device), settings, batches
-        self.device, self.captions = device, captions
+        self.device, self.weights = device, settings.weights
         self.recall: Tensor
         self.register_buffer("recall", torch.zeros((), device=device))
         self.skill: Tensor
@@ -64,21 +83,26 @@ class Grounding(nn.Module):
         images, texts = model.embed_images(states), model.embed_texts(batch.ids)
         similarity = images @ texts.T / model.temperature()
         same = same_pairs(batch.keys, batch.keys)
-        figures = {"itc": self._itc(batch, images, texts, similarity, same, step)}
+        figures: dict[str, Tensor] = {}
+        if settings.itc:
+            figures["itc"] = self._itc(batch, images, texts, similarity, same, step)
         self._measure(similarity, same, batch.human)
         started = self.recall >= settings.itm_from or step >= settings.itm_latest * settings.steps
-        if started or self.captions:
+        judging, captioning = bool(started and settings.itm), self.weights.get("lm", 0.0) > 0
+        if judging or (captioning and model.config.shared):
             image = model.text_encoder.image_keys_values(states)
-        if started:
+        if judging:
             hardness = min(1.0, float(self.skill) / settings.hard_from) if settings.hard_from > 0 else 1.0
             generator = torch.Generator().manual_seed(settings.seed + 104_729 * step)
             drawn = draw_negatives(similarity.cpu(), same.cpu(), hardness, generator)
             figures["itm"], accuracy, margins = itm_loss(model, batch.ids, image, drawn.to(self.device))
             self.skill.lerp_(margins[: batch.human].mean().clamp_min(0.0), 0.1)
-        if self.captions:
-            figures["lm"] = lm_loss(model, batch.ids, image, smoothing=settings.smoothing)
-        figures["loss"] = torch.stack(list(figures.values())).sum()
-        if started:
+        if captioning:
+            seen = image if model.config.shared else model.text_decoder.bert.image_keys_values(states)
+            figures["lm"] = lm_loss(model, batch.ids, seen, smoothing=settings.smoothing)
+        weighted = [self.weights[name] * value for name, value in figures.items()]
+        figures["loss"] = torch.stack(weighted).sum() if weighted else 0.0 * similarity.sum()
+        if judging:
             figures["itm_accuracy"] = accuracy
         return figures | {"recall": self.recall, "skill": self.skill}
 

@@ -34,12 +34,17 @@ class WarmupSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class PretrainSettings(GroundingSettings):
-    """ITC + ITM + LM on human and web pairs."""
+    """ITC + ITM + LM, weighed by ``lm``, on human and web pairs."""
 
     steps: int = 700
     lr: float = 1e-3
     warmup: int = 100
     human_share: float = 0.3
+    lm: float = 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {**super().weights, "lm": self.lm}
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,9 @@ def pretrain(
     execution: Execution,
 ) -> None:
     """Pretraining on human and web pairs (BLIP, section 3.2): the three losses, unweighted."""
+    model.require("filter", "captioner")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device, captions=True)
+    learner = Grounding(model, settings, batches, execution.device)
     train(learner, learner.losses, settings, execution)
 
 
@@ -125,8 +131,9 @@ def finetune_filter(
     execution: Execution,
 ) -> None:
     """Finetune ITC and ITM (BLIP, section 3.3: the filter)."""
+    model.require("filter")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device, captions=False)
+    learner = Grounding(model, settings, batches, execution.device)
     train(learner, learner.losses, settings, execution)
 
 
@@ -139,12 +146,13 @@ def finetune_captioner(
     execution: Execution,
 ) -> None:
     """Finetune LM (BLIP, section 3.3: the captioner); the prompt leads every text and is not learnt."""
+    model.require("captioner")
     batches = _batches(model, tokenizer, human, web, settings, settings.human_share, settings.prompt)
     prompt_tokens = len(tokenizer.pieces(settings.prompt))
 
     def losses(step: int) -> dict[str, Tensor]:
         batch = batches(step).to(execution.device)
-        image = model.text_encoder.image_keys_values(model.encode_images(batch.pixels))
+        image = model.text_decoder.bert.image_keys_values(model.encode_images(batch.pixels))
         lm = lm_loss(model, batch.ids, image, prompt_tokens, settings.smoothing)
         return {"loss": lm, "lm": lm}
 

@@ -95,7 +95,7 @@ def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negative
     labels = torch.zeros(len(texts), dtype=torch.int64, device=ids.device)
     labels[: len(own)] = 1
     ids = ids.clone()
-    ids[:, 0] = model.config.enc
+    ids[:, 0] = model.config.first("filter")
     logits = model.match(ids[texts], [layer.rows(images) for layer in image])
     probability = logits.detach().softmax(1)[:, 1]
     margins = probability[: len(own)] - probability[len(own) :].mean()

@@ -9,7 +9,17 @@ import huggingface_hub.constants
 import pytest
 
 from data_contracts.errors import ModelError
-from models.checkpoint import digest_of, locate, pixel_statistics, tensor_shapes, weight_files
+from models.checkpoint import (
+    CLIP_MEAN,
+    CLIP_STD,
+    digest_of,
+    free_memory,
+    locate,
+    pixel_statistics,
+    require_memory,
+    tensor_shapes,
+    weight_files,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -118,11 +128,20 @@ def test_truncated_weights(copy: Path) -> None:
         tensor_shapes(locate(str(copy)))
 
 
+def test_a_model_larger_than_memory_is_refused_before_it_is_read(blip_filter: Path) -> None:
+    checkpoint = locate(str(blip_filter))
+    assert free_memory() > 10**8
+    require_memory(checkpoint)
+    with pytest.raises(ModelError, match="larger than the memory that is free") as caught:
+        require_memory(checkpoint, available=1000)
+    assert "GB of weights" in caught.value.evidence
+
+
 def test_pixel_statistics_from_either_file(copy: Path) -> None:
     mean, std = pixel_statistics(locate(str(copy)))
     assert len(mean) == len(std) == 3
     (copy / "preprocessor_config.json").unlink()
-    assert pixel_statistics(locate(str(copy))) == ((), ())
+    assert pixel_statistics(locate(str(copy))) == (CLIP_MEAN, CLIP_STD)
     (copy / "processor_config.json").write_text(
         json.dumps({"image_processor": {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}})
     )

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data_contracts.errors import UsageError
-from models.generation import AddGumbel, demand_room, processors
+from models.generation import Draw, demand_room, processors
 from models.protocols import Decoding
 from models.sampling import CaptionRandom
 
@@ -12,19 +12,25 @@ def streams(count: int) -> list[CaptionRandom]:
     return [CaptionRandom(3, f"image-{row}", 0) for row in range(count)]
 
 
-def test_noise_is_each_rows_own() -> None:
+def test_the_draw_is_each_rows_own() -> None:
     ids, scores = torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 50)
-    together = AddGumbel(streams(3))(ids, scores)
-    alone = AddGumbel(streams(3)[2:])(ids[2:], scores[2:])
+    together = Draw(streams(3), Decoding())(ids, scores)
+    alone = Draw(streams(3)[2:], Decoding())(ids[2:], scores[2:])
     assert torch.equal(together[2:], alone)
     assert not torch.equal(together[0], together[1])
+    assert together.isfinite().sum(1).tolist() == [1, 1, 1]  # whoever chooses now has no choice
 
 
-def test_the_largest_noisy_score_is_a_draw_from_the_softmax() -> None:
+@pytest.mark.parametrize(
+    ("decoding", "kept"),
+    [(Decoding(top_p=1.0), 3), (Decoding(top_p=0.7), 2), (Decoding(strategy="top_k", top_k=1), 1)],
+)
+def test_what_is_left_is_a_draw_from_the_truncated_softmax(decoding: Decoding, kept: int) -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0]])
-    noisy = AddGumbel([CaptionRandom(0, "image", 0)])
-    drawn = np.bincount([int(noisy(torch.zeros(1, 1), scores).argmax()) for _ in range(3000)], minlength=3)
-    assert np.allclose(drawn / 3000, scores.softmax(-1)[0].numpy(), atol=0.03)
+    one = Draw([CaptionRandom(0, "image", 0)], decoding)
+    drawn = np.bincount([int(one(torch.zeros(1, 1), scores).argmax()) for _ in range(3000)], minlength=3)
+    wanted = scores.softmax(-1)[0].numpy() * (np.arange(3) < kept)
+    assert np.allclose(drawn / 3000, wanted / wanted.sum(), atol=0.03)
 
 
 def test_the_penalty_of_what_was_written_does_not_see_a_padded_prompt() -> None:

@@ -30,8 +30,8 @@ class World:
 @pytest.fixture(scope="session")
 def _knowing_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda where, device, batch: FakeCaptioner())
+        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
         yield
 
 

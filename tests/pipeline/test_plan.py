@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from data_contracts.errors import CapfiltError, RecipeError, SourceError
 from pipeline.plan import Plan
 from pipeline.recipe import STAGES, parse
+from stages.train import Parents
 
 Make = Callable[..., Plan]
 
@@ -176,11 +178,41 @@ def test_two_checkpoints_and_a_number_need_no_human_set(
     assert list(plan.nodes) == ["list_web", "ingest", "caption", "score", "select", "export"]
 
 
-def test_a_checkpoint_of_another_family_is_not_finetuned(
+def test_blip_checkpoints_are_finetuned_and_started_from(
     make: Make, blip_filter: Path, blip_captioner: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="finetuning starts from models that capfilt trained"):
-        make(**brought(blip_filter, blip_captioner, steps=5))
+    finetuned = make(**brought(blip_filter, blip_captioner, steps=5))
+    assert {"filter"} <= finetuned.nodes.keys()
+    with pytest.raises(CapfiltError, match="cannot serve as the captioner"):
+        make(models__init=str(blip_filter))
+
+
+def test_a_model_may_start_from_two_parents(make: Make, tmp_path: Path) -> None:
+    for family in ("vit", "bert"):
+        (tmp_path / family).mkdir()
+        (tmp_path / family / "config.json").write_text(json.dumps({"model_type": family}))
+        (tmp_path / family / "model.safetensors").write_text(family)
+    parents = {"vision": str(tmp_path / "vit"), "text": str(tmp_path / "bert")}
+    with pytest.raises(CapfiltError, match="is not a vit model"):
+        make(models__init={"vision": parents["text"], "text": parents["text"]})
+    plan = make(models__init=parents)
+    start = plan.nodes["warmup"].stage.start
+    assert isinstance(start, Parents)
+    assert start.vision.digest != start.text.digest
+    assert "tokenizer" not in plan.nodes
+
+
+def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
+    plans = [make(models__precision=precision) for precision in ("fp32", "bf16")]
+    assert changed(*plans) == {"calibrate", "evaluate", "caption", "score", "select", "export"}
+    assert changed(plans[0], make(models__precision="fp32", models__itm_token="cls")) == changed(*plans)
+
+
+def test_a_checkpoint_of_another_family_is_not_finetuned(
+    make: Make, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
+) -> None:
+    with pytest.raises(RecipeError, match="finetuning starts from BLIP checkpoints and models that capfilt"):
+        make(**brought(adapter_checkpoint("clip"), blip_captioner, steps=5))
 
 
 def test_captions_go_on_from_the_captioners_own_prompt_unless_the_recipe_says_one(

@@ -7,7 +7,7 @@ import yaml
 from data_contracts.errors import RecipeError
 from models.protocols import Decoding
 from models.training.jobs import FilterSettings
-from pipeline.recipe import Recipe, load, parse, plain, settings_of
+from pipeline.recipe import ParentsKeys, Recipe, load, parse, plain, settings_of
 from stages.select import Rule
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +153,26 @@ def test_a_change_that_cannot_be_made(tmp_path: Path, change: str) -> None:
     path = write(tmp_path / "r.yaml", minimal(web=[{"format": "folder", "path": "a"}]))
     with pytest.raises(RecipeError):
         load(path, [change])
+
+
+def test_parents_are_paths(tmp_path: Path) -> None:
+    models = {"init": {"vision": "vit", "text": "/bert"}, "filter": {}, "captioner": {}}
+    recipe = load(write(tmp_path / "r.yaml", minimal(models=models)))
+    assert recipe.models.init == ParentsKeys(vision=str(tmp_path / "vit"), text="/bert")
+    with pytest.raises(RecipeError, match=r"init"):
+        parse(minimal(models={**models, "init": {"vision": "vit"}}))
+
+
+def test_auto_precision_is_settled_when_the_recipe_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run that another machine carries on computes as it began."""
+    monkeypatch.setattr("pipeline.recipe.fast_precision", lambda gpu: "bf16" if gpu else "fp32")
+    plain_machine = load(write(tmp_path / "r.yaml", minimal()))
+    assert plain_machine.models.precision == "fp32"
+    assert parse(plain(plain_machine)).models.precision == "fp32"
+    assert load(tmp_path / "r.yaml", ["placement.score.gpus=1"]).models.precision == "bf16"
+    assert load(tmp_path / "r.yaml", ["models.precision=int8"]).models.precision == "int8"
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def humans(count: int, split: Split = Split.CALIBRATE) -> MemoryInput:
 def test_the_threshold_lies_between_match_and_mismatch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter), humans(25))
     figures = {row["name"]: row for row in rows}
     assert figures.keys() == {"threshold", "temperature", "bias", "auc"}
@@ -47,6 +47,6 @@ def test_a_filter_that_prefers_mismatches(monkeypatch: pytest.MonkeyPatch, tmp_p
                 [Match(1 - found.itm, found.itc) for found in own] for own in super().match(images, texts)
             ]
 
-    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: Inverted())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: Inverted())
     with pytest.raises(CalibrationError, match="does not score human pairs above"):
         run_global(STAGE, site(tmp_path, STAGE.filter), humans(25))

@@ -4,7 +4,7 @@ import pytest
 
 from data_contracts.records import Picture, Record
 from data_contracts.rejects import Reason, Reject
-from models.protocols import Decoding, Written
+from models.protocols import Decoding, Inference, Written
 from stages.caption import WriteCaptions
 from stages.guard import CaptionGuard
 from stages.stage import Trained
@@ -13,7 +13,7 @@ from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("models.open.open_captioner", lambda where, device, batch: FakeCaptioner())
+    monkeypatch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
 
     def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Reject]]:
         stage = WriteCaptions(Trained("captioner"), Decoding(per_image=per_image))
@@ -73,7 +73,7 @@ def test_the_captioner_and_its_decoding_are_the_stages_own(
 
     monkeypatch.setattr("models.open.open_captioner", lambda *given: asked.append(given) or Noting())
     decoding = Decoding(top_p=0.5, seed=3)
-    stage = WriteCaptions(Trained("captioner"), decoding)
+    stage = WriteCaptions(Trained("captioner"), decoding, inference=Inference("bf16"))
     run_shard(stage.open(site(tmp_path, stage.captioner, batch=8)), picture(1), picture(2))
     ids = [picture(1).image_id, picture(2).image_id]
-    assert asked == [(str(stage.captioner), "cpu", 8), (ids, decoding)]
+    assert asked == [(str(stage.captioner), "cpu", 8, stage.inference), (ids, decoding)]

@@ -26,8 +26,8 @@ def text_of(number: int) -> str:
 
 
 def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInput) -> dict[str, dict]:
-    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
-    monkeypatch.setattr("models.open.open_captioner", lambda where, device, batch: Parrot())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("models.open.open_captioner", lambda *_: Parrot())
     rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), inputs)
     return {row["name"]: row for row in rows}
 

@@ -15,7 +15,7 @@ STAGE = ScorePairs(Trained("filter"))
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     transform = STAGE.open(site(tmp_path, STAGE.filter))
 
     def run(*rows: Record) -> tuple[list[dict], list[Reject]]:
@@ -80,7 +80,7 @@ def test_the_units_of_a_picture_are_its_texts() -> None:
 
 
 def test_without_captions_only_web_texts_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
+    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     kept, _ = run_shard(STAGE.open(site(tmp_path, STAGE.filter)), picture(1, "1 dog"))
     assert [row["source"] for row in kept] == ["web"]
 
@@ -89,4 +89,4 @@ def test_the_model_is_opened_where_the_site_says(tmp_path: Path, monkeypatch: py
     opened = []
     monkeypatch.setattr("models.open.open_filter", lambda *given: opened.append(given))
     STAGE.open(site(tmp_path, STAGE.filter, batch=7))
-    assert opened == [(str(STAGE.filter), "cpu", 7)]
+    assert opened == [(str(STAGE.filter), "cpu", 7, STAGE.inference)]

@@ -35,9 +35,9 @@ def test_special_tokens_stand_where_bert_and_blip_have_them() -> None:
 
 def test_texts_are_normalised_padded_and_cut() -> None:
     tokenizer = CaptionTokenizer.train(TEXTS, 100)
-    ids = tokenizer.encode(["A Cat!  above a dog.", "dog", "a dog on a red background"], 6, "enc")
+    ids = tokenizer.encode(["A Cat!  above a dog.", "dog", "a dog on a red background"], 6)
     assert ids.shape == (3, 6)
-    assert ids[:, 0].tolist() == [tokenizer.enc] * 3
+    assert ids[:, 0].tolist() == [tokenizer.cls] * 3
     assert tokenizer.decode(ids[0].tolist()) == "a cat above a"
     assert ids[1, 2:].tolist() == [tokenizer.sep, 0, 0, 0]
 

@@ -43,7 +43,11 @@ def tokenizer(pairs: PairSet) -> CaptionTokenizer:
 @pytest.fixture
 def model(tokenizer: CaptionTokenizer) -> Med:
     """32 px, 4 patches, 2 layers of width 32."""
-    sizes = {"vision_width": 32, "text_width": 32, "projection": 16, "stem_widths": (8, 8, 16)}
+    sizes = {"vision_width": 32, "text_width": 32, "vision_hidden": 64, "text_hidden": 64, "projection": 16}
     ids = {name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")}
     torch.manual_seed(0)
-    return Med(replace(preset("tiny"), image_size=32, vocabulary=tokenizer.size, **sizes, **ids))
+    return Med(
+        replace(
+            preset("tiny"), image_size=32, stem_widths=(8, 8, 16), vocabulary=tokenizer.size, **sizes, **ids
+        )
+    )

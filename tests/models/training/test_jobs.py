@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from data_contracts.errors import TrainingError
-from models.med.adapter import MedModel
+from models.engine.captioner import EngineCaptioner
+from models.engine.matcher import EngineMatcher
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.protocols import Decoding
@@ -48,10 +49,10 @@ def test_a_handful_of_pairs_is_learnt(model: Med, tokenizer: CaptionTokenizer, p
     images = [Image.fromarray(image) for image in pairs.images[:12]]
     truths = [own[0] for own in pairs.texts[:12]]
     greedy = Decoding(strategy="greedy", min_tokens=1)
-    written = MedModel(captioning, tokenizer).caption(images, list(pairs.image_ids[:12]), greedy)
+    written = EngineCaptioner(captioning, tokenizer).caption(images, list(pairs.image_ids[:12]), greedy)
     assert sum(own[0].text == truth for own, truth in zip(written, truths, strict=True)) >= 10
     both = [[truth, truths[(number + 1) % 12]] for number, truth in enumerate(truths)]
-    matches = MedModel(filtering, tokenizer).match(images, both)
+    matches = EngineMatcher(filtering, tokenizer).match(images, both)
     assert sum(right.itm > wrong.itm for right, wrong in matches) >= 10
     assert {"step", "steps", "loss", "lm", "lr", "grad_norm", "seconds"} <= records[-1].keys()
 

@@ -27,9 +27,11 @@ def tokenizer() -> CaptionTokenizer:
 
 def small_config(tokenizer: CaptionTokenizer) -> MedConfig:
     """Small enough for a float64 reference to be quick; 32 px, 4 patches, 2 layers of width 32."""
-    sizes = {"vision_width": 32, "text_width": 32, "projection": 16, "stem_widths": (8, 8, 16)}
+    sizes = {"vision_width": 32, "text_width": 32, "vision_hidden": 64, "text_hidden": 64, "projection": 16}
     ids = {name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")}
-    return replace(preset("tiny"), image_size=32, vocabulary=tokenizer.size, **sizes, **ids)
+    return replace(
+        preset("tiny"), image_size=32, stem_widths=(8, 8, 16), vocabulary=tokenizer.size, **sizes, **ids
+    )
 
 
 @pytest.fixture

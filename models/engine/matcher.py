@@ -1,0 +1,125 @@
+"""A MED's encoders as a :class:`~models.protocols.Matcher` and :class:`~models.protocols.Embedder`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.checkpoint import CLIP_MEAN, CLIP_STD
+from models.engine.linear import Arithmetic
+from models.engine.tower import Tower
+from models.engine.vision import Eyes
+from models.images import RGB, prepare
+from models.med.model import Med
+from models.med.tokenizer import CaptionTokenizer
+from models.protocols import FLOAT32, Images, Inference, Match
+
+# Text tokens that are read at once.
+_TOKENS = 2048
+
+
+class EngineMatcher:
+    """``batch`` images go together; each is encoded once for all its texts."""
+
+    def __init__(
+        self,
+        model: Med,
+        tokenizer: CaptionTokenizer,
+        inference: Inference = FLOAT32,
+        device: str = "cpu",
+        batch: int = 16,
+        pixels: tuple[RGB, RGB] = (CLIP_MEAN, CLIP_STD),
+    ) -> None:
+        model.require("filter")
+        arithmetic = Arithmetic(inference.precision, device)
+        self.config, self.tokenizer, self.batch, self.pixels = model.config, tokenizer, batch, pixels
+        token = inference.itm_token or model.config.itm_token
+        self.first = replace(model.config, itm_token=token).first("filter")
+        self.eyes = Eyes(model, arithmetic)
+        self.tower = Tower(model.text_encoder, model.config, arithmetic)
+        # the three last products stay in float32: they are small, and scores are compared with thresholds
+        self.image_projection, self.text_projection, self.itm_head = (
+            _Head(module, device) for module in (model.vision_proj, model.text_proj, model.itm_head)
+        )
+
+    @torch.inference_mode()
+    def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
+        """ITM probability and ITC cosine of every text of every image; texts are cut at ``max_tokens``."""
+        matches: list[list[Match]] = []
+        for start in range(0, len(images), self.batch):
+            own = texts[start : start + self.batch]
+            shown = [image for image, some in zip(images[start:], own, strict=False) if some]
+            if not shown:
+                matches += [[] for _ in own]
+                continue
+            scored = iter(self._match(self._states(shown), [some for some in own if some]))
+            matches += [[next(scored) for _ in some] for some in own]
+        return matches
+
+    def _match(self, states: Tensor, texts: Sequence[Sequence[str]]) -> Iterator[Match]:
+        """Of images with states (n, positions, width), each with a text or more."""
+        owners = [image for image, some in enumerate(texts) for _ in some]
+        ids = self._ids([text for some in texts for text in some])
+        seen, read = F.normalize(self.image_projection(states[:, 0]), dim=-1), self._embed(ids)
+        for part in _chunks(owners, ids):
+            own = owners[part]
+            first = own[0]
+            judged = [[self.first, *text[1:]] for text in ids[part]]
+            looks = self.tower.read(judged, states[first : own[-1] + 1], [owner - first for owner in own])
+            # float64: in float32 the probability of a good match soon is exactly 1
+            itm = self.itm_head(looks).double().softmax(1)[:, 1]
+            itc = (seen[own] * read[part]).sum(1).clamp(-1.0, 1.0)
+            yield from (Match(*pair) for pair in zip(itm.tolist(), itc.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def embed_images(self, images: Images) -> NDArray[np.float32]:
+        states = [
+            self._states(images[start : start + self.batch]) for start in range(0, len(images), self.batch)
+        ]
+        return self._array([F.normalize(self.image_projection(part[:, 0]), dim=-1) for part in states])
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._array([self._embed(self._ids(texts))] if texts else [])
+
+    def _states(self, images: Images) -> Tensor:
+        return self.eyes.see(prepare(images, self.config.image_size, *self.pixels))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer.rows(texts, self.config.max_tokens)
+
+    def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """ITC embeddings (texts, projection), float32, L2-normalised, of texts that start with [CLS]."""
+        alone = list(range(len(ids)))
+        parts = [self.tower.read(ids[part], None, alone[part]) for part in _chunks(alone, ids)]
+        return F.normalize(self.text_projection(torch.cat(parts)), dim=-1)
+
+    def _array(self, parts: list[Tensor]) -> NDArray[np.float32]:
+        if not parts:
+            return np.empty((0, self.config.projection), dtype=np.float32)
+        return torch.cat(parts).cpu().numpy()
+
+
+class _Head:
+    def __init__(self, module: nn.Linear, device: str) -> None:
+        self.weight, self.bias = module.weight.detach().to(device), module.bias.detach().to(device)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return F.linear(states.float(), self.weight, self.bias)
+
+
+def _chunks(owners: Sequence[int], texts: Sequence[Sequence[int]]) -> Iterator[slice]:
+    """Texts of at most ``_TOKENS`` tokens together (one text at least), the texts of an image in one piece
+    where they fit."""
+    start = tokens = 0
+    for number, text in enumerate(texts):
+        if number > start and tokens + len(text) > _TOKENS:
+            yield slice(start, number)
+            start, tokens = number, 0
+        tokens += len(text)
+    if texts:
+        yield slice(start, len(texts))

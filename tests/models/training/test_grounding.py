@@ -1,0 +1,97 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from data_contracts.errors import TrainingError
+from models.med.model import Med
+from models.med.tokenizer import CaptionTokenizer
+from models.training.data import Batches, PairSet
+from models.training.grounding import Grounding
+from models.training.jobs import FilterSettings, PretrainSettings
+
+SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, seed=3)
+
+
+def losses(
+    model: Med, tokenizer: CaptionTokenizer, pairs: PairSet, step: int = 0, **changes: Any
+) -> dict[str, float]:
+    settings = replace(SETTINGS, **changes)
+    batches = Batches(
+        pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
+    )
+    learner = Grounding(model.eval(), settings, batches, "cpu")
+    return {name: float(value.detach()) for name, value in learner.losses(step).items()}
+
+
+def test_the_loss_is_the_weighted_sum(model: Med, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:
+    plain = losses(model, tokenizer, pairs)
+    assert plain["loss"] == pytest.approx(plain["itc"] + plain["itm"] + plain["lm"])
+    weighed = losses(model, tokenizer, pairs, itc=0.5, itm=2.0, lm=3.0)
+    assert {name: weighed[name] for name in ("itc", "itm", "lm")} == pytest.approx(
+        {name: plain[name] for name in ("itc", "itm", "lm")}
+    )
+    assert weighed["loss"] == pytest.approx(0.5 * plain["itc"] + 2 * plain["itm"] + 3 * plain["lm"])
+
+
+@pytest.mark.parametrize("name", ["itc", "itm", "lm"])
+def test_each_loss_can_be_switched_off(
+    model: Med, tokenizer: CaptionTokenizer, pairs: PairSet, name: str
+) -> None:
+    plain, without = losses(model, tokenizer, pairs), losses(model, tokenizer, pairs, **{name: 0.0})
+    assert name not in without
+    others = [other for other in ("itc", "itm", "lm") if other != name]
+    assert without["loss"] == pytest.approx(sum(plain[other] for other in others))
+
+
+@pytest.mark.parametrize("weights", [{"itm": -1.0}, {"itc": 0.0, "itm": 0.0, "lm": 0.0}])
+def test_weights_that_teach_nothing_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(TrainingError, match="cannot be weighed"):
+        PretrainSettings(**weights)
+    with pytest.raises(TrainingError, match="cannot be weighed"):
+        FilterSettings(itc=0.0, itm=0.0)
+
+
+def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:
+    """alpha grows linearly over the first ``alpha_ramp`` of the steps, then stays (BLIP, appendix)."""
+    asked = []
+
+    def itc(step: int) -> None:
+        learner = Grounding(
+            model,
+            replace(SETTINGS, queue=16, alpha=0.4, alpha_ramp=0.5),
+            Batches(
+                pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
+            ),
+            "cpu",
+        )
+        assert learner.teacher is not None
+        targets = learner.teacher.targets
+
+        def noting(*given: Any) -> Any:
+            asked.append(given[-1])
+            return targets(*given)
+
+        learner.teacher.targets = noting  # type: ignore[method-assign]
+        learner.losses(step)
+
+    for step in (0, 1, 5, 9):
+        itc(step)
+    assert asked == pytest.approx([0.0, 0.08, 0.4, 0.4])
+
+
+def test_a_model_that_shares_nothing_learns_in_both_halves(
+    model: Med, tokenizer: CaptionTokenizer, pairs: PairSet
+) -> None:
+    torch.manual_seed(0)
+    apart = Med(replace(model.config, shared=False))
+    batches = Batches(
+        pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
+    )
+    learner = Grounding(apart, SETTINGS, batches, "cpu")
+    learner.losses(0)["loss"].backward()
+    for half in (apart.text_encoder, apart.text_decoder.bert):
+        gradient = half.encoder.layers()[0].crossattention.self.key.weight.grad
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
