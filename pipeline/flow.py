@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.index import Part
-from pipeline.plan import Node, Plan
-from pipeline.recipe import PlacementKeys
+from pipeline.graph import Graph, Node
+from pipeline.placement import PlacementKeys
 from pipeline.survey import Standing, model_digest, sharded
 from pipeline.task import Resources, Task, Upstream
 from stages.stage import Checkpoint, GlobalStage, ModelRef
@@ -48,7 +48,7 @@ class Flow:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Graph,
         wanted: Sequence[Node],
         run: str,
         standings: Mapping[str, Standing],

@@ -7,29 +7,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
-from pipeline.cluster import Cluster
 from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
+from pipeline.graph import Graph, Node
 from pipeline.index import Part
 from pipeline.lease import Lease
 from pipeline.ledger import READERS, Ledger
-from pipeline.plan import Node, Plan
 from pipeline.progress import Progress
-from pipeline.recipe import plain
 from pipeline.survey import Standing, survey
 from pipeline.task import Crumb, Task
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 VERSIONS = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 REPAIRS = 5
 COMPACT = 1000
 
 
-def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
+def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     """Create the run, or see that the run on disk is this plan's.
 
     With ``parent`` (a fork) every complete stage of it whose fingerprint holds is referred to, not copied.
@@ -39,7 +41,7 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
     """
     record = RunRecord(
         name=plan.recipe.name,
-        recipe=plain(plan.recipe),
+        recipe=plan.recipe.plain(),
         stages={node.name: dict(node.identity) for node in plan},
         fingerprints={node.name: node.fingerprint for node in plan},
         parent=ledger.storage.relative(parent.storage) if parent else None,
@@ -60,7 +62,7 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
                 ledger.close(totals.model_copy(update={"refers_to": place}))
 
 
-def demand_same(plan: Plan, ledger: Ledger) -> None:
+def demand_same(plan: Graph, ledger: Ledger) -> None:
     """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
     found = ledger.record()
     changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
@@ -91,11 +93,11 @@ class Runner:
     """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one."""
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
+        self, plan: Graph, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
     ) -> None:
         self.plan, self.ledger, self.progress = plan, ledger, progress
         self._address, self._join = address, join
-        self._cluster: Cluster | None = None
+        self._cluster: "Cluster | None" = None
         self._lease: Lease | None = None
         self._commits: Counter[str] = Counter()
         self._repairs: Counter[tuple[str, str]] = Counter()
@@ -186,8 +188,10 @@ class Runner:
         if why:
             self.progress.say(f"  {node.name}/{part} is damaged ({why}): set aside, its shard is redone")
 
-    def _connect(self) -> Cluster:
+    def _connect(self) -> "Cluster":
         if self._cluster is None:
+            from pipeline.cluster import Cluster  # Ray is not loaded before a task needs it
+
             self._cluster = Cluster(self._address, self.plan.recipe.poison_limit)
         return self._cluster
 

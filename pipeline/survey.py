@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contracts.ledger import StageTotals
+from pipeline.graph import Graph, Node
 from pipeline.index import Index
 from pipeline.ledger import Ledger
-from pipeline.plan import Node, Plan
 from stages.stage import GlobalStage, Trained
 
 
@@ -57,7 +57,7 @@ def sharded(node: Node) -> bool:
     return not isinstance(node.stage, GlobalStage) or node.stage.lists
 
 
-def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
+def survey(plan: Graph, ledger: Ledger) -> dict[str, Standing]:
     """Every stage's standing, in the plan's order. Nothing is raised for damage: it is in the standings."""
     standings: dict[str, Standing] = {}
     for node in plan:
@@ -74,7 +74,7 @@ def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
 
 
 def _whole(
-    plan: Plan,
+    plan: Graph,
     node: Node,
     totals: StageTotals | None,
     index: Index,
@@ -104,7 +104,7 @@ def _whole(
 
 
 def _by_shard(
-    plan: Plan,
+    plan: Graph,
     node: Node,
     totals: StageTotals | None,
     index: Index,
@@ -131,7 +131,7 @@ def _by_shard(
     return Standing(state, why, shards, sound, missing, superseded)
 
 
-def _superseded(plan: Plan, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
+def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
     """The parts, by shard, that read something which stands no more."""
     if not len(index):
         return {}
