@@ -13,7 +13,7 @@ from models.checkpoint import Role
 from models.med.config import preset
 from models.open import check_model, digest_of
 from models.protocols import Decoding
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph
 from pipeline.recipe import Recipe, SourceKeys, settings_of
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions

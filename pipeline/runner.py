@@ -97,7 +97,7 @@ class Runner:
     ) -> None:
         self.plan, self.ledger, self.progress = plan, ledger, progress
         self._address, self._join = address, join
-        self._cluster: "Cluster | None" = None
+        self._cluster: Cluster | None = None
         self._lease: Lease | None = None
         self._commits: Counter[str] = Counter()
         self._repairs: Counter[tuple[str, str]] = Counter()

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -26,7 +27,17 @@ from pipeline.graph import Graph
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress
 from pipeline.runner import Runner, open_run
-from stages.stage import GlobalStage, Model, Rows, ShardInput, ShardStage, Site, StageInput, Trained, Transform
+from stages.stage import (
+    GlobalStage,
+    Model,
+    Rows,
+    ShardInput,
+    ShardStage,
+    Site,
+    StageInput,
+    Trained,
+    Transform,
+)
 from tests.faults.hazards import ListHazards
 from tests.pipeline.crew import LocalCluster
 
@@ -106,7 +117,7 @@ class Judge(ShardStage):
     consumes: ClassVar[tuple[type[Record], ...]] = (Caption,)
     produces: ClassVar[type[Record]] = Decision
 
-    model: Trained = Trained("learn")
+    model: Trained
 
     def open(self, site: Site) -> Transform:
         threshold = float((Path(site.models[self.model]) / "weights").read_text())
@@ -136,7 +147,7 @@ def plan() -> Graph:
     graph.add("list", ListHazards(SHARDS))
     graph.add("describe", Describe(), "list")
     graph.add("learn", Learn(), "describe")
-    graph.add("judge", Judge(), "describe")
+    graph.add("judge", Judge(Trained("learn")), "describe")
     return graph
 
 
@@ -170,6 +181,8 @@ def _forked(where: Path, failpoint: str) -> int:
 
 
 if __name__ == "__main__":
+    for lazy in ("pandas", "pyarrow.acero", "pyarrow.dataset"):  # what Arrow would import in every fork
+        import_module(lazy)
     for line in sys.stdin:
         asked = json.loads(line)
         print(_forked(Path(asked["run"]), asked["failpoint"]), flush=True)

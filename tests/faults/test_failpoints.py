@@ -108,7 +108,9 @@ def see_whole(run: Path, clean: Path) -> None:
         assert visible == sorted(index.table["name"].to_pylist())
         keys = pa.concat_tables([pq.read_table(run / stage / name) for name in visible])
         keys = keys.select(list(node.stage.produces.key))
-        assert keys.group_by(keys.column_names).aggregate([]).num_rows == keys.num_rows, "a key is there twice"
+        assert keys.group_by(keys.column_names).aggregate([]).num_rows == keys.num_rows, (
+            "a key is there twice"
+        )
         for part in index.parts().values():
             assert part.record is not None
             assert part.record.conserved
