@@ -50,16 +50,25 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
     )
+    if not ledger.exists:
+        # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
+        _refer(plan, ledger, parent)
     if not ledger.create(record):
         demand_same(plan, ledger)
-        return
-    if parent is not None:
-        fingerprints = parent.record().fingerprints
-        for node in plan:
-            totals = parent.totals(node.name)
-            if totals is not None and fingerprints.get(node.name) == node.fingerprint:
-                place = ledger.storage.relative(parent.home(node.name).storage)
-                ledger.close(totals.model_copy(update={"refers_to": place}))
+
+
+def _refer(plan: Graph, ledger: Ledger, parent: Ledger | None) -> None:
+    """Refer to the parent's complete stages whose fingerprints hold, and to nothing else."""
+    fingerprints = parent.record().fingerprints if parent else {}
+    for node in plan:
+        totals = parent.totals(node.name) if parent else None
+        if parent and totals and fingerprints.get(node.name) == node.fingerprint:
+            place = ledger.storage.relative(parent.home(node.name).storage)
+            ledger.close(totals.model_copy(update={"refers_to": place}))
+        elif (
+            stray := ledger.totals(node.name)
+        ) and stray.refers_to:  # of a fork that did not come into being
+            ledger.reopen(node.name)
 
 
 def demand_same(plan: Graph, ledger: Ledger) -> None:

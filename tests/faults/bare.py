@@ -151,25 +151,25 @@ def plan() -> Graph:
     return graph
 
 
-def run(where: Path) -> None:
-    """Run the plan, or carry on, in this process."""
+def run(where: Path, parent: Path | None = None) -> None:
+    """Run the plan, or carry on, in this process; with ``parent`` as a fork of that run."""
     global _diary
     _diary = where.with_suffix(".diary")
     graph, ledger = plan(), Ledger(where)
-    open_run(graph, ledger)
+    open_run(graph, ledger, Ledger(parent) if parent else None)
     runner = Runner(graph, ledger, Progress(Console(quiet=True)), None)
     runner._cluster = LocalCluster()  # type: ignore[assignment]
     runner.run()
 
 
-def _forked(where: Path, failpoint: str) -> int:
+def _forked(where: Path, failpoint: str, parent: Path | None) -> int:
     """The exit code of a process that runs the plan; minus the signal that ended it."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         if failpoint:
             os.environ[VARIABLE] = failpoint
-        run(where)
+        run(where, parent)
         foreign = {"ray", "torch", "transformers"} & sys.modules.keys()
         if foreign:
             print(f"the process is not bare: {foreign}", file=sys.stderr)
@@ -185,4 +185,5 @@ if __name__ == "__main__":
         import_module(lazy)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(_forked(Path(asked["run"]), asked["failpoint"]), flush=True)
+        of = asked["parent"] and Path(asked["parent"])
+        print(_forked(Path(asked["run"]), asked["failpoint"], of), flush=True)

@@ -1,9 +1,11 @@
 """SIGKILL at every step of the commit protocol, each time it is reached; then resume in a new process."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.faults.bare import SHARDS, plan
 from tests.runs.command import snapshot
 
 ROOT = Path(__file__).parents[2]
+MEMORY = Path("/dev/shm")
 KILLED = -9
 PER_STAGE = ("batch", "ended")  # documented in `pipeline.failpoints`: one place for each stage
 HIDDEN = {"_commits", "_rejects", "_stage.json"}
@@ -30,11 +33,12 @@ class Nursery:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def run(self, where: Path, failpoint: str = "") -> int:
+    def run(self, where: Path, failpoint: str = "", parent: Path | None = None) -> int:
         """The exit code of a process that runs the plan, or carries on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps({"run": str(where), "failpoint": failpoint}), file=self._process.stdin, flush=True)
+        asked = {"run": str(where), "failpoint": failpoint, "parent": str(parent or "")}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
 
@@ -51,6 +55,14 @@ def nursery() -> Iterator[Nursery]:
             yield Nursery(process)
         finally:
             process.kill()
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: a killed process loses nothing of it, and a hundred runs wait for
+    no disk."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +189,29 @@ def test_a_run_that_is_killed_again_and_again_ends(nursery: Nursery, clean: Path
         deaths += 1
     assert nursery.run(run) == 0
     assert deaths >= 3
+    see_whole(run, clean)
+
+
+@pytest.mark.parametrize("name", ["totals.after:2", "create.linked:1"])
+def test_a_fork_that_is_killed_as_it_is_made_has_all_its_references_in_the_end(
+    name: str, nursery: Nursery, clean: Path, tmp_path: Path
+) -> None:
+    fork = tmp_path / "fork"
+    assert nursery.run(fork, name, parent=clean) == KILLED
+    assert nursery.run(fork, parent=clean) == 0
+    assert began(fork) == []
+    assert not list(fork.rglob("part-*"))
+    for stage in plan().nodes:
+        assert rows(fork, stage) == rows(clean, stage)
+
+
+def test_references_of_a_fork_that_never_was_do_not_reach_another_run_of_its_name(
+    nursery: Nursery, clean: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert nursery.run(run, "totals.after:3", parent=clean) == KILLED
+    assert nursery.run(run) == 0
+    assert len(began(run)) == 2 * len(SHARDS) + 1
     see_whole(run, clean)
 
 
