@@ -5,31 +5,54 @@ nearest to the end goes first: a shard leaves the pipeline before the next one e
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from pipeline.index import Part
-from pipeline.plan import Node, Plan
-from pipeline.recipe import PlacementKeys
+from pipeline.graph import Graph, Node
+from pipeline.index import Index, Part
+from pipeline.placement import PlacementKeys
 from pipeline.survey import Standing, model_digest, sharded
 from pipeline.task import Resources, Task, Upstream
 from stages.stage import Checkpoint, GlobalStage, ModelRef
 
+FEW = 100
 SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
 
 
 @dataclass
+class _Held:
+    """Name and sha256 of the parts that stand: those that the survey found, and those committed since."""
+
+    index: Index
+    new: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def one(self, shard: str) -> dict[str, tuple[str, str]]:
+        """The shard's part; nothing if it has none."""
+        place = self.new.get(shard) or self.index.place(shard)
+        return {shard: place} if place else {}
+
+    def __contains__(self, shard: str) -> bool:
+        return shard in self.new or shard in self.index
+
+    def shards(self) -> set[str]:
+        return {*self.index.shards, *self.new}
+
+    def all(self) -> dict[str, tuple[str, str]]:
+        return {**self.index.held(), **self.new}
+
+
+@dataclass
 class _Stage:
-    """One stage's state: ``held`` is name and sha256 of the parts that stand, by shard."""
+    """One stage's state. ``queued`` are the shards that were ever in the queue."""
 
     node: Node
     whole: bool
     ended: bool
-    shards: set[str] | None
-    held: dict[str, tuple[str, str]]
+    shards: Set[str] | None
+    held: _Held
     todo: set[str]
-    generations: Callable[[str], int]
     queue: deque[str] = field(default_factory=deque)
+    queued: set[str] = field(default_factory=set)
     again: deque[Task] = field(default_factory=deque)
     running: int = 0
     begun: bool = False
@@ -48,7 +71,7 @@ class Flow:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Graph,
         wanted: Sequence[Node],
         run: str,
         standings: Mapping[str, Standing],
@@ -58,16 +81,18 @@ class Flow:
         self._plan, self._run, self._begun, self._close = plan, run, begun, close
         self._stages: dict[str, _Stage] = {}
         self._digests: dict[str, str] = {}
+        sets: dict[int, Set[str]] = {}  # the stages of a chain have the same tuple of shards: one set for all
         for node in wanted:
             standing = standings[node.name]
             self._stages[node.name] = _Stage(
                 node,
                 isinstance(node.stage, GlobalStage),
                 standing.ended,
-                None if standing.shards is None else set(standing.shards),
-                standing.index.held(),
+                None
+                if standing.shards is None
+                else sets.setdefault(id(standing.shards), frozenset(standing.shards)),
+                _Held(standing.index),
                 set(standing.missing),
-                standing.index.generation,
             )
             if isinstance(node.stage, GlobalStage) and standing.ended:
                 self._digests[node.name] = model_digest(standing.index)
@@ -129,12 +154,12 @@ class Flow:
         for part in committed:
             if part.record is None:
                 raise Overtaken(part.name)
-            stage.held[part.record.shard] = (part.name, part.sha256)
+            stage.held.new[part.record.shard] = (part.name, part.sha256)
             if stage.whole:
                 self._digests[task.name] = str(part.record.facts.get("model", ""))
         stage.todo.discard(task.shard)
         if stage.whole:
-            stage.shards = set(stage.held)
+            stage.shards = stage.held.shards()
             self._end(stage)
             for other in self._stages.values():
                 if task.name in other.node.upstream and not other.whole:
@@ -168,22 +193,26 @@ class Flow:
         if any(one.shards is None for one in above):
             return
         shards = {shard for one in above for shard in one.shards or ()}
-        stage.todo |= shards - (stage.shards or set()) - stage.held.keys()
+        stage.todo |= shards - (stage.shards or set()) - stage.held.shards()
         stage.shards = shards
         self._refill(stage, stage.todo)
         for other in self._stages.values():
             if stage.node.name in other.node.upstream and not other.whole:
                 self._relist(other)
 
-    def _refill(self, stage: _Stage, shards: Iterable[str]) -> None:
+    def _refill(self, stage: _Stage, shards: Set[str]) -> None:
         """Queue the shards whose own upstream parts stand."""
         if stage.whole:
             return
-        above = self._above(stage)
-        waiting = set(stage.queue)
+        above = [one for one in self._above(stage) if one.shards is not None]
+        # For many shards a set of what stands is made; for the one that was just committed it is looked up.
+        stands: list[set[str] | _Held] = [
+            one.held.shards() if len(shards) > FEW else one.held for one in above
+        ]
         for shard in sorted(shards):
-            due = [one for one in above if one.shards is not None and shard in one.shards]
-            if shard not in waiting and due and all(shard in one.held for one in due):
+            due = [held for one, held in zip(above, stands, strict=True) if shard in (one.shards or ())]
+            if shard not in stage.queued and due and all(shard in held for held in due):
+                stage.queued.add(shard)
                 stage.queue.append(shard)
 
     def _settle(self) -> None:
@@ -203,7 +232,7 @@ class Flow:
         upstream = []
         for name in node.upstream:
             held, own = self._stages[name].held, sharded(self._plan.nodes[name]) and not stage.whole
-            parts = {key: held[key] for key in [shard] if key in held} if own else dict(held)
+            parts = held.one(shard) if own else held.all()
             upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
         deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
         return Task(
@@ -223,7 +252,7 @@ class Flow:
             threads=placement.threads or (cpus if stage.whole else max(1, int(placement.cpus))),
             batch=placement.batch,
             deadline=placement.deadline or deadline,
-            generation=stage.generations(shard) if shard else 0,
+            generation=stage.held.index.generation(shard) if shard else 0,
         )
 
     def _digest(self, model: ModelRef) -> str:

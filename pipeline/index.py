@@ -1,5 +1,7 @@
 """The index of a stage's commits: columns, so that a stage of 100,000 parts is looked at in one go."""
 
+import json
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from data_contracts.ledger import InputPart, ShardRecord, StageTotals
 
+_PART = r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$"
+_FEW = pa.dictionary(pa.int32(), pa.string())  # the same value in most rows
+# All of a record in columns. Of a tombstone there is only its name, size and digest.
 INDEX = pa.schema(
     [
         pa.field("shard", pa.string()),
@@ -24,10 +29,18 @@ INDEX = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("rejected", pa.map_(pa.string(), pa.int64())),
         pa.field("inputs", pa.large_string()),
-        pa.field("models", pa.string()),
+        pa.field("models", _FEW),
         pa.field("rejects", pa.string()),
         pa.field("notes", pa.list_(pa.string())),
-        pa.field("record", pa.large_string()),
+        pa.field("facts", pa.large_string()),
+        pa.field("run", _FEW),
+        pa.field("stage", _FEW),
+        pa.field("fingerprint", _FEW),
+        pa.field("contract", _FEW),
+        pa.field("unit", _FEW),
+        pa.field("host", _FEW),
+        pa.field("attempt", pa.int64()),
+        pa.field("finished", pa.string()),
     ]
 )
 
@@ -49,7 +62,18 @@ def inputs_text(inputs: Iterable[InputPart]) -> str:
 
 
 def models_text(models: Mapping[str, str]) -> str:
-    return "".join(sorted(f"{name}={digest};" for name, digest in models.items()))
+    """Models and their digests as JSON, one spelling for one content."""
+    return json.dumps(models, sort_keys=True)
+
+
+def _inputs_of(text: str) -> tuple[InputPart, ...]:
+    """What :func:`inputs_text` wrote."""
+    found = []
+    for one in text.split(";")[:-1]:
+        where, _, sha256 = one.rpartition("@")
+        stage, _, name = where.partition("/")
+        found.append(InputPart(stage=stage, name=name, sha256=sha256))
+    return tuple(found)
 
 
 def rows_of(parts: Iterable[Part]) -> pa.Table:
@@ -70,18 +94,46 @@ def rows_of(parts: Iterable[Part]) -> pa.Table:
                 "models": models_text(record.models),
                 "rejects": record.rejects,
                 "notes": list(record.notes),
-                "record": record.model_dump_json(),
+                "facts": json.dumps(record.facts) if record.facts else None,
+                "run": record.run,
+                "stage": record.stage,
+                "fingerprint": record.fingerprint,
+                "contract": record.contract,
+                "unit": record.unit,
+                "host": record.host,
+                "attempt": record.attempt,
+                "finished": record.finished,
             }
         rows.append(row)
     return pa.Table.from_pylist(rows, INDEX)
+
+
+def named(names: pa.Array) -> pa.Table:
+    """The names of parts, each with its shard and generation; names of other files are left out."""
+    found = pc.extract_regex(names, _PART)
+    names, found = names.filter(found.is_valid()), found.drop_null()
+    shard, generation = (found.field(name) for name in ("shard", "generation"))
+    generation = pc.if_else(pc.equal(generation, ""), "0", generation).cast(pa.int64())
+    return pa.table({"shard": shard, "generation": generation, "name": names})
+
+
+def newest(parts: pa.Table) -> pa.Table:
+    """Of every shard the row of its newest generation, sorted by shard."""
+    if not parts.num_rows:
+        return parts
+    parts = parts.sort_by([("shard", "ascending"), ("generation", "ascending")]).combine_chunks()
+    shard = parts["shard"].combine_chunks()
+    last = pc.not_equal(shard.slice(1), shard.slice(0, len(shard) - 1))
+    return parts.filter(pa.concat_arrays([last, pa.array([True])]))
 
 
 @dataclass(frozen=True)
 class Index:
     """The newest committed part of every shard of a stage that stands: a table of INDEX, sorted by shard.
 
-    ``damaged`` are newest parts that cannot be used, by name, with the evidence. ``given`` is the highest
-    generation of each shard whose name was ever given away, to whatever is under it now.
+    ``damaged`` are newest parts that cannot be used, by name, with the evidence. ``given`` is, of the shards that
+    have no part here, the highest generation whose name was ever given away, to whatever is under it now.
+    Single shards are found by bisection, so that nothing besides the columns is held in memory.
     """
 
     table: pa.Table = field(default_factory=INDEX.empty_table)
@@ -89,18 +141,30 @@ class Index:
     given: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, rows: pa.Table, listed: Mapping[str, int], unusable: Mapping[str, str], given: Mapping[str, int]
-    ) -> Self:
-        """From the index's rows of the newest parts, the sizes found by listing, and what is known to be bad."""
+    def of(cls, rows: pa.Table, listed: pa.Table, unusable: Mapping[str, str], given: pa.Table) -> Self:
+        """From the index's rows of the newest parts, and what is known to be bad.
+
+        ``listed`` has the names and sizes of the files that are there, ``given`` the shards and generations of all
+        names that were ever given away.
+        """
         damaged = dict(unusable)
-        rows = rows.filter(pc.is_valid(rows["record"])).sort_by("shard")
-        for name, size in zip(rows["name"].to_pylist(), rows["size"].to_pylist(), strict=True):
-            if listed[name] != size:
-                damaged.setdefault(name, f"{listed[name]} bytes instead of {size}")
+        rows = rows.filter(pc.is_valid(rows["shard"])).sort_by("shard").combine_chunks()
+        place = pc.index_in(rows["name"].combine_chunks(), listed["name"].combine_chunks())
+        found = listed["size"].combine_chunks().take(place)
+        other = pc.not_equal(found, rows["size"].combine_chunks())
+        for name, size, now in zip(
+            rows["name"].filter(other).to_pylist(),
+            rows["size"].filter(other).to_pylist(),
+            found.filter(other).to_pylist(),
+            strict=True,
+        ):
+            damaged.setdefault(name, f"{now} bytes instead of {size}")
         if damaged:
             rows = rows.filter(pc.invert(pc.is_in(rows["name"], pa.array(damaged, pa.string()))))
-        return cls(rows.combine_chunks(), damaged, given)
+        rows = rows.combine_chunks()
+        without = newest(given.filter(pc.invert(pc.is_in(given["shard"], rows["shard"].combine_chunks()))))
+        columns = (without[name].to_pylist() for name in ("shard", "generation"))
+        return cls(rows, damaged, dict(zip(*columns, strict=True)))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -111,28 +175,52 @@ class Index:
         return shards
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {shard: row for row, shard in enumerate(self.shards)}
+    def _shards(self) -> pa.Array:
+        return self.table["shard"].combine_chunks()
+
+    def _row(self, shard: str) -> int | None:
+        """The row of a shard."""
+        row = bisect_left(range(len(self)), shard, key=lambda row: self._shards[row].as_py())
+        return row if row < len(self) and self._shards[row].as_py() == shard else None
 
     def __contains__(self, shard: str) -> bool:
-        return shard in self._rows
+        return self._row(shard) is not None
+
+    def missing(self, shards: Sequence[str]) -> tuple[str, ...]:
+        """Those of these shards that have no part."""
+        asked = pa.array(shards, pa.string())
+        return tuple(asked.filter(pc.invert(pc.is_in(asked, self._shards))).to_pylist())
 
     def part(self, shard: str) -> Part:
-        """One shard's part, with its whole record."""
-        row = self.table.slice(self._rows[shard], 1).to_pylist()[0]
-        record = ShardRecord.model_validate_json(row["record"])
-        return Part(name=row["name"], size=row["size"], sha256=row["sha256"], record=record)
+        """One shard's part, with its whole record. Raises :class:`KeyError`."""
+        row = self._row(shard)
+        if row is None:
+            raise KeyError(shard)
+        (found,) = self.table.slice(row, 1).to_pylist()
+        own = {name: found.pop(name) for name in ("name", "size", "sha256")}
+        record = ShardRecord.model_validate(
+            {
+                **found,
+                "rejected": dict(found["rejected"]),
+                "inputs": _inputs_of(found["inputs"]),
+                "models": json.loads(found["models"]),
+                "facts": json.loads(found["facts"] or "{}"),
+            }
+        )
+        return Part(**own, record=record)
 
     def parts(self) -> dict[str, Part]:
         """Every part by its shard. Costs a record a part: for stages of a few parts, and for tests."""
         return {shard: self.part(shard) for shard in self.shards}
 
-    def held(self, shards: Sequence[str] | None = None) -> dict[str, tuple[str, str]]:
-        """Name and digest of the parts of these shards, or of all; a shard without a part is left out."""
-        table = self.table
-        if shards is not None:
-            table = table.take([self._rows[shard] for shard in shards if shard in self._rows])
-        columns = (table[name].to_pylist() for name in ("shard", "name", "sha256"))
+    def place(self, shard: str) -> tuple[str, str] | None:
+        """Name and digest of a shard's part."""
+        row = self._row(shard)
+        return None if row is None else (self.table["name"][row].as_py(), self.table["sha256"][row].as_py())
+
+    def held(self) -> dict[str, tuple[str, str]]:
+        """Name and digest of all parts, by shard."""
+        columns = (self.table[name].to_pylist() for name in ("shard", "name", "sha256"))
         return {shard: (name, digest) for shard, name, digest in zip(*columns, strict=True)}
 
     def generation(self, shard: str) -> int:
@@ -140,14 +228,16 @@ class Index:
 
         That of its newest part if that one stands (a commit will then lose to it), else the next one.
         """
-        if shard in self:
-            return int(self.table["generation"][self._rows[shard]].as_py())
-        return self.given.get(shard, -1) + 1
+        row = self._row(shard)
+        return self.given.get(shard, -1) + 1 if row is None else int(self.table["generation"][row].as_py())
 
     def without(self, shards: Iterable[str]) -> "Index":
         """The index without these shards' parts, as it is once they are buried."""
         gone = pc.is_in(self.table["shard"], pa.array(list(shards), pa.string()))
-        return Index(self.table.filter(pc.invert(gone)), self.damaged, self.given)
+        left = self.table.filter(gone)
+        columns = (left[name].to_pylist() for name in ("shard", "generation"))
+        given = {**self.given, **dict(zip(*columns, strict=True))}
+        return Index(self.table.filter(pc.invert(gone)).combine_chunks(), self.damaged, given)
 
     def totals(self, stage: str, fingerprint: str) -> StageTotals:
         """The sums over the parts."""

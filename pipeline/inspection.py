@@ -36,13 +36,17 @@ class StageView:
 
 def stages(ledger: Ledger) -> list[StageView]:
     """Every stage of the run's plan, in its order."""
-    return [view(ledger, name) for name in ledger.record().fingerprints]
+    return [_view(ledger, name, value) for name, value in ledger.record().fingerprints.items()]
 
 
 def view(ledger: Ledger, name: str) -> StageView:
     """One stage."""
-    closed, index = ledger.totals(name), ledger.index(name)
-    totals = index.totals(name, ledger.record().fingerprints[name])
+    return _view(ledger, name, ledger.record().fingerprints[name])
+
+
+def _view(ledger: Ledger, name: str, fingerprint: str) -> StageView:
+    closed, index = ledger.look(name)
+    totals = index.totals(name, fingerprint)
     notes = pc.unique(pc.list_flatten(index.table["notes"])).to_pylist()
     return StageView(name, closed is not None, (closed and closed.refers_to) or "", totals, tuple(notes))
 
@@ -208,8 +212,9 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
                         problem = f"models/{stage} has digest {found[:12]} instead of {digest[:12]}"
             except CapfiltError as error:
                 problem = error.evidence or error.what
-            with suppress(CapfiltError):  # a copy may be read-only
-                ledger.suspect(stage, name, problem)
+            if problem:
+                with suppress(CapfiltError):  # a copy may be read-only
+                    ledger.suspect(stage, name, problem)
             yield stage, name, problem
         yield from _unaccounted(ledger, stage)
 

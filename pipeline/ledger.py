@@ -9,7 +9,6 @@ under the next generation's name.
 """
 
 import hashlib
-import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,24 +24,18 @@ from pydantic import ValidationError
 from data_contracts.errors import DamageError, SourceError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
 from pipeline.failpoints import failpoint
-from pipeline.index import INDEX, Index, Part, rows_of
+from pipeline.index import INDEX, Index, Part, named, newest, rows_of
 from pipeline.storage import Storage, storage_at
 
 RECORD = b"capfilt.record"
 TOMBSTONE = b"capfilt.tombstone"
 READERS = 16
-_PART = re.compile(r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$")
+AT_ONCE = 2000  # records that are in memory as objects before they become columns
 
 
 def part_name(shard: str, generation: int = 0) -> str:
     """The one name under which a generation of a shard can be committed."""
     return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
-
-
-def _place_of(name: str) -> tuple[str, int] | None:
-    """The shard and the generation that a part's name says; ``None`` for a file of somebody else."""
-    match = _PART.match(name)
-    return (match["shard"], int(match["generation"] or 0)) if match else None
 
 
 class Ledger:
@@ -95,7 +88,9 @@ class Ledger:
 
     def home(self, stage: str) -> "Ledger":
         """The ledger that holds the stage's files: this run's, or an ancestor's that it refers to."""
-        totals = self.totals(stage)
+        return self._home(stage, self.totals(stage))
+
+    def _home(self, stage: str, totals: StageTotals | None) -> "Ledger":
         if totals is None or totals.refers_to is None:
             return self
         return Ledger(self.storage.at(totals.refers_to)).home(stage)
@@ -124,29 +119,41 @@ class Ledger:
 
         Storage is listed, and sizes compared with the index; only parts that the index does not know are read.
         """
-        return self.home(stage)._index(stage)
+        return self.look(stage)[1]
+
+    def look(self, stage: str) -> tuple[StageTotals | None, Index]:
+        """A stage's totals, if it is complete, and its index; the totals of a long stage are read once for both."""
+        totals = self.totals(stage)
+        return totals, self._home(stage, totals)._index(stage)
 
     def _index(self, stage: str) -> Index:
-        listed: dict[str, int] = {}
-        newest: dict[str, tuple[int, str]] = {}
-        for entry in self.storage.entries(stage):
-            if place := _place_of(entry.name):
-                listed[entry.name] = entry.size
-                newest[place[0]] = max(newest.get(place[0], (-1, "")), (place[1], entry.name))
-        given = {shard: generation for shard, (generation, _) in newest.items()}
+        files = self._listed(stage)
+        listed = named(files["name"].combine_chunks())
+        single = self._listed(f"{stage}/_commits")["name"].combine_chunks()
+        single = pc.replace_substring_regex(single, r"\.json$", "")
         known = self._compacted(stage)
-        single = {name.removesuffix(".json") for name, _ in self.storage.entries(f"{stage}/_commits")}
+        last = newest(listed)["name"].combine_chunks()
+        compacted = known.filter(
+            pc.and_(
+                pc.is_in(known["name"], last), pc.invert(pc.is_in(known["name"], single))
+            )  # an entry says what is newer
+        )
+        unknown = last.filter(pc.invert(pc.is_in(last, compacted["name"].combine_chunks())))
+        found, damaged = self._entries(stage, unknown.to_pylist())
         # A name whose file somebody deleted was given away too.
-        for name in {*known["name"].to_pylist(), *single} - listed.keys():
-            if place := _place_of(name):
-                given[place[0]] = max(given.get(place[0], -1), place[1])
-        wanted = {name for _, name in newest.values()}
-        compacted = set(known["name"].to_pylist()) - single
-        found, damaged = self._entries(stage, sorted(wanted - compacted))
-        use = pa.array(sorted(wanted & compacted), pa.string())
-        rows = pa.concat_tables([known.filter(pc.is_in(known["name"], use)), rows_of(found)])
-        notes = {name: note for name, note in self._suspicions(stage).items() if name in wanted}
-        return Index.of(rows, listed, {**damaged, **notes}, given)
+        given = pa.concat_tables([listed, named(known["name"].combine_chunks()), named(single)])
+        notes = self._suspicions(stage)
+        wanted = set(last.filter(pc.is_in(last, pa.array(notes, pa.string()))).to_pylist())
+        notes = {name: note for name, note in notes.items() if name in wanted}
+        return Index.of(pa.concat_tables([compacted, found]), files, {**damaged, **notes}, given)
+
+    def _listed(self, folder: str) -> pa.Table:
+        """Names and sizes of a folder's files, as columns."""
+        names, sizes = [], []
+        for name, size in self.storage.entries(folder):
+            names.append(name)
+            sizes.append(size)
+        return pa.table({"name": pa.array(names, pa.string()), "size": pa.array(sizes, pa.int64())})
 
     def _compacted(self, stage: str) -> pa.Table:
         """The part of the index that is one file; empty when it is not there or cannot be read."""
@@ -156,8 +163,8 @@ class Ledger:
         except (FileNotFoundError, pa.ArrowException, ValueError, OSError):
             return INDEX.empty_table()
 
-    def _entries(self, stage: str, names: Sequence[str]) -> tuple[list[Part], dict[str, str]]:
-        """The parts that the compacted index lacks, and by name what is wrong with a part's footer."""
+    def _entries(self, stage: str, names: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+        """Rows for the parts that the compacted index lacks, and by name what is wrong with a part's footer."""
         damaged: dict[str, str] = {}
 
         def look(name: str) -> Part | None:
@@ -167,8 +174,12 @@ class Ledger:
                 damaged[name] = error.evidence
                 return None
 
+        rows = [INDEX.empty_table()]
         with ThreadPoolExecutor(READERS) as pool:
-            return [part for part in pool.map(look, names) if part], damaged
+            for start in range(0, len(names), AT_ONCE):
+                found = pool.map(look, names[start : start + AT_ONCE])
+                rows.append(rows_of(part for part in found if part))
+        return pa.concat_tables(rows), damaged
 
     def compact(self, stage: str) -> None:
         """Make one file of the stage's index. What two runners lose to each other by it is rebuilt from footers."""
@@ -179,8 +190,8 @@ class Ledger:
             return
         found, _ = self._entries(stage, [name.removesuffix(".json") for name in entries])
         known = self._compacted(stage)
-        old = pc.is_in(known["name"], pa.array([part.name for part in found], pa.string()))
-        rows = pa.concat_tables([known.filter(pc.invert(old)), rows_of(found)]).sort_by("name")
+        old = pc.is_in(known["name"], found["name"].combine_chunks())
+        rows = pa.concat_tables([known.filter(pc.invert(old)), found]).sort_by("name").unify_dictionaries()
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="zstd")
         self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
@@ -246,7 +257,7 @@ class Ledger:
         Raises:
             DamageError: when the file is missing, shorter, longer or altered.
         """
-        home = self.home(stage)
+        home = _home_of(self.url, stage)
         try:
             data = home.storage.read(f"{stage}/{name}")
             found = hashlib.sha256(data).hexdigest()
@@ -321,6 +332,12 @@ class Ledger:
             DamageError: when it is not the model that was committed.
         """
         return _model(self.home(name).url, name, digest)
+
+
+@cache
+def _home_of(run: str, stage: str) -> Ledger:
+    """Where a stage's parts lie, for who reads many of them: it is settled when the run is created."""
+    return Ledger(run).home(stage)
 
 
 @cache

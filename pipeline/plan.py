@@ -1,24 +1,22 @@
 """From a recipe to a graph of stages with fingerprints: pure, besides looking at sources and models."""
 
 import hashlib
-import importlib.metadata
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import PIL
 
-from data_contracts.contract import Contract
 from data_contracts.errors import RecipeError
-from data_contracts.fingerprint import fingerprint, identity_of
 from models.checkpoint import ROLES, Role, locate_family
 from models.engine.precision import fast_precision
 from models.med.config import preset
 from models.open import ENGINE, ModelFacts, check_model, digest_of
 from models.protocols import Decoding, Inference
+from pipeline.graph import Graph
 from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
@@ -44,48 +42,12 @@ from stages.train import (
 )
 
 
-@dataclass(frozen=True)
-class Node:
-    """A stage in its place: the stages whose parts it reads, and those whose models it needs."""
-
-    name: str
-    stage: Stage
-    upstream: tuple[str, ...]
-    fingerprint: str
-    identity: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        trained = (model.stage for model in self.stage.models if isinstance(model, Trained))
-        return tuple(dict.fromkeys((*self.upstream, *trained)))
-
-
-class Plan:
+class Plan(Graph):
     """The stages of a recipe in an order in which they can run."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.nodes: dict[str, Node] = {}
+        super().__init__(recipe)
         _Builder(self, recipe).build()
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self.nodes.values())
-
-    def add(self, name: str, stage: Stage, *upstream: str) -> None:
-        identity = {
-            "stage": identity_of(stage, name),
-            "reads": {record.__name__: Contract(record).identity for record in stage.consumes},
-            "writes": Contract(stage.produces).identity,
-            "with": {name: _version(name) for name in stage.libraries},
-        }
-        trained = [model.stage for model in stage.models if isinstance(model, Trained)]
-        above = {need: self.nodes[need].fingerprint for need in (*upstream, *trained)}
-        self.nodes[name] = Node(name, stage, upstream, fingerprint({**identity, "after": above}), identity)
-
-
-def _version(distribution: str) -> str:
-    """Without the local part, which says for which hardware it was built."""
-    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 class _Builder:

@@ -23,6 +23,7 @@ from data_contracts.errors import RecipeError
 from models.engine.precision import fast_precision
 from models.protocols import Decoding, Precision
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
+from pipeline.placement import PlacementKeys
 from pipeline.storage import is_url
 from stages.guard import CaptionGuard
 from stages.select import Rule
@@ -113,17 +114,6 @@ class ShardKeys(Strict):
     target: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] = 256 * 10**6
 
 
-class PlacementKeys(Strict):
-    """Where and how a stage runs; none of it changes a result. ``deadline`` is in seconds for one shard."""
-
-    actors: int | None = Field(default=None, ge=1)
-    cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=0.0, ge=0)
-    batch: int = Field(default=64, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    deadline: float | None = Field(default=None, gt=0)
-
-
 STAGES = (
     *("list_web", "list_human", "human", "ingest"),
     *("tokenizer", "warmup", "pretrain", "filter", "captioner", "calibrate", "evaluate"),
@@ -185,6 +175,10 @@ class Recipe(Strict):
     def run(self) -> str:
         """Where the run lies: a folder or a url."""
         return f"{self.output.rstrip('/')}/{self.name}"
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as JSON types, without keys that were not given; :func:`parse` reads it back."""
+        return self.model_dump(mode="json", exclude_unset=False, exclude_none=True)
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -319,11 +313,6 @@ def _settled(recipe: Recipe) -> Recipe:
     gpu = any(recipe.placement[stage].gpus > 0 for stage in ("caption", "score") if stage in recipe.placement)
     models = recipe.models.model_copy(update={"precision": fast_precision(gpu)})
     return recipe.model_copy(update={"models": models})
-
-
-def plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON types, without keys that were not given; :func:`parse` reads it back."""
-    return recipe.model_dump(mode="json", exclude_unset=False, exclude_none=True)
 
 
 def settings_of(kind: type[Any], keys: Any, seed: int) -> Any:

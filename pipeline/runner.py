@@ -7,29 +7,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
-from pipeline.cluster import Cluster
 from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
+from pipeline.graph import Graph, Node
 from pipeline.index import Part
 from pipeline.lease import Lease
 from pipeline.ledger import READERS, Ledger
-from pipeline.plan import Node, Plan
 from pipeline.progress import Progress
-from pipeline.recipe import plain
 from pipeline.survey import Standing, survey
 from pipeline.task import Crumb, Task
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 VERSIONS = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 REPAIRS = 5
 COMPACT = 1000
 
 
-def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
+def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     """Create the run, or see that the run on disk is this plan's.
 
     With ``parent`` (a fork) every complete stage of it whose fingerprint holds is referred to, not copied.
@@ -39,7 +41,7 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
     """
     record = RunRecord(
         name=plan.recipe.name,
-        recipe=plain(plan.recipe),
+        recipe=plan.recipe.plain(),
         stages={node.name: dict(node.identity) for node in plan},
         fingerprints={node.name: node.fingerprint for node in plan},
         parent=ledger.storage.relative(parent.storage) if parent else None,
@@ -48,19 +50,28 @@ def open_run(plan: Plan, ledger: Ledger, parent: Ledger | None = None) -> None:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
     )
+    if not ledger.exists:
+        # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
+        _refer(plan, ledger, parent)
     if not ledger.create(record):
         demand_same(plan, ledger)
-        return
-    if parent is not None:
-        fingerprints = parent.record().fingerprints
-        for node in plan:
-            totals = parent.totals(node.name)
-            if totals is not None and fingerprints.get(node.name) == node.fingerprint:
-                place = ledger.storage.relative(parent.home(node.name).storage)
-                ledger.close(totals.model_copy(update={"refers_to": place}))
 
 
-def demand_same(plan: Plan, ledger: Ledger) -> None:
+def _refer(plan: Graph, ledger: Ledger, parent: Ledger | None) -> None:
+    """Refer to the parent's complete stages whose fingerprints hold, and to nothing else."""
+    fingerprints = parent.record().fingerprints if parent else {}
+    for node in plan:
+        totals = parent.totals(node.name) if parent else None
+        if parent and totals and fingerprints.get(node.name) == node.fingerprint:
+            place = ledger.storage.relative(parent.home(node.name).storage)
+            ledger.close(totals.model_copy(update={"refers_to": place}))
+        elif (
+            stray := ledger.totals(node.name)
+        ) and stray.refers_to:  # of a fork that did not come into being
+            ledger.reopen(node.name)
+
+
+def demand_same(plan: Graph, ledger: Ledger) -> None:
     """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
     found = ledger.record()
     changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
@@ -91,7 +102,7 @@ class Runner:
     """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one."""
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
+        self, plan: Graph, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
     ) -> None:
         self.plan, self.ledger, self.progress = plan, ledger, progress
         self._address, self._join = address, join
@@ -186,8 +197,10 @@ class Runner:
         if why:
             self.progress.say(f"  {node.name}/{part} is damaged ({why}): set aside, its shard is redone")
 
-    def _connect(self) -> Cluster:
+    def _connect(self) -> "Cluster":
         if self._cluster is None:
+            from pipeline.cluster import Cluster  # Ray is not loaded before a task needs it
+
             self._cluster = Cluster(self._address, self.plan.recipe.poison_limit)
         return self._cluster
 

@@ -13,7 +13,7 @@ from ray.job_submission import JobSubmissionClient
 
 import pipeline
 from data_contracts.errors import StageError
-from pipeline.recipe import Recipe, plain
+from pipeline.recipe import Recipe
 
 PACKAGES = ("data_contracts", "models", "stages", "pipeline")
 
@@ -33,7 +33,7 @@ def submit(recipe: Recipe, address: str, until: str | None = None) -> str:
             shutil.copytree(
                 root / package, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__")
             )
-        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe), sort_keys=False))
+        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
         command = "run recipe.yaml" + (f" --until {shlex.quote(until)}" if until else "")
         # The interpreter of this environment where the node has it at the same place, else the node's own.
         python = f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contracts.ledger import StageTotals
-from pipeline.index import Index
+from pipeline.graph import Graph, Node
+from pipeline.index import Index, models_text
 from pipeline.ledger import Ledger
-from pipeline.plan import Node, Plan
 from stages.stage import GlobalStage, Trained
 
 
@@ -57,11 +57,11 @@ def sharded(node: Node) -> bool:
     return not isinstance(node.stage, GlobalStage) or node.stage.lists
 
 
-def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
+def survey(plan: Graph, ledger: Ledger) -> dict[str, Standing]:
     """Every stage's standing, in the plan's order. Nothing is raised for damage: it is in the standings."""
     standings: dict[str, Standing] = {}
     for node in plan:
-        totals, index = ledger.totals(node.name), ledger.index(node.name)
+        totals, index = ledger.look(node.name)
         waiting = [need for need in node.needs if not standings[need].ended]
         if totals is not None and totals.refers_to and not index.damaged:
             why = f"same fingerprint as in {totals.refers_to}"
@@ -74,7 +74,7 @@ def survey(plan: Plan, ledger: Ledger) -> dict[str, Standing]:
 
 
 def _whole(
-    plan: Plan,
+    plan: Graph,
     node: Node,
     totals: StageTotals | None,
     index: Index,
@@ -104,7 +104,7 @@ def _whole(
 
 
 def _by_shard(
-    plan: Plan,
+    plan: Graph,
     node: Node,
     totals: StageTotals | None,
     index: Index,
@@ -116,10 +116,10 @@ def _by_shard(
     if unlisted := [name for name in above if standings[name].shards is None]:
         first = next((need for need in waiting if need in unlisted), unlisted[0])
         return Standing(State.WAITING, f"after {first}", None, index)
-    shards = tuple(sorted({shard for name in above for shard in standings[name].shards or ()}))
+    shards = _union([standings[name].shards or () for name in above])
     superseded = _superseded(plan, node, index, standings)
     sound = index.without(superseded) if superseded else index
-    missing = tuple(shard for shard in shards if shard not in sound)
+    missing = sound.missing(shards)
     if not missing and totals is not None:
         return Standing(State.DONE, "complete", shards, sound)
     why = f"{len(missing)} of {len(shards)} shards to do"
@@ -131,7 +131,15 @@ def _by_shard(
     return Standing(state, why, shards, sound, missing, superseded)
 
 
-def _superseded(plan: Plan, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
+def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """All of these shards, sorted; the same object where they are the same, as in a chain of stages."""
+    first = lists[0]
+    if all(other == first for other in lists):
+        return first
+    return tuple(sorted(set().union(*lists)))
+
+
+def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
     """The parts, by shard, that read something which stands no more."""
     if not len(index):
         return {}
@@ -151,7 +159,8 @@ def _superseded(plan: Plan, node: Node, index: Index, standings: Mapping[str, St
     for model in node.stage.models:
         if isinstance(model, Trained):
             digest = model_digest(standings[model.stage].index)
-            same = pc.match_substring(index.table["models"].combine_chunks(), f"{model.stage}={digest};")
+            entry = models_text({model.stage: digest})[1:-1]
+            same = pc.match_substring(index.table["models"].combine_chunks().cast(pa.string()), entry)
             sound = pc.and_(sound, same)
     gone = index.table.filter(pc.invert(pc.fill_null(sound, False)))
     return dict(zip(gone["shard"].to_pylist(), gone["name"].to_pylist(), strict=True))
@@ -159,5 +168,5 @@ def _superseded(plan: Plan, node: Node, index: Index, standings: Mapping[str, St
 
 def model_digest(index: Index) -> str:
     """The digest of the model that a stage made; empty when it has not."""
-    part = next(iter(index.parts().values()), None) if len(index) else None
+    part = index.part(index.table["shard"][0].as_py()) if len(index) else None
     return str(part.record.facts.get("model", "")) if part and part.record else ""

@@ -285,6 +285,9 @@ def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bo
             return [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]
         if isinstance(task.stage, GlobalStage):
             committed = _run_global(task, task.stage, ledger, inputs, site, read)
+            if all(part.record is not None for part, _ in committed):
+                # Closed here, before its checkpoints go: a driver that dies now must not train again.
+                ledger.close(ledger.index(task.name).totals(task.name, task.fingerprint))
             ledger.storage.forget(lasting)
             return committed
         raise TypeError(type(task.stage))

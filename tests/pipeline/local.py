@@ -8,14 +8,12 @@ from rich.console import Console
 
 from data_contracts.identity import image_id, split_of
 from data_contracts.records import Split
-from pipeline.flow import Flow
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from pipeline.recipe import parse
 from pipeline.runner import Runner, open_run
-from pipeline.scheduler import Ended, Watch
-from pipeline.task import run_task
+from tests.pipeline.crew import LocalCluster
 from tests.stages.rows import png
 
 HUMAN, TEST, WEB = 24, 6, 9
@@ -26,26 +24,6 @@ def _human() -> list[int]:
     test = [number for number in range(1000, 1200) if split_of(image_id(png(number))) is Split.TEST]
     other = [number for number in range(1000, 1200) if number not in test]
     return sorted(test[:TEST] + other[: HUMAN - TEST])
-
-
-class LocalCrew:
-    """What a runner asks of :class:`pipeline.scheduler.Crew`, with this process as the only worker."""
-
-    def run(self, flow: Flow, ended: Ended, watch: Watch) -> None:
-        while not flow.finished:
-            task = next(flow.ready(1))
-            flow.begin(task)
-            watch({task.label: (task, 0)}, {})
-            committed = tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
-            ended(task, committed)
-            flow.end(task, [part for part, _ in committed])
-
-
-class LocalCluster:
-    crew = LocalCrew()
-
-    def close(self) -> None:
-        pass
 
 
 def write_data(folder: Path) -> None:

@@ -25,7 +25,7 @@ def refused(plan: Plan, world: World) -> RunChangedError:
 def test_a_library_version_is_named_with_both_values(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = {node.name: dict(node.identity) for node in done.plan()}
     versions = identity["caption"]["with"]
-    monkeypatch.setattr("pipeline.plan._version", lambda name: "99.0" if name == "torch" else versions[name])
+    monkeypatch.setattr("pipeline.graph._version", lambda name: "99.0" if name == "torch" else versions[name])
     error = refused(done.plan(), done)
     assert "with.torch differs" in error.what
     assert "ingest" not in error.remedy  # it computes with Pillow alone
@@ -35,7 +35,7 @@ def test_a_library_version_is_named_with_both_values(done: World, monkeypatch: p
 def test_the_build_of_a_library_for_another_hardware_is_the_same_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.plan import _version
+    from pipeline.graph import _version
 
     monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cu130")
     assert _version("torch") == "2.13.0"

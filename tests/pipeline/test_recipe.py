@@ -7,7 +7,7 @@ import yaml
 from data_contracts.errors import RecipeError
 from models.protocols import Decoding
 from models.training.jobs import FilterSettings
-from pipeline.recipe import ParentsKeys, Recipe, load, parse, plain, settings_of
+from pipeline.recipe import ParentsKeys, Recipe, load, parse, settings_of
 from stages.select import Rule
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +38,9 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_what_a_run_writes_down_reads_back_as_the_same_recipe(path: Path) -> None:
     recipe = load(path)
-    again = parse(plain(recipe))
+    again = parse(recipe.plain())
     assert again == recipe
-    assert plain(again) == plain(recipe)
+    assert again.plain() == recipe.plain()
 
 
 def test_there_are_examples() -> None:
@@ -170,7 +170,7 @@ def test_auto_precision_is_settled_when_the_recipe_is_loaded(
     monkeypatch.setattr("pipeline.recipe.fast_precision", lambda gpu: "bf16" if gpu else "fp32")
     plain_machine = load(write(tmp_path / "r.yaml", minimal()))
     assert plain_machine.models.precision == "fp32"
-    assert parse(plain(plain_machine)).models.precision == "fp32"
+    assert parse(plain_machine.plain()).models.precision == "fp32"
     assert load(tmp_path / "r.yaml", ["placement.score.gpus=1"]).models.precision == "bf16"
     assert load(tmp_path / "r.yaml", ["models.precision=int8"]).models.precision == "int8"
 

@@ -1,0 +1,56 @@
+"""Stages in an order in which they can run, with what each reads. Loads neither Ray nor any model's library."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from data_contracts.contract import Contract
+from data_contracts.fingerprint import fingerprint, identity_of
+from stages.stage import Stage, Trained
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage in its place: the stages whose parts it reads, and those whose models it needs."""
+
+    name: str
+    stage: Stage
+    upstream: tuple[str, ...]
+    fingerprint: str
+    identity: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        trained = (model.stage for model in self.stage.models if isinstance(model, Trained))
+        return tuple(dict.fromkeys((*self.upstream, *trained)))
+
+
+class Graph:
+    """The stages of a run. They enter it in an order in which they can run."""
+
+    def __init__(self, recipe: "Recipe") -> None:
+        self.recipe = recipe
+        self.nodes: dict[str, Node] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def add(self, name: str, stage: Stage, *upstream: str) -> None:
+        identity = {
+            "stage": identity_of(stage, name),
+            "reads": {record.__name__: Contract(record).identity for record in stage.consumes},
+            "writes": Contract(stage.produces).identity,
+            "with": {name: _version(name) for name in stage.libraries},
+        }
+        trained = [model.stage for model in stage.models if isinstance(model, Trained)]
+        above = {need: self.nodes[need].fingerprint for need in (*upstream, *trained)}
+        self.nodes[name] = Node(name, stage, upstream, fingerprint({**identity, "after": above}), identity)
+
+
+def _version(distribution: str) -> str:
+    """Without the local part, which says for which hardware it was built."""
+    return importlib.metadata.version(distribution).partition("+")[0]

@@ -1,0 +1,16 @@
+"""The recipe's `placement`: where and how a stage runs, which changes no result."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PlacementKeys(BaseModel):
+    """One stage's. ``deadline`` is in seconds for one shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actors: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+    batch: int = Field(default=64, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    deadline: float | None = Field(default=None, gt=0)

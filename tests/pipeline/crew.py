@@ -1,0 +1,29 @@
+"""A crew without Ray: this process is the only worker. Loads no library of a model."""
+
+from typing import TYPE_CHECKING
+
+from pipeline.flow import Flow
+from pipeline.task import run_task
+
+if TYPE_CHECKING:
+    from pipeline.scheduler import Ended, Watch
+
+
+class LocalCrew:
+    """What a runner asks of :class:`pipeline.scheduler.Crew`, with this process as the only worker."""
+
+    def run(self, flow: Flow, ended: "Ended", watch: "Watch") -> None:
+        while not flow.finished:
+            task = next(flow.ready(1))
+            flow.begin(task)
+            watch({task.label: (task, 0)}, {})
+            committed = tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
+            ended(task, committed)
+            flow.end(task, [part for part, _ in committed])
+
+
+class LocalCluster:
+    crew = LocalCrew()
+
+    def close(self) -> None:
+        pass
