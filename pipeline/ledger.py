@@ -86,10 +86,7 @@ class Ledger:
 
     def create(self, record: RunRecord) -> bool:
         """Publish ``run.json``; ``False`` when the run exists already."""
-        with self.storage.scratch() as folder:
-            path = folder / "run.json"
-            path.write_text(record.model_dump_json(indent=2))
-            return self.storage.create("run.json", path)
+        return self.storage.claim("run.json", record.model_dump_json(indent=2).encode())
 
     # -- stages -------------------------------------------------------------------------------------------
 
