@@ -23,6 +23,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import plain
 from pipeline.survey import Standing, survey
 from pipeline.task import Crumb, Task
+from stages.stage import GlobalStage
 
 VERSIONS = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 REPAIRS = 5
@@ -153,7 +154,9 @@ class Runner:
         try:
             if not flow.finished:
                 self._connect().crew.run(flow, self._ended, self._watch)
-            return True
+            # A listing, a model or figures that were made anew supersede what had read the old ones.
+            anew = any(isinstance(n.stage, GlobalStage) and not standings[n.name].ended for n in wanted)
+            return not (anew and any(len(s.index) for s in standings.values() if not s.ended))
         except Overtaken as overtaken:
             self.progress.say(f"  another runner has set {overtaken} aside: looking again")
         except DamageError as error:

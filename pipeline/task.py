@@ -223,7 +223,9 @@ class PartWriter:
             return None
         name = f"_rejects/part-{self._task.shard}.{uuid.uuid4().hex[:12]}.parquet"
         path = self._path.with_suffix(".rejects")
-        pq.write_table(Contract(Reject).table(self._rejects), path, compression="zstd")
+        pq.write_table(
+            Contract(Reject).table(self._rejects), path, compression="zstd", write_page_checksum=True
+        )
         self._ledger.storage.create(f"{self._task.name}/{name}", path)
         failpoint("rejects.after")
         return name
