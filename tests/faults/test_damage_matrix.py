@@ -184,7 +184,10 @@ def test_all_parts_of_a_stage_at_once(copy: Path, clean: Path, checkpoints: dict
     parts = sorted((folder / "caption").glob("part-*.parquet"))
     for part in parts:
         KINDS[kind](part)
-    shutil.rmtree(folder / "caption" / "_commits")  # and with them what their sizes and digests were
+    if kind == "page":
+        assert len(found(folder)) == len(parts)
+    else:
+        shutil.rmtree(folder / "caption" / "_commits")  # and with them what their sizes and digests were
     before = snapshot(folder)
     run(plan)
     assert changed(before, folder) == {
@@ -192,6 +195,20 @@ def test_all_parts_of_a_stage_at_once(copy: Path, clean: Path, checkpoints: dict
     }
     assert difference(folder, clean / "run", STAGES) == ""
     assert found(folder) == set()
+
+
+def test_a_page_is_checked_when_the_index_is_gone_as_well(
+    copy: Path, clean: Path, checkpoints: dict[str, Path]
+):
+    """Then no digest tells: the pages' own checksums do, before a digest of the damaged file is noted."""
+    folder = copy / "run"
+    path = folder / "caption" / f"part-{SHARD}.parquet"
+    column = pq.read_metadata(path).row_group(0).column(0)
+    _change(lambda _: column.data_page_offset + column.total_compressed_size - 3)(path)
+    shutil.rmtree(folder / "caption" / "_commits")
+    assert found(folder) == {f"caption/{path.name}"}
+    run(plan_of(copy, checkpoints))
+    assert difference(folder, clean / "run", STAGES) == ""
 
 
 def test_a_stage_whose_folder_is_gone(copy: Path, clean: Path, checkpoints: dict[str, Path]):
