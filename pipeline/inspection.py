@@ -205,7 +205,7 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
             try:
                 pq.ParquetFile(ledger.read(stage, name, sha256), page_checksum_verification=True).read()
                 part = index.part(shard)
-                problem = _account(part)
+                problem = _account(ledger, stage, part)
                 if digest := part.record and part.record.facts.get("model"):
                     found = ledger.model_digest(stage)
                     if found != digest:
@@ -219,8 +219,24 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
         yield from _unaccounted(ledger, stage)
 
 
-def _account(part: Part) -> str:
-    return "" if part.record is None or part.record.conserved else "its rows are not conserved"
+def _account(ledger: Ledger, stage: str, part: Part) -> str:
+    """What is wrong with the account of a part's rows: those that left are told of in a file of their own."""
+    record = part.record
+    if record is None:
+        return ""
+    if not record.conserved:
+        return "its rows are not conserved"
+    left = sum(record.rejected.values())
+    if not record.rejects:
+        return f"it has no file of the {left} rejects" if left else ""
+    try:
+        data = ledger.home(stage).storage.read(f"{stage}/{record.rejects}")
+        rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read().num_rows
+    except FileNotFoundError:
+        return f"{record.rejects} is gone"
+    except (pa.ArrowException, OSError) as error:
+        return f"{record.rejects} cannot be read: {str(error).splitlines()[0]}"
+    return "" if rows == left else f"{record.rejects} has {rows} rejects instead of {left}"
 
 
 def _unaccounted(ledger: Ledger, stage: str) -> Iterator[tuple[str, str, str]]:

@@ -143,10 +143,7 @@ class Lease:
             )
 
     def _claim(self) -> bool:
-        with self._storage.scratch() as folder:
-            path = folder / NAME
-            path.write_text(self._holder.model_dump_json())
-            return self._storage.create(NAME, path)
+        return self._storage.claim(NAME, self._holder.model_dump_json().encode())
 
     def _alive(self, other: Holder) -> bool:
         end = time.monotonic() + self._stale

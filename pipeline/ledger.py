@@ -79,10 +79,7 @@ class Ledger:
 
     def create(self, record: RunRecord) -> bool:
         """Publish ``run.json``; ``False`` when the run exists already."""
-        with self.storage.scratch() as folder:
-            path = folder / "run.json"
-            path.write_text(record.model_dump_json(indent=2))
-            return self.storage.create("run.json", path)
+        return self.storage.claim("run.json", record.model_dump_json(indent=2).encode())
 
     # -- stages -------------------------------------------------------------------------------------------
 
@@ -209,12 +206,15 @@ class Ledger:
     def _from_footer(self, stage: str, name: str) -> Part:
         try:
             data = self.storage.read(f"{stage}/{name}")
-            metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            metadata = file.metadata.metadata or {}
             record = None if TOMBSTONE in metadata else ShardRecord.model_validate_json(metadata[RECORD])
             if record and part_name(record.shard, record.generation) != name:
                 raise ValueError(f"it is the part of shard {record.shard}, generation {record.generation}")
+            for group in range(file.num_row_groups):  # the digest noted now has to be that of a whole file
+                file.read_row_group(group)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            raise self._damage(stage, name, f"its footer: {str(error).splitlines()[0]}") from error
+            raise self._damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
         part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
         self._enter(stage, part)
         return part

@@ -287,7 +287,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     warmup = models.warmup
     return recipe.model_copy(
         update={
-            "output": recipe.output if is_url(recipe.output) else path(recipe.output),
+            "output": recipe.output if is_url(recipe.output) else path(recipe.output.removeprefix("file://")),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

@@ -22,6 +22,7 @@ from pipeline.ledger import READERS, Ledger
 from pipeline.progress import Progress
 from pipeline.survey import Standing, survey
 from pipeline.task import Crumb, Task
+from stages.stage import GlobalStage
 
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster
@@ -164,7 +165,9 @@ class Runner:
         try:
             if not flow.finished:
                 self._connect().crew.run(flow, self._ended, self._watch)
-            return True
+            # A listing, a model or figures that were made anew supersede what had read the old ones.
+            anew = any(isinstance(n.stage, GlobalStage) and not standings[n.name].ended for n in wanted)
+            return not (anew and any(len(s.index) for s in standings.values() if not s.ended))
         except Overtaken as overtaken:
             self.progress.say(f"  another runner has set {overtaken} aside: looking again")
         except DamageError as error:

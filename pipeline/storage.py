@@ -12,12 +12,14 @@ Credentials come from the environment, as every tool of the store reads them (``
 import errno
 import os
 import posixpath
+import re
 import shutil
+import tarfile
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property, wraps
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotFoundError
 from obstore.store import from_url
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -71,6 +73,8 @@ class Storage(ABC):
 
     def relative(self, other: "Storage") -> str:
         """The path of ``other`` as seen from here; absolute when they have nothing in common."""
+        if isinstance(other, Folder):
+            return str(other.path.resolve())
         mine, its = urlsplit(self.url), urlsplit(other.url)
         if mine[:2] != its[:2]:
             return other.url
@@ -92,6 +96,13 @@ class Storage(ABC):
     def create(self, name: str, source: Path) -> bool:
         """Put-if-absent of a finished file from :meth:`scratch`; ``False`` when the name is taken."""
 
+    def claim(self, name: str, data: bytes) -> bool:
+        """Put-if-absent of a few bytes; ``False`` when the name is taken."""
+        with self.scratch() as folder:
+            path: Path = folder / posixpath.basename(name)
+            path.write_bytes(data)
+            return self.create(name, path)
+
     @abstractmethod
     def replace(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all, over whatever has the name."""
@@ -110,7 +121,10 @@ class Storage(ABC):
 
     @abstractmethod
     def lasting(self, name: str) -> Path:
-        """A local folder that outlives an attempt. On an object store it starts with what :meth:`keep` put there."""
+        """A local folder that outlives an attempt; an attempt asks once, when it begins.
+
+        On an object store it starts as what :meth:`keep` last put there, whatever this machine still has.
+        """
 
     @abstractmethod
     def keep(self, name: str) -> None:
@@ -149,8 +163,8 @@ def storage_at(where: str | Path) -> Storage:
         RecipeError: a url of a kind that is not known.
     """
     text = str(where)
-    scheme = text.partition("://")[0] if "://" in text else ""
-    if not scheme or scheme == "file":
+    scheme, url, _ = text.partition("://")
+    if not url or scheme == "file":
         return Folder(Path(text.removeprefix("file://")))
     if scheme not in _CONFIG:
         raise RecipeError(
@@ -244,11 +258,17 @@ class Folder(Storage):
 
     @_patiently
     def _entries(self, folder: str) -> list[Entry]:
+        found = []
         try:
             with os.scandir(self.path / folder) as entries:
-                return [Entry(entry.name, entry.stat().st_size) for entry in entries if entry.is_file()]
+                for entry in entries:
+                    # One that goes while we look (another runner compacts) does not hide the others.
+                    with suppress(FileNotFoundError):
+                        if entry.is_file():
+                            found.append(Entry(entry.name, entry.stat().st_size))
         except FileNotFoundError:
             return []
+        return found
 
     @_patiently
     def create(self, name: str, source: Path) -> bool:
@@ -260,10 +280,13 @@ class Folder(Storage):
         try:
             os.link(source, target)
         except FileExistsError:
-            return os.path.samefile(source, target)  # ours, if an error came after the link
+            if not os.path.samefile(source, target):  # ours, if an error came after the link
+                return False
         failpoint("create.linked")
         _sync(target.parent)
         return True
+
+    claim = _patiently(Storage.claim)
 
     @_patiently
     def replace(self, name: str, data: bytes) -> None:
@@ -345,24 +368,47 @@ def _sync(path: Path) -> None:
 # -- object stores ------------------------------------------------------------------------------------------
 
 
+class _Contended(Exception):  # noqa: N818 (it passes, or becomes a StorageError)
+    """A name was taken when we asked for it and nothing is under it: another writer is not done, or has gone."""
+
+
 def _said(method: F) -> F:
-    """obstore itself tries again with back-off; what it then raises becomes our errors."""
+    """Try again, with back-off, what may pass; what obstore then raises becomes our errors.
+
+    obstore itself tries again after most troubles; not when a connection breaks under a conditional PUT, or
+    under the body of an answer.
+    """
 
     @wraps(method)
     def call(self: "Bucket", *args: Any, **kwargs: Any) -> Any:
+        again = Retrying(
+            retry=retry_if_exception(_passes),
+            stop=stop_after_delay(PATIENCE),
+            wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.1),
+            reraise=True,
+        )
         try:
-            return method(self, *args, **kwargs)
+            return again(method, self, *args, **kwargs)
         except (FileNotFoundError, NotFoundError) as error:
-            raise FileNotFoundError(f"{self.url}: {_brief(error)}") from error
-        except (BaseError, OSError) as error:
-            raise StorageError(
-                what=f"the storage of the run fails: {self.url}",
-                evidence=f"{_brief(error)} ({method.__name__})",
-                remedy="check that the store answers, the bucket's name and the credentials in the environment, "
-                f"then capfilt resume {self.url}: what is committed stays",
-            ) from error
+            # Writing gives "not found" only when the bucket is not there; so may reading.
+            if method.__name__ == "read" and not _NO_BUCKET.search(str(error)):
+                raise FileNotFoundError(f"{self.url}: {_brief(error)}") from error
+            raise self._failed(error, method.__name__) from error
+        except (BaseError, OSError, _Contended) as error:
+            raise self._failed(error, method.__name__) from error
 
     return cast(F, call)
+
+
+_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|specified bucket does not exist")
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether it may be otherwise a moment later: not what the store has understood and refused."""
+    if isinstance(error, _Contended):
+        return True
+    return isinstance(error, GenericError) and not _REFUSED.search(str(error))
 
 
 def _brief(error: BaseException) -> str:
@@ -386,7 +432,12 @@ class Bucket(Storage):
     @cached_property
     def _options(self) -> dict[str, Any]:
         return {
-            "client_options": {"allow_http": True, "timeout": timedelta(seconds=max(PATIENCE, 30))},
+            "client_options": {
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=min(PATIENCE, 10)),
+                # of a whole request: a part may be a gigabyte and the line slow
+                "timeout": timedelta(seconds=max(10 * PATIENCE, 30)),
+            },
             "retry_config": {
                 "max_retries": 1_000,
                 "retry_timeout": timedelta(seconds=PATIENCE),
@@ -394,13 +445,24 @@ class Bucket(Storage):
             },
         }
 
-    def at(self, relative: str) -> Storage:
-        if is_url(relative):
-            return Bucket(relative)
-        parts = urlsplit(self.url)
-        return Bucket(
-            f"{parts.scheme}://{parts.netloc}{posixpath.normpath(posixpath.join(parts.path, relative))}"
+    def _failed(self, error: BaseException, verb: str) -> StorageError:
+        if isinstance(error, OSError) and error.errno:  # of this machine: obstore's errors have no number
+            where, remedy = tempfile.gettempdir(), _REMEDIES.get(error.errno, "see to the disk")
+        else:
+            where = self.url
+            remedy = "check that the store answers, the bucket's name and the credentials in the environment"
+        return StorageError(
+            what=f"the storage of the run fails: {where}",
+            evidence=f"{_brief(error) or type(error).__doc__} ({verb})",
+            remedy=f"{remedy}, then capfilt resume {self.url}: what is committed stays",
         )
+
+    def at(self, relative: str) -> Storage:
+        if is_url(relative) or relative.startswith("/"):
+            return storage_at(relative)
+        parts = urlsplit(self.url)
+        path = posixpath.normpath(posixpath.join("/", parts.path, relative))
+        return Bucket(f"{parts.scheme}://{parts.netloc}{path}".rstrip("/"))
 
     @_said
     def read(self, name: str) -> bytes:
@@ -425,13 +487,19 @@ class Bucket(Storage):
     def create(self, name: str, source: Path) -> bool:
         failpoint("create.written")
         failpoint("create.synced")
+        data = source.read_bytes()
         try:
-            self._store.put(name, source.read_bytes(), mode="create", use_multipart=False)
+            self._store.put(name, data, mode="create", use_multipart=False)
         except AlreadyExistsError:
-            # Ours, if the answer to an earlier try of the same request was lost.
-            return self.read(name) == source.read_bytes()
+            try:
+                # Ours, if the answer to an earlier try of the same request was lost.
+                return self.read(name) == data
+            except FileNotFoundError as error:
+                raise _Contended(f"{name} was taken, and then not there") from error
         failpoint("create.linked")
         return True
+
+    claim = _said(Storage.claim)
 
     @_said
     def replace(self, name: str, data: bytes) -> None:
@@ -450,23 +518,38 @@ class Bucket(Storage):
             yield Path(folder)
 
     def sweep(self) -> None:
-        """Dead attempts leave nothing in the store: what they wrote was on their machine."""
+        """Dead attempts leave nothing else in the store: what they wrote was on their machine."""
+        for file in self.tree("_lasting"):
+            self.remove(f"_lasting/{file}")
 
+    @_said
     def lasting(self, name: str) -> Path:
         folder = self._local(f"lasting/{name}")
-        for file in self.tree(f"_lasting/{name}"):
-            if not (folder / file).exists():
-                _place(folder / file, self.read(f"_lasting/{name}/{file}"))
+        shutil.rmtree(folder)
+        folder.mkdir()
+        with self.scratch() as scratch:
+            archive = scratch / "lasting.tar"
+            try:
+                with archive.open("wb") as file:
+                    for chunk in self._store.get(f"_lasting/{name}.tar").stream():
+                        file.write(chunk)
+            except (FileNotFoundError, NotFoundError):
+                return folder
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
         return folder
 
+    @_said
     def keep(self, name: str) -> None:
-        folder = self._local(f"lasting/{name}")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.replace(f"_lasting/{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        """As one object: of a checkpoint and the curve that belongs to it, never one without the other."""
+        with self.scratch() as scratch:
+            archive = scratch / "lasting.tar"
+            with tarfile.open(archive, "w") as tar:
+                tar.add(self._local(f"lasting/{name}"), ".")
+            self._store.put(f"_lasting/{name}.tar", archive)
 
     def forget(self, name: str) -> None:
-        for file in self.tree(f"_lasting/{name}"):
-            self.remove(f"_lasting/{name}/{file}")
+        self.remove(f"_lasting/{name}.tar")
         shutil.rmtree(self._local(f"lasting/{name}"), ignore_errors=True)
 
     def _local(self, name: str) -> Path:
@@ -494,9 +577,11 @@ class Bucket(Storage):
     def local_tree(self, folder: str, digest: str) -> Path:
         target = self._local("trees") / digest
         with FileLock(f"{target}.lock"):
-            if not target.exists():
+            files = self.tree(folder)
+            if not all((target / file).is_file() for file in files):  # who tidies /tmp may take single files
+                shutil.rmtree(target, ignore_errors=True)
                 with self.scratch() as scratch:
-                    for file in self.tree(folder):
+                    for file in files:
                         _place(scratch / "tree" / file, self.read(f"{folder}/{file}"))
                     shutil.move(scratch / "tree", target)
         return target

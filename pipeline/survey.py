@@ -140,7 +140,7 @@ def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
-    """The parts, by shard, that read something which stands no more."""
+    """The parts, by shard, that read something which stands no more, or that another recipe made."""
     if not len(index):
         return {}
     own = index.table["shard"].combine_chunks()
@@ -156,6 +156,8 @@ def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, S
             columns.append(pa.repeat(pa.scalar(whole, pa.large_string()), len(own)))
     expected = pc.binary_join_element_wise(*columns, pa.scalar("", pa.large_string()))
     sound = pc.equal(expected, index.table["inputs"].combine_chunks())
+    ours = pc.equal(index.table["fingerprint"].combine_chunks().cast(pa.string()), node.fingerprint)
+    sound = pc.and_(sound, ours)  # or the part is another run's: of a fork's, say, which read the same
     for model in node.stage.models:
         if isinstance(model, Trained):
             digest = model_digest(standings[model.stage].index)

@@ -24,6 +24,7 @@ from data_contracts.rejects import Reason, Reject
 from pipeline.failpoints import failpoint
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger
+from pipeline.storage import PATIENCE
 from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Trained, Transform
 
 ROW_GROUP = 2048
@@ -222,7 +223,9 @@ class PartWriter:
             return None
         name = f"_rejects/part-{self._task.shard}.{uuid.uuid4().hex[:12]}.parquet"
         path = self._path.with_suffix(".rejects")
-        pq.write_table(Contract(Reject).table(self._rejects), path, compression="zstd")
+        pq.write_table(
+            Contract(Reject).table(self._rejects), path, compression="zstd", write_page_checksum=True
+        )
         self._ledger.storage.create(f"{self._task.name}/{name}", path)
         failpoint("rejects.after")
         return name
@@ -247,16 +250,23 @@ def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) ->
         drop(crumb)
         failpoint(f"batch.{task.name}")
 
-    try:
-        return _run_task(task, open_stage, dropping)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        raise StorageError(
-            what=f"the disk fails under {task.label}",
-            evidence=str(error),
-            remedy=f"make room or see to the disk, then capfilt resume {task.run}: what is committed stays",
-        ) from error
+    wait, until = 0.1, 0.0
+    while True:
+        try:
+            return _run_task(task, open_stage, dropping)
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            until = until or time.monotonic() + PATIENCE  # a part half written is no use: from the start
+            if error.errno == errno.EROFS or time.monotonic() + wait > until:
+                raise StorageError(
+                    what=f"the disk fails under {task.label}",
+                    evidence=str(error),
+                    remedy="make room or see to the disk, "
+                    f"then capfilt resume {task.run}: what is committed stays",
+                ) from error
+        time.sleep(wait)
+        wait = min(2 * wait, 5.0)
 
 
 def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bool]]:

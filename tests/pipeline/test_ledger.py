@@ -1,6 +1,5 @@
-import os
-import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from data_contracts.errors import DamageError, SourceError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger, part_name
+from tests.store import BUCKET
 
 SCHEMA = pa.schema([pa.field("value", pa.int64())])
 
@@ -56,9 +56,13 @@ def values(ledger: Ledger) -> dict[str, list[int]]:
     }
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "run")
+@pytest.fixture(params=["folder", "bucket"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if request.param == "folder":
+        return Ledger(tmp_path / "run")
+    request.getfixturevalue("store")
+    return Ledger(f"s3://{BUCKET}/{uuid.uuid4().hex}/run")
 
 
 def run_record(name: str = "run") -> RunRecord:
@@ -99,16 +103,18 @@ def test_one_of_eight_threads_wins(ledger: Ledger) -> None:
 def test_the_index_is_rebuilt_from_the_footers(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
     before = ledger.index("score").parts()
-    entry = ledger.storage.path / "score/_commits/part-0000000.parquet.json"
-    for lose in (entry.unlink, lambda: entry.write_text('{"name": "part-00'), lambda: entry.write_text("{}")):
-        lose()
+    entry = "score/_commits/part-0000000.parquet.json"
+    for rest in (None, b'{"name": "part-00', b"{}"):
+        ledger.storage.remove(entry)
+        if rest is not None:
+            ledger.storage.replace(entry, rest)
         assert ledger.index("score").parts() == before
-        assert Part.model_validate_json(entry.read_bytes()) == before["0000000"]
+        assert Part.model_validate_json(ledger.storage.read(entry)) == before["0000000"]
 
 
 def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    (ledger.storage.path / "score/part-0000000.parquet").unlink()
+    ledger.storage.remove("score/part-0000000.parquet")
     assert ledger.index("score").parts() == {}
     part, won = commit(ledger, "0000000", 2)
     assert won
@@ -118,7 +124,7 @@ def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -
 
 def test_the_name_of_a_part_that_was_deleted_is_not_given_away_again(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    (ledger.storage.path / "score/part-0000000.parquet").unlink()
+    ledger.storage.remove("score/part-0000000.parquet")
     assert ledger.index("score").generation("0000000") == 1
 
 
@@ -135,9 +141,8 @@ def test_a_suspicion_is_noted_until_the_part_is_buried(ledger: Ledger) -> None:
 def test_a_footer_that_cannot_be_read_is_damage_and_says_so(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000003", 1)
     commit(ledger, "0000004", 2)
-    path = ledger.storage.path / "score" / part.name
-    path.write_bytes(path.read_bytes()[:-8])
-    (ledger.storage.path / "score/_commits" / f"{part.name}.json").unlink()
+    ledger.storage.replace(f"score/{part.name}", ledger.storage.read(f"score/{part.name}")[:-8])
+    ledger.storage.remove(f"score/_commits/{part.name}.json")
     index = ledger.index("score")
     assert index.shards == ["0000004"]
     assert list(index.damaged) == ["part-0000003.parquet"]
@@ -148,9 +153,9 @@ def test_a_footer_that_cannot_be_read_is_damage_and_says_so(ledger: Ledger) -> N
 def test_a_part_under_another_parts_name_is_damage_even_without_an_index(ledger: Ledger) -> None:
     for shard in ("0000000", "0000001"):
         commit(ledger, shard, int(shard))
-    folder = ledger.storage.path / "score"
-    shutil.copy(folder / "part-0000000.parquet", folder / "part-0000001.parquet")
-    shutil.rmtree(folder / "_commits")
+    ledger.storage.replace("score/part-0000001.parquet", ledger.storage.read("score/part-0000000.parquet"))
+    for entry in ledger.storage.tree("score/_commits"):
+        ledger.storage.remove(f"score/_commits/{entry}")
     index = ledger.index("score")
     assert index.shards == ["0000000"]
     assert "shard 0000000" in index.damaged["part-0000001.parquet"]
@@ -158,12 +163,14 @@ def test_a_part_under_another_parts_name_is_damage_even_without_an_index(ledger:
 
 def test_a_parquet_file_of_somebody_else_is_damage_and_other_names_are_ignored(ledger: Ledger) -> None:
     commit(ledger, "0000000", 1)
-    table = pa.table([[1]], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table([[1]], schema=SCHEMA), sink)
+    table = sink.getvalue().to_pybytes()
     for name in ("notes.parquet", "part-.parquet", "part-x.tmp.parquet", ".part-0000001.parquet"):
-        pq.write_table(table, ledger.storage.path / "score" / name)
+        ledger.storage.replace(f"score/{name}", table)
     assert ledger.index("score").shards == ["0000000"]
     assert not ledger.index("score").damaged
-    pq.write_table(table, ledger.storage.path / "score/part-0000001.parquet")
+    ledger.storage.replace("score/part-0000001.parquet", table)
     assert list(ledger.index("score").damaged) == ["part-0000001.parquet"]
 
 
@@ -172,16 +179,15 @@ def test_a_compacted_index_says_the_same_and_entries_win_over_it(ledger: Ledger)
         commit(ledger, f"{number:07d}", number)
     before = ledger.index("score")
     ledger.compact("score")
-    entries = ledger.storage.path / "score/_commits"
-    assert [path.name for path in entries.iterdir()] == ["index.parquet"]
+    assert ledger.storage.tree("score/_commits") == ["index.parquet"]
     assert ledger.index("score").table.equals(before.table)
-    (ledger.storage.path / "score/part-0000002.parquet").unlink()
+    ledger.storage.remove("score/part-0000002.parquet")
     assert ledger.index("score").generation("0000002") == 1  # its name was given away
     commit(ledger, "0000002", 22)  # as a runner would that does not know of it
     assert values(ledger)["0000002"] == [22]
     ledger.compact("score")
     assert values(ledger)["0000002"] == [22]
-    (entries / "index.parquet").write_bytes(b"rotten")
+    ledger.storage.replace("score/_commits/index.parquet", b"rotten")
     assert ledger.index("score").table.equals(before.table) is False
     assert values(ledger) == {f"{n:07d}": [22 if n == 2 else n] for n in range(5)}
 
@@ -197,12 +203,13 @@ def test_the_totals_are_sums_over_the_parts(ledger: Ledger) -> None:
 @pytest.mark.parametrize("change", ["alter", "cut", "delete"])
 def test_reading_a_damaged_part(ledger: Ledger, change: str) -> None:
     part, _ = commit(ledger, "0000000", 1)
-    path = ledger.storage.path / "score" / part.name
-    data = bytearray(path.read_bytes())
+    path = f"score/{part.name}"
+    data = bytearray(ledger.storage.read(path))
     data[10] ^= 1
-    {"alter": lambda: path.write_bytes(data), "cut": lambda: os.truncate(path, 100), "delete": path.unlink}[
-        change
-    ]()
+    if change == "delete":
+        ledger.storage.remove(path)
+    else:
+        ledger.storage.replace(path, bytes(data if change == "alter" else data[:100]))
     with pytest.raises(DamageError, match="is damaged") as caught:
         ledger.read("score", part.name, part.sha256)
     assert (caught.value.stage, caught.value.part) == ("score", part.name)
@@ -211,11 +218,12 @@ def test_reading_a_damaged_part(ledger: Ledger, change: str) -> None:
 def test_a_buried_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
     ledger.close(StageTotals(stage="score", fingerprint="f", shards=("0000000",)))
-    path = ledger.storage.path / "score" / part.name
-    path.write_bytes(b"rotten")
+    path = f"score/{part.name}"
+    ledger.storage.replace(path, b"rotten")
     ledger.bury("score", part.name, SCHEMA)
-    assert pq.read_table(path).num_rows == 0
-    assert [aside.read_bytes() for aside in (ledger.storage.path / "_damaged").iterdir()] == [b"rotten"]
+    assert pq.read_table(pa.BufferReader(ledger.storage.read(path))).num_rows == 0
+    asides = [ledger.storage.read(f"_damaged/{aside}") for aside in ledger.storage.tree("_damaged")]
+    assert asides == [b"rotten"]
     assert (ledger.index("score").parts(), ledger.totals("score")) == ({}, None)
     zombie, won = commit(ledger, "0000000", 9)
     assert (zombie.record, won) == (None, False)
@@ -235,7 +243,7 @@ def test_a_generation_counts_its_own_shard_only(ledger: Ledger) -> None:
 
 def test_a_part_that_is_gone_altogether_can_be_buried(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
-    (ledger.storage.path / "score" / part.name).unlink()
+    ledger.storage.remove(f"score/{part.name}")
     ledger.bury("score", part.name, SCHEMA)
     assert ledger.index("score").generation("0000000") == 1
 
@@ -251,17 +259,17 @@ def test_a_folder_that_is_no_run_and_a_run_whose_record_is_cut(ledger: Ledger) -
     with pytest.raises(SourceError, match="is not a run"):
         ledger.record()
     ledger.create(run_record())
-    (ledger.storage.path / "run.json").write_text('{"name": "ru')
+    ledger.storage.replace("run.json", b'{"name": "ru')
     with pytest.raises(DamageError, match="cannot be read"):
         ledger.record()
 
 
-def test_a_fork_reads_its_grandparents_stage(tmp_path: Path) -> None:
-    old, middle, new = (Ledger(tmp_path / name) for name in ("old", "middle", "new"))
+def test_a_fork_reads_its_grandparents_stage(ledger: Ledger) -> None:
+    old, middle, new = (Ledger(ledger.storage.at(f"../{name}")) for name in ("old", "middle", "new"))
     part, _ = commit(old, "0000000", 5)
     for child, parent in ((middle, "../old"), (new, "../middle")):
         child.close(StageTotals(stage="score", fingerprint="f", refers_to=parent))
-    assert new.home("score").storage.path == old.storage.path.resolve()
+    assert new.home("score").url == old.url
     assert new.index("score").parts() == {"0000000": part}
     assert values(new) == {"0000000": [5]}
 
@@ -288,7 +296,7 @@ def test_the_model_under_a_taken_name_wins(ledger: Ledger) -> None:
 
 def test_a_model_that_was_altered_is_damage(ledger: Ledger) -> None:
     digest = publish(ledger, "one")
-    (ledger.storage.path / "models/filter/sub/weights").write_text("two")
+    ledger.storage.replace("models/filter/sub/weights", b"two")
     with pytest.raises(DamageError, match="is not the one that was committed"):
         ledger.model("filter", digest)
 
@@ -345,6 +353,9 @@ TestLedgerMachine.settings = settings(max_examples=12, stateful_step_count=12, d
 
 @pytest.fixture(autouse=True)
 def _no_leftovers(tmp_path: Path) -> Iterator[None]:
-    """Whatever a test does, no attempt leaves a file under `_tmp`."""
+    """Whatever a test does, no attempt leaves a file under `_tmp`, or on the machine of a run in a bucket."""
     yield
     assert not [path for path in tmp_path.rglob("_tmp/**/*") if path.is_file()]
+    assert not [
+        path for path in tmp_path.glob("capfilt-*/**/*") if path.is_file() and "trees" not in path.parts
+    ]

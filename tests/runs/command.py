@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.inspection import files
 from pipeline.ledger import Ledger
 
 LIMIT = 240.0
@@ -129,16 +128,18 @@ def write_recipe(path: Path, recipe: dict[str, Any], **changes: Any) -> Path:
     return path
 
 
-def table(run: Path, stage: str) -> pa.Table:
-    """All rows of a stage, sorted by their ids."""
-    rows = pa.concat_tables(pq.read_table(path) for path in files(Ledger(run), stage).paths)
+def table(run: Path | str, stage: str) -> pa.Table:
+    """All rows of a stage of a run in a folder or at a url, sorted by their ids."""
+    home = Ledger(run).home(stage)
+    parts = [home.storage.read(f"{stage}/{name}") for name, _ in home.index(stage).held().values()]
+    rows = pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)
     keys = [
         name for name in ("row_id", "pair_id", "caption_index", "step", "name") if name in rows.column_names
     ]
     return rows.sort_by([(key, "ascending") for key in keys])
 
 
-def difference(one: Path, other: Path, stages: Sequence[str]) -> str:
+def difference(one: Path | str, other: Path | str, stages: Sequence[str]) -> str:
     """The first column in which two runs' stages differ, floats beyond 1e-4; empty when they are equal."""
     for stage in stages:
         ours, theirs = table(one, stage), table(other, stage)
