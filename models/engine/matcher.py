@@ -52,7 +52,9 @@ class EngineMatcher:
         matches: list[list[Match]] = []
         for start in range(0, len(images), self.batch):
             own = texts[start : start + self.batch]
-            shown = [image for image, some in zip(images[start:], own, strict=False) if some]
+            shown = [
+                image for image, some in zip(images[start : start + self.batch], own, strict=True) if some
+            ]
             if not shown:
                 matches += [[] for _ in own]
                 continue
