@@ -27,6 +27,7 @@ GRACE = 10.0
 POLL = 0.25
 START_SECONDS = 300.0
 WORDS_SECONDS = 30.0
+NODE_SECONDS = 20.0  # for which a cluster may be without a node that is large enough: one may be on its way
 
 Ended = Callable[[Task, tuple[tuple[Part, bool], ...]], None]
 Watch = Callable[[Mapping[str, tuple[Task, int]], Mapping[str, Crumb]], None]
@@ -58,6 +59,7 @@ class Crew:
         self._idle: list[_Actor] = []
         self._poison_limit = poison_limit
         self._judge = _Judge(poison_limit)
+        self._unfit: dict[Resources, float] = {}
 
     def run(self, flow: Flow, ended: Ended, watch: Watch) -> None:
         """Run the flow to its end. ``ended`` is told every task with the parts that stand after it; ``watch``,
@@ -127,7 +129,8 @@ class Crew:
         while placed:
             placed = False
             for task in flow.ready(room.most_cpus):
-                room.demand(task)
+                if not self._can_ever(task, room):
+                    continue
                 if actor := self._place(task, flow.backlog(task), room):
                     flow.begin(task)
                     actor.task, actor.opened = task, task.fingerprint
@@ -136,6 +139,20 @@ class Crew:
                     self._actors[reference] = actor
                     placed = True
                     break
+
+    def _can_ever(self, task: Task, room: "_Room") -> bool:
+        """Whether some node could run the task if it were idle; an error when none could for a while."""
+        if room.holds(task.needs):
+            self._unfit.pop(task.needs, None)
+            return True
+        if time.monotonic() > self._unfit.setdefault(task.needs, time.monotonic()) + NODE_SECONDS:
+            raise StageError(
+                what=f"no node of the cluster can hold a worker of {task.name}: "
+                f"{task.needs.cpus:g} CPUs and {task.needs.gpus:g} GPUs",
+                evidence=f"the largest have {room.largest}",
+                remedy="ask for less in the recipe's `placement`, or add nodes",
+            )
+        return False
 
     def _place(self, task: Task, backlog: int, room: "_Room") -> _Actor | None:
         """An idle actor for the task, the one that has its stage open if there is one; or ask for another one.
@@ -242,18 +259,13 @@ class _Room:
     def most_cpus(self) -> int:
         return max(1, *map(int, self._cpus.values()))
 
-    def demand(self, task: Task) -> None:
-        """Raise :class:`StageError` when no node could ever run the task."""
-        needs = task.needs
-        if any(self._cpus[node] >= needs.cpus and self._gpus[node] >= needs.gpus for node in self._cpus):
-            return
-        best = f"{max(self._cpus.values(), default=0):g} CPUs, {max(self._gpus.values(), default=0):g} GPUs"
-        raise StageError(
-            what=f"no node of the cluster can hold a worker of {task.name}: "
-            f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs",
-            evidence=f"the largest have {best}",
-            remedy="ask for less in the recipe's `placement`, or add nodes",
-        )
+    @property
+    def largest(self) -> str:
+        return f"{max(self._cpus.values(), default=0):g} CPUs, {max(self._gpus.values(), default=0):g} GPUs"
+
+    def holds(self, needs: Resources) -> bool:
+        """Whether a node has that much when it is idle."""
+        return any(self._cpus[node] >= needs.cpus and self._gpus[node] >= needs.gpus for node in self._cpus)
 
     def free(self, node: str, task: Task) -> bool:
         """Whether the node has threads left for the task and is not kept for another one."""

@@ -28,8 +28,11 @@ class Head:
     @contextmanager
     def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
         """One more raylet, as another machine would have it; its process."""
+        agent, runtime, metrics = free_ports(3)
         command = [
             *(ray(), "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime}"),
+            f"--metrics-export-port={metrics}",
             *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
         ]
         process = subprocess.Popen(
