@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.runs.command import descendants, kill, wait_until
 
@@ -35,17 +36,22 @@ class Head:
             f"--metrics-export-port={metrics}",
             *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
         ]
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **self.env},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            end(process)
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(
+                command, env={**os.environ, **self.env}, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                # Two that start at the same moment take each other's names on one machine.
+                wait_until(lambda: "block forever" in _content(log) or process.poll() is not None, "the node")
+                assert process.poll() is None, _content(log)
+                yield process
+            finally:
+                end(process)
+
+
+def _content(log: IO[str]) -> str:
+    log.seek(0)
+    return log.read()
 
 
 def ray() -> str:
