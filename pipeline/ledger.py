@@ -133,11 +133,10 @@ class Ledger:
         single = pc.replace_substring_regex(single, r"\.json$", "")
         known = self._compacted(stage)
         last = newest(listed)["name"].combine_chunks()
-        compacted = known.filter(
-            pc.and_(
-                pc.is_in(known["name"], last), pc.invert(pc.is_in(known["name"], single))
-            )  # an entry says what is newer
-        )
+        use = pc.is_in(known["name"], last)
+        if len(single):  # an entry says what is newer
+            use = pc.and_(use, pc.invert(pc.is_in(known["name"], single)))
+        compacted = known if pc.all(use).as_py() else known.filter(use)
         unknown = last.filter(pc.invert(pc.is_in(last, compacted["name"].combine_chunks())))
         found, damaged = self._entries(stage, unknown.to_pylist())
         # A name whose file somebody deleted was given away too.
