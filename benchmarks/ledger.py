@@ -96,7 +96,7 @@ def records(graph: Graph, stage: str, count: int, digests: dict[str, list[str]])
             rejects=f"_rejects/part-{shard}.0123456789ab.parquet",
             inputs=tuple(
                 InputPart(stage=above, name=part_name(shard), sha256=digests[above][number])
-                for above in node.upstream
+                for above in sorted(node.upstream)
             ),
             models={"/models/captioner": "d" * 64},
             host="worker-17",

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_contracts.errors import DamageError, SourceError
+from data_contracts.errors import DamageError, SourceError, StorageError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
 from pipeline.failpoints import failpoint
 from pipeline.index import INDEX, Index, Part, named, newest, rows_of
@@ -215,7 +215,8 @@ class Ledger:
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise self._damage(stage, name, f"its footer: {str(error).splitlines()[0]}") from error
         part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
-        self._enter(stage, part)
+        with suppress(StorageError):  # a copy may be read-only, and is looked at all the same
+            self._enter(stage, part)
         return part
 
     def _enter(self, stage: str, part: Part) -> None:
