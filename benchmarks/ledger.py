@@ -10,11 +10,13 @@ clock and of CPU, and by how much its memory grew over that of the imports alone
 import argparse
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +96,7 @@ def records(graph: Graph, stage: str, count: int, digests: dict[str, list[str]])
             rejects=f"_rejects/part-{shard}.0123456789ab.parquet",
             inputs=tuple(
                 InputPart(stage=above, name=part_name(shard), sha256=digests[above][number])
-                for above in node.upstream
+                for above in sorted(node.upstream)
             ),
             models={"/models/captioner": "d" * 64},
             host="worker-17",
@@ -184,8 +186,9 @@ def measure(what: str, url: str, count: int) -> str:
     if what == "verify: listing":
         missing = 0
         for stage in graph.nodes:
-            assert not ledger.index(stage).damaged
-            missing += len(list(inspection._unaccounted(ledger, stage)))
+            totals, index = ledger.look(stage)
+            assert not index.damaged
+            missing += len(list(inspection._unaccounted(totals, index)))
         return f"{missing} unaccounted"
     if what == "compact":
         for stage in graph.nodes:
@@ -261,14 +264,16 @@ def bucket(_: str | None) -> Iterator[tuple[str, Any]]:
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
     from moto.s3.models import s3_backends
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     os.environ.update({**S3_ENV, "AWS_ENDPOINT_URL": f"http://{host}:{port}"})
     backend = s3_backends["123456789012"]["aws"]
-    backend.create_bucket("bench", "us-east-1")
+    name = f"bench-{uuid.uuid4().hex}"
+    backend.create_bucket(name, "us-east-1")
     try:
-        yield "s3://bench/run", lambda name, data: backend.put_object("bench", f"run/{name}", data)
+        yield f"s3://{name}/run", lambda key, data: backend.put_object(name, f"run/{key}", data)
     finally:
         server.stop()
 

@@ -117,9 +117,21 @@ def named(names: pa.Array) -> pa.Table:
     return pa.table({"shard": shard, "generation": generation, "name": names})
 
 
+def _ascending(values: pa.Array) -> bool:
+    """Whether they are sorted and each is there once, as is mostly so: then they need not be copied."""
+    return (
+        bool(pc.all(pc.less(values.slice(0, len(values) - 1), values.slice(1))).as_py())
+        if len(values)
+        else True
+    )
+
+
 def newest(parts: pa.Table) -> pa.Table:
     """Of every shard the row of its newest generation, sorted by shard."""
     if not parts.num_rows:
+        return parts
+    parts = parts.combine_chunks()
+    if _ascending(parts["shard"].combine_chunks()):
         return parts
     parts = parts.sort_by([("shard", "ascending"), ("generation", "ascending")]).combine_chunks()
     shard = parts["shard"].combine_chunks()
@@ -148,7 +160,11 @@ class Index:
         names that were ever given away.
         """
         damaged = dict(unusable)
-        rows = rows.filter(pc.is_valid(rows["shard"])).sort_by("shard").combine_chunks()
+        rows = rows.combine_chunks()
+        if rows["shard"].null_count:
+            rows = rows.filter(pc.is_valid(rows["shard"]))
+        if not _ascending(rows["shard"].combine_chunks()):
+            rows = rows.sort_by("shard").combine_chunks()
         place = pc.index_in(rows["name"].combine_chunks(), listed["name"].combine_chunks())
         found = listed["size"].combine_chunks().take(place)
         other = pc.not_equal(found, rows["size"].combine_chunks())

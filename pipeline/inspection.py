@@ -17,7 +17,7 @@ from data_contracts.errors import CapfiltError, SourceError
 from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
 from pipeline import lease
-from pipeline.index import Part
+from pipeline.index import Index, Part
 from pipeline.ledger import Ledger
 
 IDS = ("row_id", "image_id", "pair_id", "url", "id")
@@ -197,7 +197,7 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     What is damaged is noted in the run, so that a resume, which trusts names and sizes, mends it.
     """
     for stage in ledger.record().fingerprints:
-        index = ledger.index(stage)
+        totals, index = ledger.look(stage)
         for name, problem in index.damaged.items():
             yield stage, name, problem
         for shard, (name, sha256) in index.held().items():
@@ -216,7 +216,8 @@ def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
                 with suppress(CapfiltError):  # a copy may be read-only
                     ledger.suspect(stage, name, problem)
             yield stage, name, problem
-        yield from _unaccounted(ledger, stage)
+        for shard in _unaccounted(totals, index):
+            yield stage, f"shard {shard}", "its part is gone"
 
 
 def _account(ledger: Ledger, stage: str, part: Part) -> str:
@@ -239,11 +240,8 @@ def _account(ledger: Ledger, stage: str, part: Part) -> str:
     return "" if rows == left else f"{record.rejects} has {rows} rejects instead of {left}"
 
 
-def _unaccounted(ledger: Ledger, stage: str) -> Iterator[tuple[str, str, str]]:
+def _unaccounted(totals: StageTotals | None, index: Index) -> Iterator[str]:
     """Shards that the stage's totals name and that are not there."""
-    totals = ledger.totals(stage)
     if totals is not None:
-        index = ledger.index(stage)
         bad = {name.removeprefix("part-").partition(".")[0] for name in index.damaged}
-        for shard in sorted(set(totals.shards) - set(index.shards) - bad):
-            yield stage, f"shard {shard}", "its part is gone"
+        yield from (shard for shard in index.missing(totals.shards) if shard not in bad)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_contracts.errors import DamageError, SourceError
+from data_contracts.errors import DamageError, SourceError, StorageError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
 from pipeline.failpoints import failpoint
 from pipeline.index import INDEX, Index, Part, named, newest, rows_of
@@ -130,11 +130,10 @@ class Ledger:
         single = pc.replace_substring_regex(single, r"\.json$", "")
         known = self._compacted(stage)
         last = newest(listed)["name"].combine_chunks()
-        compacted = known.filter(
-            pc.and_(
-                pc.is_in(known["name"], last), pc.invert(pc.is_in(known["name"], single))
-            )  # an entry says what is newer
-        )
+        use = pc.is_in(known["name"], last)
+        if len(single):  # an entry says what is newer
+            use = pc.and_(use, pc.invert(pc.is_in(known["name"], single)))
+        compacted = known if pc.all(use).as_py() else known.filter(use)
         unknown = last.filter(pc.invert(pc.is_in(last, compacted["name"].combine_chunks())))
         found, damaged = self._entries(stage, unknown.to_pylist())
         # A name whose file somebody deleted was given away too.
@@ -216,7 +215,8 @@ class Ledger:
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise self._damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
         part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
-        self._enter(stage, part)
+        with suppress(StorageError):  # a copy may be read-only, and is looked at all the same
+            self._enter(stage, part)
         return part
 
     def _enter(self, stage: str, part: Part) -> None:

@@ -274,11 +274,14 @@ def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bo
     if task.shard and (stands := ledger.standing(task.name, task.shard, task.generation)):
         return [(stands, False)]
     inputs = CommittedInput(task, ledger, drop)
-    read = [
-        InputPart(stage=upstream.stage, name=name, sha256=sha256)
-        for upstream in task.upstream
-        for name, sha256 in upstream.parts.values()
-    ]
+    read = sorted(  # in the order in which an index says it, so that a record is the same from either
+        (
+            InputPart(stage=upstream.stage, name=name, sha256=sha256)
+            for upstream in task.upstream
+            for name, sha256 in upstream.parts.values()
+        ),
+        key=lambda part: (part.stage, part.name),
+    )
     lasting = f"{task.name}-{task.fingerprint[:12]}"
     with ledger.storage.scratch() as scratch:
         site = Site(

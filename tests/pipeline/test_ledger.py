@@ -12,10 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from data_contracts.errors import DamageError, SourceError
+from data_contracts.errors import DamageError, SourceError, StorageError
 from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger, part_name
+from pipeline.storage import Folder
 from tests.store import BUCKET
 
 SCHEMA = pa.schema([pa.field("value", pa.int64())])
@@ -110,6 +111,59 @@ def test_the_index_is_rebuilt_from_the_footers(ledger: Ledger) -> None:
             ledger.storage.replace(entry, rest)
         assert ledger.index("score").parts() == before
         assert Part.model_validate_json(ledger.storage.read(entry)) == before["0000000"]
+
+
+class ReadOnly(Folder):
+    """A copy that nobody may write to."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        raise StorageError(what="read-only")
+
+
+def test_a_read_only_copy_without_its_index_can_be_looked_at(ledger: Ledger) -> None:
+    commit(ledger, "0000000", 1)
+    shutil.rmtree(ledger.storage.path / "score/_commits")
+    assert Ledger(ReadOnly(ledger.storage.path)).index("score").shards == ["0000000"]
+
+
+def test_generations_of_what_stands_and_of_what_does_not(ledger: Ledger) -> None:
+    for shard in ("a", "b", "c"):
+        commit(ledger, shard, 1)
+    ledger.bury("score", "part-b.parquet", SCHEMA)
+    commit(ledger, "b", 2, generation=1)
+    ledger.bury("score", "part-c.parquet", SCHEMA)
+    for compacted in (False, True):
+        index = ledger.index("score")
+        assert index.shards == ["a", "b"]
+        assert [index.generation(shard) for shard in "abcd"] == [0, 1, 1, 0]
+        assert index.missing("abcd") == ("c", "d")
+        without = index.without(["b"])
+        assert without.shards == ["a"]
+        assert [without.generation(shard) for shard in "abcd"] == [0, 2, 1, 0]
+        assert index.place("b") == ("part-b.g1.parquet", index.part("b").sha256)
+        assert index.place("c") is without.place("b") is None
+        with pytest.raises(KeyError):
+            index.part("c")
+        if not compacted:
+            ledger.compact("score")
+
+
+def test_where_a_parts_stage_lies_is_not_asked_for_every_part(ledger: Ledger) -> None:
+    """The totals of a long stage are long: a worker that reads its shard must not read them."""
+    parts = [commit(ledger, f"{number:07d}", number)[0] for number in range(3)]
+    ledger.close(ledger.index("score").totals("score", "f"))
+    asked: list[str] = []
+
+    class Watched(Folder):
+        def read(self, name: str) -> bytes:
+            asked.append(name)
+            return super().read(name)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.ledger.storage_at", lambda where: Watched(Path(where)))
+        for part in parts:
+            Ledger(ledger.storage.path).read("score", part.name, part.sha256)
+    assert asked.count("score/_stage.json") == 1
 
 
 def test_a_part_that_was_deleted_and_made_again_is_the_new_one(ledger: Ledger) -> None:
