@@ -94,7 +94,9 @@ def test_every_command_looks_into_it_from_storage_alone(cloud: str, finished: Pa
     assert "are whole" in here("verify", cloud).said
     report, local = (json.loads(here("report", run, "--json").out) for run in (cloud, finished))
     assert report["exported"] == local["exported"]
-    assert report["texts"] == pytest.approx(local["texts"]) or report["texts"].keys() == local["texts"].keys()
+    for source, figures in local["texts"].items():
+        for name, figure in figures.items():
+            assert report["texts"][source][name] == pytest.approx(figure, abs=1e-4)
     assert json.loads(Ledger(cloud).storage.read("report.json"))["complete"]
 
 
@@ -167,8 +169,7 @@ def test_a_training_carries_on_from_its_checkpoint_on_another_machine(
     assert [row["step"] for row in curve] == list(range(1, STEPS + 1))
     record = Ledger(run).index("captioner").part("0000000").record
     assert record is not None
-    # What came before the checkpoint ran on the first machine: longer than the second one was at it.
-    assert sum(row["seconds"] for row in curve) > sum(row["seconds"] for row in curve[CHECKPOINT:])
+    # The first machine was at it longer than the second one, which began behind the checkpoint.
     assert record.seconds < sum(row["seconds"] for row in curve)
     assert storage_at(run).tree("_lasting") == []
     assert "model.safetensors" in storage_at(run).tree("models/captioner")
