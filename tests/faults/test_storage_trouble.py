@@ -154,7 +154,7 @@ def test_a_run_on_ray_says_what_the_store_did_and_goes_on_when_it_is_well(
         before = standing(ledger)
         assert "score/part-0000005.parquet" not in before
         states = {row["stage"]: row["state"] for row in json.loads(here("status", ledger.url, "--json").out)}
-        assert states["ingest"] == "done"
+        assert states["ingest"] in ("done", "begun")
         capfilt("resume", ledger.url)
         assert before.items() <= standing(ledger).items()
         assert difference(ledger.url, finished, ("ingest", "caption", "score", "select", "export")) == ""
