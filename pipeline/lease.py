@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,9 +126,12 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            holder = read(self._storage)
-            if holder is not None and holder.id == self._holder.id:
-                self._storage.remove(NAME)
+            with suppress(
+                StorageError
+            ):  # what stopped the run says more; a lease without beats is stale soon
+                holder = read(self._storage)
+                if holder is not None and holder.id == self._holder.id:
+                    self._storage.remove(NAME)
 
     def tell(self, running: Callable[[], Sequence[Doing]]) -> None:
         """What to write beside the beat: asked for at every one."""

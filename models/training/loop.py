@@ -95,15 +95,16 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             done = step + 1
-            if execution.checkpoints and (done % execution.checkpoint_every == 0 or done == settings.steps):
-                _write(execution.checkpoints, learner, optimizer, settings, done)
-                if execution.on_checkpoint:
-                    execution.on_checkpoint()
             if execution.on_step:
                 record = {name: float(value.detach()) for name, value in figures.items()}
                 record |= {"step": done, "steps": settings.steps, "lr": learning_rate(settings, step)}
                 record |= {"grad_norm": float(norm), "seconds": time.perf_counter() - began}
                 execution.on_step(record)
+            # After the step's record: what a checkpoint has behind it does not run again.
+            if execution.checkpoints and (done % execution.checkpoint_every == 0 or done == settings.steps):
+                _write(execution.checkpoints, learner, optimizer, settings, done)
+                if execution.on_checkpoint:
+                    execution.on_checkpoint()
         learner.eval()
 
 
