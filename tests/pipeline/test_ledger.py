@@ -1,3 +1,4 @@
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
