@@ -46,6 +46,34 @@ def decode(data: bytes) -> Image.Image:
         raise UndecodableImage(f"{type(error).__name__}: {error}"[:200]) from error
 
 
+class DecodedPictures:
+    """Pictures of one shard, each decoded once for all the stages that a worker runs on it one after the other.
+
+    At most ``limit`` bytes of them, as RGB; what comes after is decoded each time.
+    """
+
+    def __init__(self, limit: int = 2**30) -> None:
+        self._limit, self._held, self._shard = limit, 0, ""
+        self._pictures: dict[str, Image.Image] = {}
+
+    def begin(self, shard: str) -> None:
+        """The next pictures are of this shard; another one's are forgotten."""
+        if shard != self._shard:
+            self._pictures.clear()
+            self._shard, self._held = shard, 0
+
+    def __call__(self, image_id: str, data: bytes) -> Image.Image:
+        """:func:`decode` of ``data``, whose sha256 is ``image_id``."""
+        if image_id in self._pictures:
+            return self._pictures[image_id]
+        picture = decode(data)
+        size = picture.width * picture.height * 3
+        if self._held + size <= self._limit:
+            self._held += size
+            self._pictures[image_id] = picture
+        return picture
+
+
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """``image`` resized (bicubic) to a square; shape (size, size, 3), uint8."""
     resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)

@@ -252,6 +252,7 @@ class Flow:
             threads=placement.threads or (cpus if stage.whole else max(1, int(placement.cpus))),
             batch=placement.batch,
             deadline=placement.deadline or deadline,
+            fuse=any(stage.fuse for stage in self._plan.recipe.placement.values()),
             generation=stage.held.index.generation(shard) if shard else 0,
         )
 

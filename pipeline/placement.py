@@ -4,7 +4,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class PlacementKeys(BaseModel):
-    """One stage's. ``deadline`` is in seconds for one shard."""
+    """One stage's. ``deadline`` is in seconds for one shard.
+
+    ``fuse``: right after the stage before it, on the same worker, which keeps a shard's decoded pictures for it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -14,3 +17,4 @@ class PlacementKeys(BaseModel):
     batch: int = Field(default=64, ge=1)
     threads: int | None = Field(default=None, ge=1)
     deadline: float | None = Field(default=None, gt=0)
+    fuse: bool = False

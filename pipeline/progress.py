@@ -52,7 +52,7 @@ class _Bar:
         if left:
             parts.append(f"left: {left}")
         if self.others:
-            parts.append(f"{self.others} shards were committed by another runner")
+            parts.append(f"{self.others} committed by another attempt")
         return "  ".join([*parts, self.text] if self.text else parts)
 
 

@@ -45,6 +45,7 @@ class _Actor:
     task: Task | None = None
     deadline: float = 0.0
     opened: str = ""
+    shard: str = ""
 
 
 class Crew:
@@ -133,7 +134,7 @@ class Crew:
                     continue
                 if actor := self._place(task, flow.backlog(task), room):
                     flow.begin(task)
-                    actor.task, actor.opened = task, task.fingerprint
+                    actor.task, actor.opened, actor.shard = task, task.fingerprint, task.shard
                     actor.deadline = time.monotonic() + task.deadline + GRACE
                     reference = actor.handle.run.remote(task, self._board)
                     self._actors[reference] = actor
@@ -155,14 +156,16 @@ class Crew:
         return False
 
     def _place(self, task: Task, backlog: int, room: "_Room") -> _Actor | None:
-        """An idle actor for the task, the one that has its stage open if there is one; or ask for another one.
+        """An idle actor for the task, best the one that had its shard or has its stage open; or ask for one more.
 
         A task may use more threads than its actor reserves (a training takes a whole machine): it gets a node
         on which nothing else of ours runs, and until it has one, that node takes nothing new.
         """
         fitting = [actor for actor in self._idle if actor.needs == task.needs and room.free(actor.node, task)]
         if fitting:
-            actor = max(fitting, key=lambda actor: actor.opened == task.fingerprint)
+            actor = max(
+                fitting, key=lambda actor: (actor.shard == task.shard, actor.opened == task.fingerprint)
+            )
             self._idle.remove(actor)
             room.take(actor.node, task)
             return actor

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,9 @@ from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger
 from pipeline.storage import PATIENCE
 from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Trained, Transform
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ROW_GROUP = 2048
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -55,6 +58,7 @@ class Task:
     ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings;
     ``digests`` has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are
     handled one by one. ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
+    With ``fuse`` the worker keeps the shard's decoded pictures for the next stage.
     """
 
     run: str
@@ -70,6 +74,7 @@ class Task:
     threads: int = 1
     batch: int = 64
     deadline: float = 3600.0
+    fuse: bool = False
     attempt: int = 1
     generation: int = 0
     suspects: frozenset[str] = frozenset()
@@ -90,6 +95,7 @@ class Crumb(NamedTuple):
 
 
 Drop = Callable[[Crumb], None]
+Decode = Callable[[str, bytes], "Image"]
 
 
 class CommittedInput:
@@ -234,11 +240,20 @@ class PartWriter:
 Opened = Callable[[Task, Site], Transform]
 
 
-def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) -> list[tuple[Part, bool]]:
+def decode_again(image_id: str, data: bytes) -> "Image":
+    """The picture in ``data``, decoded anew each time."""
+    from models.images import decode  # imports torch: seconds that a task without pictures need not pay
+
+    return decode(data)
+
+
+def run_task(
+    task: Task, open_stage: Opened, drop: Drop = lambda crumb: None, decode: Decode = decode_again
+) -> list[tuple[Part, bool]]:
     """Do the work and commit it; the parts that stand now, and whether this attempt wrote each.
 
     ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard. ``drop`` is
-    called with a breadcrumb before every batch.
+    called with a breadcrumb before every batch, ``decode`` for every picture that a model looks at.
 
     Raises:
         ContractError, ConservationError: nothing of the shard is committed.
@@ -253,7 +268,7 @@ def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) ->
     wait, until = 0.1, 0.0
     while True:
         try:
-            return _run_task(task, open_stage, dropping)
+            return _run_task(task, open_stage, dropping, decode)
         except OSError as error:
             if error.errno not in _DISK:
                 raise
@@ -269,7 +284,7 @@ def run_task(task: Task, open_stage: Opened, drop: Drop = lambda crumb: None) ->
         wait = min(2 * wait, 5.0)
 
 
-def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bool]]:
+def _run_task(task: Task, open_stage: Opened, drop: Drop, decode: Decode) -> list[tuple[Part, bool]]:
     ledger = Ledger(task.run)
     if task.shard and (stands := ledger.standing(task.name, task.shard, task.generation)):
         return [(stands, False)]
@@ -293,6 +308,7 @@ def _run_task(task: Task, open_stage: Opened, drop: Drop) -> list[tuple[Part, bo
             lasting=lambda: ledger.storage.lasting(lasting),
             keep=lambda: ledger.storage.keep(lasting),
             progress=lambda done, total, text: drop(Crumb((), done, total, text)),
+            decode=decode,
         )
         if isinstance(task.stage, ShardStage):
             return [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]

@@ -10,14 +10,17 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from data_contracts.errors import CapfiltError
 from pipeline.index import Part
-from pipeline.task import Crumb, Task, run_task
+from pipeline.task import Crumb, Decode, Task, decode_again, run_task
 from stages.stage import ShardStage, Site, Transform
+
+if TYPE_CHECKING:
+    from models.images import DecodedPictures
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
@@ -82,6 +85,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._opened: OrderedDict[str, Transform] = OrderedDict()
+        self._pictures: DecodedPictures | None = None
 
     def where(self) -> tuple[str, int]:
         """The Ray node and the process that it lives in."""
@@ -109,7 +113,7 @@ class Worker:
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
             faulthandler.dump_traceback_later(task.deadline, exit=True, file=crash)
             try:
-                return Result(tuple(run_task(task, self._open, drop)))
+                return Result(tuple(run_task(task, self._open, drop, self._decode(task))))
             except CapfiltError as error:
                 return Result(error=error)
             except Exception:  # everything else is data for the scheduler, which judges and retries
@@ -119,6 +123,17 @@ class Worker:
                 faulthandler.disable()
                 for left in (path, path.with_suffix(".json")):  # only a death leaves them
                     left.unlink(missing_ok=True)
+
+    def _decode(self, task: Task) -> Decode:
+        """How a task's pictures are decoded: with ``fuse`` once for all stages that follow on the same shard."""
+        if not (task.fuse and task.shard):
+            return decode_again
+        if self._pictures is None:
+            from models.images import DecodedPictures
+
+            self._pictures = DecodedPictures()
+        self._pictures.begin(f"{task.run} {task.shard}")
+        return self._pictures
 
     def _open(self, task: Task, site: Site) -> Transform:
         """The transform of the task's stage, opened once for all of its shards."""

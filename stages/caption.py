@@ -38,14 +38,14 @@ class WriteCaptions(ShardStage):
 
         use_threads(site.threads)
         captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
-        return lambda shard: self._transform(shard, captioner, site.batch)
+        return lambda shard: self._transform(shard, captioner, site)
 
-    def _transform(self, shard: ShardInput, captioner: Captioner, batch_rows: int) -> Iterator[Rows]:
-        from models.images import decode
-
-        for batch in shard.stream(Picture, batch_rows):
+    def _transform(self, shard: ShardInput, captioner: Captioner, site: Site) -> Iterator[Rows]:
+        for batch in shard.stream(Picture, site.batch):
             rows, images = batch["row_id"].to_pylist(), batch["image_id"].to_pylist()
-            pictures = [decode(data.as_py()) for data in batch["image"]]
+            pictures = [
+                site.decode(image, data.as_py()) for image, data in zip(images, batch["image"], strict=True)
+            ]
             kept, rejected = [], []
             for row, image, captions in zip(
                 rows, images, captioner.caption(pictures, images, self.decoding), strict=True

@@ -37,7 +37,7 @@ class ScorePairs(ShardStage):
 
         use_threads(site.threads)
         matcher = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
-        return lambda shard: self._transform(shard, matcher, site.batch)
+        return lambda shard: self._transform(shard, matcher, site)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
         return {row: [text.pair for text in texts] for row, texts in self._texts(shard).items()}
@@ -54,13 +54,12 @@ class ScorePairs(ShardStage):
             texts[row["row_id"]].append(_Text(pair, Source.SYNTHETIC, row["caption_index"], row["text"]))
         return texts
 
-    def _transform(self, shard: ShardInput, matcher: Matcher, batch_rows: int) -> Iterator[Rows]:
-        from models.images import decode
+    def _transform(self, shard: ShardInput, matcher: Matcher, site: Site) -> Iterator[Rows]:
         from models.text import normalise_caption
 
         texts = self._texts(shard)
         seen: set[str] = set()
-        for batch in shard.stream(Picture, batch_rows):
+        for batch in shard.stream(Picture, site.batch):
             rejected: list[Reject] = []
             to_judge: list[tuple[str, str, list[_Text]]] = []
             pictures, readings = [], []
@@ -83,7 +82,7 @@ class ScorePairs(ShardStage):
                         )
                 if judged:
                     to_judge.append((row.as_py(), image.as_py(), judged))
-                    pictures.append(decode(data.as_py()))
+                    pictures.append(site.decode(image.as_py(), data.as_py()))
                     readings.append([normalise_caption(text.text) for text in judged])
             kept = [
                 Score(

@@ -9,12 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from data_contracts.records import Record
 from data_contracts.rejects import Reject
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Site:
 
     ``scratch`` is private to the attempt and vanishes with it; the folder that ``lasting`` gives belongs to the
     stage and survives a failed attempt, so that a training can go on from its last checkpoint there. ``keep``
-    makes what is in it survive the machine as well.
+    makes what is in it survive the machine as well. ``decode`` gives the picture in an image's bytes, by its
+    image_id: a worker that runs several stages on a shard may keep it.
     """
 
     device: str
@@ -53,6 +57,7 @@ class Site:
     lasting: Callable[[], Path]
     keep: Callable[[], None]
     progress: Callable[[int, int, str], None]
+    decode: "Callable[[str, bytes], Image]"
 
 
 @dataclass(frozen=True)

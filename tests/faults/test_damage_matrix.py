@@ -20,6 +20,8 @@ from tests.pipeline.local import plan_of, run, write_data
 from tests.runs.command import difference, snapshot
 from tests.stages.rows import FakeCaptioner, FakeFilter
 
+pytestmark = pytest.mark.thorough
+
 STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 SHARD = "0000001"
 
@@ -30,8 +32,8 @@ Damage = Callable[[Path], None]
 def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, Path]]:
     """Models that need no torch: what they say follows from the picture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda where, device, batch: FakeCaptioner())
+        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
         yield {"filter": blip_filter, "captioner": blip_captioner}
 
 

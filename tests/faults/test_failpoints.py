@@ -19,6 +19,8 @@ from pipeline.ledger import RECORD, Ledger
 from tests.faults.bare import SHARDS, plan
 from tests.runs.command import snapshot
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 MEMORY = Path("/dev/shm")
 KILLED = -9

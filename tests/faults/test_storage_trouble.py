@@ -19,6 +19,8 @@ from tests.runs.command import capfilt, difference, here, write_recipe
 from tests.stages.rows import FakeCaptioner, FakeFilter
 from tests.store import BUCKET, Store, Trouble, in_environment
 
+pytestmark = pytest.mark.thorough
+
 STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 BROKEN = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
@@ -27,8 +29,8 @@ BROKEN = ("GET", "HEAD", "PUT", "POST", "DELETE")
 def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, Path]]:
     """Models that need no torch: what they say follows from the picture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda where, device, batch: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda where, device, batch: FakeCaptioner())
+        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
         yield {"filter": blip_filter, "captioner": blip_captioner}
 
 

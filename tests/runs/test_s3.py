@@ -18,6 +18,8 @@ from pipeline.storage import storage_at
 from tests.runs.command import capfilt, difference, here, started, table, wait_until, write_recipe
 from tests.store import BUCKET, Store
 
+pytestmark = pytest.mark.thorough
+
 OUTPUT = f"s3://{BUCKET}/team/runs"
 COMPARED = ("ingest", "caption", "score", "select", "export")
 

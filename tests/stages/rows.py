@@ -13,6 +13,7 @@ from data_contracts.identity import image_id, pair_id, row_id
 from data_contracts.records import Caption, HumanPicture, Occurrence, Picture, Record, Score, Source, Split
 from data_contracts.rejects import Reject
 from models.protocols import Decoding, Images, Match, Written
+from pipeline.task import decode_again
 from stages.memory import MemoryInput
 from stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput, Transform
 
@@ -89,6 +90,7 @@ def site(scratch: Path, *models: ModelRef, batch: int = 2) -> Site:
         lasting=lasting,
         keep=lambda: None,
         progress=lambda done, total, text: None,
+        decode=decode_again,
     )
 
 
