@@ -49,7 +49,8 @@ def disturbed(
     seen = {}
     dies("run", path, at=f"ended.caption:4@{folder}/1")
     seen["caption"] = snapshot(run)
-    dies("resume", run, at=f"batch.caption:3@{folder}/2,ended.score:6@{folder}/3")
+    capfilt("resume", run, "--until", "caption", CAPFILT_FAILPOINT=f"batch.caption:3@{folder}/2")
+    dies("resume", run, at=f"ended.score:4@{folder}/3")
     seen["score"] = snapshot(run)
     capfilt("resume", run, CAPFILT_FAILPOINT=f"batch.score:4@{folder}/4")
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["1", "2", "3", "4"]
