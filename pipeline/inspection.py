@@ -18,7 +18,7 @@ from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
 from pipeline import lease
 from pipeline.index import Index, Part
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, reader_of
 
 IDS = ("row_id", "image_id", "pair_id", "url", "id")
 
@@ -232,7 +232,7 @@ def _account(ledger: Ledger, stage: str, part: Part) -> str:
         return f"it has no file of the {left} rejects" if left else ""
     try:
         data = ledger.home(stage).storage.read(f"{stage}/{record.rejects}")
-        rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read().num_rows
+        rows = pq.ParquetFile(reader_of(data), page_checksum_verification=True).read().num_rows
     except FileNotFoundError:
         return f"{record.rejects} is gone"
     except (pa.ArrowException, OSError) as error:

@@ -38,6 +38,17 @@ def part_name(shard: str, generation: int = 0) -> str:
     return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
 
 
+def reader_of(data: bytes) -> pa.BufferReader:
+    """A file of these bytes in memory that is Arrow's own.
+
+    Arrow's threads let go of a buffer when they like, also while the interpreter ends; letting go of Python's own
+    bytes then aborts the process.
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
+
+
 class Ledger:
     """One run. Holds no open files and no state besides where the run lies: all of it is in the storage."""
 
@@ -155,7 +166,7 @@ class Ledger:
         """The part of the index that is one file; empty when it is not there or cannot be read."""
         try:
             data = self.storage.read(f"{stage}/_commits/index.parquet")
-            return pq.read_table(pa.BufferReader(data)).cast(INDEX)
+            return pq.read_table(reader_of(data)).cast(INDEX)
         except (FileNotFoundError, pa.ArrowException, ValueError, OSError):
             return INDEX.empty_table()
 
@@ -205,7 +216,7 @@ class Ledger:
     def _from_footer(self, stage: str, name: str) -> Part:
         try:
             data = self.storage.read(f"{stage}/{name}")
-            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            file = pq.ParquetFile(reader_of(data), page_checksum_verification=True)
             metadata = file.metadata.metadata or {}
             record = None if TOMBSTONE in metadata else ShardRecord.model_validate_json(metadata[RECORD])
             if record and part_name(record.shard, record.generation) != name:
@@ -266,7 +277,7 @@ class Ledger:
             found, evidence = "", "it is gone"
         if found != sha256:
             raise home._damage(stage, name, evidence)
-        return pa.BufferReader(data)
+        return reader_of(data)
 
     def suspect(self, stage: str, name: str, evidence: str) -> None:
         """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""

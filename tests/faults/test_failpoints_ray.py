@@ -28,7 +28,7 @@ def mended(
     capfilt("run", path, expect=-signal.SIGKILL, CAPFILT_FAILPOINT=at)
     before = snapshot(run)
     assert Ledger(run).totals("list_web") is not None, "its own worker has not closed the stage"
-    said = capfilt("resume", run, CAPFILT_FAILPOINT=f"part.published:20@{folder}/3").said
+    said = capfilt("resume", run, CAPFILT_FAILPOINT=f"part.published:20@{folder}/3").out
     assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["1", "2", "3"]
     return run, before, said
 
@@ -60,7 +60,7 @@ def test_the_shard_whose_worker_died_behind_its_commit_did_not_run_again(
     mended: tuple[Path, Any, str],
 ) -> None:
     run, _, said = mended
-    stages = re.findall(r"(\w+) +[\d.]+ s [^\n]*?1 committed by another attempt", said)
+    stages = re.findall(r"^ +(\w+) .*  1 committed by another attempt", said, re.MULTILINE)
     assert len(stages) == 1
     assert stages[0] in STAGES
     attempts = [part.record.attempt for part in Ledger(run).index(stages[0]).parts().values() if part.record]

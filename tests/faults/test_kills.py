@@ -105,6 +105,7 @@ def trained(
         "tokenizer": "wordpiece:300",
         "filter": {"checkpoint": str(blip_filter)},
         "captioner": {"steps": STEPS, "batch": 4},
+        "precision": "fp32",
     }
     path = write_recipe(
         folder / "recipe.yaml",
@@ -162,7 +163,7 @@ def test_the_same_models_unkilled_give_the_same_rows(
 ):
     run, _ = trained
     captioner = shutil.copytree(run / "models" / "captioner", tmp_path / "captioner")
-    brought = {"filter": recipe["models"]["filter"], "captioner": {"checkpoint": str(captioner)}}
+    brought = {**recipe["models"], "captioner": {"checkpoint": str(captioner)}}
     path = write_recipe(
         tmp_path / "recipe.yaml", recipe, name="unkilled", models=brought, select={"threshold": 0.3}
     )

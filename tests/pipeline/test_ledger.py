@@ -67,6 +67,11 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return Ledger(f"s3://{BUCKET}/{uuid.uuid4().hex}/run")
 
 
+@pytest.fixture
+def local(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "run")
+
+
 def run_record(name: str = "run") -> RunRecord:
     return RunRecord(
         name=name, recipe={}, stages={}, fingerprints={"score": "f"}, versions={}, created="2026-01-01"
@@ -121,10 +126,10 @@ class ReadOnly(Folder):
         raise StorageError(what="read-only")
 
 
-def test_a_read_only_copy_without_its_index_can_be_looked_at(ledger: Ledger) -> None:
-    commit(ledger, "0000000", 1)
-    shutil.rmtree(ledger.storage.path / "score/_commits")
-    assert Ledger(ReadOnly(ledger.storage.path)).index("score").shards == ["0000000"]
+def test_a_read_only_copy_without_its_index_can_be_looked_at(local: Ledger) -> None:
+    commit(local, "0000000", 1)
+    shutil.rmtree(local.storage.path / "score/_commits")
+    assert Ledger(ReadOnly(local.storage.path)).index("score").shards == ["0000000"]
 
 
 def test_generations_of_what_stands_and_of_what_does_not(ledger: Ledger) -> None:
@@ -149,10 +154,10 @@ def test_generations_of_what_stands_and_of_what_does_not(ledger: Ledger) -> None
             ledger.compact("score")
 
 
-def test_where_a_parts_stage_lies_is_not_asked_for_every_part(ledger: Ledger) -> None:
+def test_where_a_parts_stage_lies_is_not_asked_for_every_part(local: Ledger) -> None:
     """The totals of a long stage are long: a worker that reads its shard must not read them."""
-    parts = [commit(ledger, f"{number:07d}", number)[0] for number in range(3)]
-    ledger.close(ledger.index("score").totals("score", "f"))
+    parts = [commit(local, f"{number:07d}", number)[0] for number in range(3)]
+    local.close(local.index("score").totals("score", "f"))
     asked: list[str] = []
 
     class Watched(Folder):
@@ -163,7 +168,7 @@ def test_where_a_parts_stage_lies_is_not_asked_for_every_part(ledger: Ledger) ->
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("pipeline.ledger.storage_at", lambda where: Watched(Path(where)))
         for part in parts:
-            Ledger(ledger.storage.path).read("score", part.name, part.sha256)
+            Ledger(local.storage.path).read("score", part.name, part.sha256)
     assert asked.count("score/_stage.json") == 1
 
 

@@ -28,7 +28,11 @@ def checkpoints_recipe(base: Path, filter: Path, captioner: Path) -> dict[str, A
         "name": "finished",
         "web": {"format": "folder", "path": str(data / "crawl")},
         "human": {"format": "folder", "path": str(data / "human")},
-        "models": {"filter": {"checkpoint": str(filter)}, "captioner": {"checkpoint": str(captioner)}},
+        "models": {
+            "filter": {"checkpoint": str(filter)},
+            "captioner": {"checkpoint": str(captioner)},
+            "precision": "fp32",  # two runs are compared to the fourth digit
+        },
         # A random captioner writes little but loops, and these runs are about shards and rows.
         "caption": {"per_image": 2, "guard": {"min_words": 0, "repeats": 0, "prompt_echo": False}},
         "select": {"threshold": 0.5},
