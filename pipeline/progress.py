@@ -34,6 +34,7 @@ class _Bar:
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     others: int = 0
+    seconds: float = 0.0
     text: str = ""
     unit: str = "row"
     started: float = field(default_factory=time.monotonic)
@@ -47,8 +48,8 @@ class _Bar:
 
     def summary(self) -> str:
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.rejected.most_common())
-        seconds = time.monotonic() - self.started
-        parts = [f"{seconds:6.1f} s", f"{self.rows:>7,} {self.unit}s", f"{self.kept:>7,} kept"]
+        # of work: stages overlap, so the time since a stage began says little about it
+        parts = [f"{self.seconds:6.1f} s", f"{self.rows:>7,} {self.unit}s", f"{self.kept:>7,} kept"]
         if left:
             parts.append(f"left: {left}")
         if self.others:
@@ -127,6 +128,7 @@ class Progress:
         bar.rows += record.units_in
         bar.kept += record.kept
         bar.unit = record.unit
+        bar.seconds += record.seconds
         bar.rejected.update(record.rejected)
 
     def end(self, stage: str) -> None:
