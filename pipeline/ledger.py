@@ -224,7 +224,7 @@ class Ledger:
             for group in range(file.num_row_groups):  # the digest noted now has to be that of a whole file
                 file.read_row_group(group)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            raise self._damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
+            raise self.damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
         part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
         with suppress(StorageError):  # a copy may be read-only, and is looked at all the same
             self._enter(stage, part)
@@ -233,7 +233,8 @@ class Ledger:
     def _enter(self, stage: str, part: Part) -> None:
         self.storage.replace(f"{stage}/_commits/{part.name}.json", part.model_dump_json().encode())
 
-    def _damage(self, stage: str, name: str, evidence: str) -> DamageError:
+    def damage(self, stage: str, name: str, evidence: str) -> DamageError:
+        """The error that names a part of this run, so that it can be set aside."""
         return DamageError(
             what=f"{self.url}/{stage}/{name} is damaged",
             evidence=evidence,
@@ -276,7 +277,7 @@ class Ledger:
         except FileNotFoundError:
             found, evidence = "", "it is gone"
         if found != sha256:
-            raise home._damage(stage, name, evidence)
+            raise home.damage(stage, name, evidence)
         return reader_of(data)
 
     def suspect(self, stage: str, name: str, evidence: str) -> None:

@@ -178,16 +178,9 @@ class Runner:
 
     def _set_aside(self, node: Node, part: str, why: str) -> None:
         """Bury a part. ``why`` is empty for one that is sound but superseded."""
-        if self.ledger.home(node.name).url != self.ledger.url:
-            # a parent's part: its own run has to mend it
-            home = self.ledger.home(node.name).url
-            raise DamageError(
-                what=f"{home}/{node.name}/{part} is damaged",
-                evidence=why,
-                remedy=f"capfilt resume {home} sets it aside and redoes its shard",
-                stage=node.name,
-                part=part,
-            )
+        home = self.ledger.home(node.name)
+        if home.url != self.ledger.url:
+            raise home.damage(node.name, part, why)  # a parent's part: its own run has to mend it
         shard = part.removesuffix(".parquet").partition(".g")[0]
         self._repairs[node.name, shard] += bool(why)
         if self._repairs[node.name, shard] > REPAIRS:

@@ -39,7 +39,6 @@ class _Actor:
 
     handle: Any
     needs: Resources
-    begun: float
     node: str = ""
     pid: int = 0
     task: Task | None = None
@@ -190,7 +189,7 @@ class Crew:
         handle = worker.options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, max_task_retries=0
         ).remote()
-        self._actors[handle.where.remote()] = _Actor(handle, needs, time.monotonic())
+        self._actors[handle.where.remote()] = _Actor(handle, needs)
 
     # -- what comes back ----------------------------------------------------------------------------------
 
@@ -238,7 +237,7 @@ class Crew:
         if not self._running() and now > busy + START_SECONDS:
             raise StageError(
                 what=f"no Ray worker could start within {START_SECONDS:.0f} s",
-                evidence=f"{len(self._actors)} asked for, {len(ray.nodes())} nodes; others may hold what they have",  # type: ignore[no-untyped-call]
+                evidence=f"{len(self._actors)} asked for, {len(_alive())} nodes; others may hold what they have",
                 remedy="see `ray status`; free the cluster, or ask for less in the recipe's `placement`",
             )
 
@@ -247,8 +246,7 @@ class _Room:
     """What the cluster's nodes have, less what this run's actors take of it."""
 
     def __init__(self, actors: list[_Actor]) -> None:
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+        alive = _alive()
         self._cpus = {node: float(has.get("CPU", 0.0)) for node, has in alive.items()}
         self._gpus = {node: float(has.get("GPU", 0.0)) for node, has in alive.items()}
         self._threads = Counter(dict.fromkeys(alive, 0))
@@ -294,6 +292,12 @@ class _Room:
         self._taken = Resources(self._taken.cpus - actor.needs.cpus, self._taken.gpus - actor.needs.gpus)
 
 
+def _alive() -> dict[str, dict[str, float]]:
+    """The resources of every node that is alive, by its id."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+
+
 def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
     """How the actor's process died and what it had in hand, asked of its machine; ``None`` when that is gone too."""
     there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
@@ -302,8 +306,7 @@ def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
     try:
         words: tuple[str, tuple[str, ...]] = ray.get(asked, timeout=WORDS_SECONDS)
     except (RayError, GetTimeoutError):
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        if any(node["Alive"] and node["NodeID"] == actor.node for node in nodes):
+        if actor.node in _alive():
             return "the process died, and its machine could not be asked how", ()
         return None
     return words

@@ -37,7 +37,7 @@ from pipeline.failpoints import failpoint
 # How long a store or a disk may fail before the run gives up, in seconds; what is committed stays.
 PATIENCE = float(os.environ.get("CAPFILT_STORAGE_PATIENCE", "60"))
 _PASSING = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT)
-_CONFIG = {"s3": "S3", "s3a": "S3", "gs": "GCS", "az": "Azure", "abfs": "Azure", "abfss": "Azure"}
+_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -166,11 +166,11 @@ def storage_at(where: str | Path) -> Storage:
     scheme, url, _ = text.partition("://")
     if not url or scheme == "file":
         return Folder(Path(text.removeprefix("file://")))
-    if scheme not in _CONFIG:
+    if scheme not in _SCHEMES:
         raise RecipeError(
             what=f"runs cannot be stored at {text}",
             evidence=f"scheme {scheme!r}",
-            remedy=f"give a folder, or a url with one of {', '.join(_CONFIG)}",
+            remedy=f"give a folder, or a url with one of {', '.join(_SCHEMES)}",
         )
     return Bucket(text.rstrip("/"))
 
@@ -178,6 +178,16 @@ def storage_at(where: str | Path) -> Storage:
 def is_url(where: str) -> bool:
     """Whether an output is in an object store."""
     return "://" in where and not where.startswith("file://")
+
+
+def _again(passes: Callable[[BaseException], bool]) -> Retrying:
+    """Tries again, with back-off, after errors that may pass, for ``PATIENCE`` seconds."""
+    return Retrying(
+        retry=retry_if_exception(passes),
+        stop=stop_after_delay(PATIENCE),
+        wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.1),
+        reraise=True,
+    )
 
 
 # -- local --------------------------------------------------------------------------------------------------
@@ -191,14 +201,8 @@ def _patiently(method: F) -> F:
 
     @wraps(method)
     def call(self: "Folder", *args: Any, **kwargs: Any) -> Any:
-        again = Retrying(
-            retry=retry_if_exception(passes),
-            stop=stop_after_delay(PATIENCE),
-            wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.1),
-            reraise=True,
-        )
         try:
-            return again(method, self, *args, **kwargs)
+            return _again(passes)(method, self, *args, **kwargs)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -381,14 +385,8 @@ def _said(method: F) -> F:
 
     @wraps(method)
     def call(self: "Bucket", *args: Any, **kwargs: Any) -> Any:
-        again = Retrying(
-            retry=retry_if_exception(_passes),
-            stop=stop_after_delay(PATIENCE),
-            wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.1),
-            reraise=True,
-        )
         try:
-            return again(method, self, *args, **kwargs)
+            return _again(_passes)(method, self, *args, **kwargs)
         except (FileNotFoundError, NotFoundError) as error:
             # Writing gives "not found" only when the bucket is not there; so may reading.
             if method.__name__ == "read" and not _NO_BUCKET.search(str(error)):
