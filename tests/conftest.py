@@ -64,6 +64,14 @@ def recipe(base: Path, blip_filter: Path, blip_captioner: Path) -> dict[str, Any
 
 
 @pytest.fixture(scope="session")
+def finished(base: Path, blip_filter: Path, blip_captioner: Path) -> Path:
+    """The folder of the undisturbed run of that recipe; read only."""
+    from tests.runs import made
+
+    return made.finished_run(base, blip_filter, blip_captioner)
+
+
+@pytest.fixture(scope="session")
 def store_server() -> Iterator[Store]:
     """An S3 on loopback for the whole session; what a test puts there has a prefix of its own."""
     from tests.store import serving  # moto takes a second

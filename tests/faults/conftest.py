@@ -6,13 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import made
-
-
-@pytest.fixture(scope="session")
-def finished(base: Path, blip_filter: Path, blip_captioner: Path) -> Path:
-    return made.finished_run(base, blip_filter, blip_captioner)
-
 
 @contextmanager
 def local_ray(**system: object) -> Iterator[None]:
@@ -47,3 +40,25 @@ def local_ray(**system: object) -> Iterator[None]:
 def ray_here() -> Iterator[None]:
     with local_ray():
         yield
+
+
+@pytest.fixture(scope="module")
+def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, Path]]:
+    """Models that need no torch: what they say follows from the picture."""
+    from tests.stages.rows import FakeCaptioner, FakeFilter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
+        yield {"filter": blip_filter, "captioner": blip_captioner}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]) -> Path:
+    """A folder with sources and a finished run; read only."""
+    from tests.pipeline.local import plan_of, run, write_data
+
+    folder = tmp_path_factory.mktemp("clean")
+    write_data(folder)
+    run(plan_of(folder, checkpoints))
+    return folder

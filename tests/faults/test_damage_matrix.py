@@ -4,7 +4,7 @@ What a resume on Ray does with it is in `test_damage`; here a run is mended in a
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ from pipeline.plan import Plan
 from pipeline.survey import sharded, survey
 from tests.pipeline.local import plan_of, run, write_data
 from tests.runs.command import difference, snapshot
-from tests.stages.rows import FakeCaptioner, FakeFilter
 
 pytestmark = pytest.mark.thorough
 
@@ -26,24 +25,6 @@ STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 SHARD = "0000001"
 
 Damage = Callable[[Path], None]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, Path]]:
-    """Models that need no torch: what they say follows from the picture."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
-        yield {"filter": blip_filter, "captioner": blip_captioner}
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]) -> Path:
-    """A folder with sources and a finished run; read only."""
-    folder = tmp_path_factory.mktemp("clean")
-    write_data(folder)
-    run(plan_of(folder, checkpoints))
-    return folder
 
 
 @pytest.fixture

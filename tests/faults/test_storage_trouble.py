@@ -14,33 +14,14 @@ from data_contracts.errors import StorageError
 from pipeline import storage, task
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
-from tests.pipeline.local import plan_of, run, write_data
+from tests.pipeline.local import plan_of, run
 from tests.runs.command import capfilt, difference, here, write_recipe
-from tests.stages.rows import FakeCaptioner, FakeFilter
 from tests.store import BUCKET, Store, Trouble, in_environment
 
 pytestmark = pytest.mark.thorough
 
 STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 BROKEN = ("GET", "HEAD", "PUT", "POST", "DELETE")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, Path]]:
-    """Models that need no torch: what they say follows from the picture."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
-        yield {"filter": blip_filter, "captioner": blip_captioner}
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]) -> Path:
-    """A folder with sources and a finished run; read only."""
-    folder = tmp_path_factory.mktemp("clean")
-    write_data(folder)
-    run(plan_of(folder, checkpoints))
-    return folder
 
 
 @pytest.fixture
