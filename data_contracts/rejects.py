@@ -24,6 +24,43 @@ class Reason(StrEnum):
     BELOW_THRESHOLD = "below_threshold"
     NOT_BEST = "not_best"
     WEB_TEXT_KEPT = "web_text_kept"
+    BAD_URL = "bad_url"
+    SCHEME = "scheme"
+    PRIVATE_ADDRESS = "private_address"
+    TAKEN_DOWN = "taken_down"
+    ROBOTS = "robots"
+    OPT_OUT = "opt_out"
+    DNS = "dns"
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    TOO_SLOW = "too_slow"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    REDIRECTS = "redirects"
+    DEADLINE = "deadline"
+    FETCH_DIED = "fetch_died"
+    HTTP_400 = "http_400"
+    HTTP_401 = "http_401"
+    HTTP_403 = "http_403"
+    HTTP_404 = "http_404"
+    HTTP_410 = "http_410"
+    HTTP_429 = "http_429"
+    HTTP_500 = "http_500"
+    HTTP_502 = "http_502"
+    HTTP_503 = "http_503"
+    HTTP_504 = "http_504"
+    HTTP_OTHER = "http_other"
+    NOT_IMAGE = "not_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    ASPECT = "aspect"
+    DECODER_DIED = "decoder_died"
+    PLACEHOLDER = "placeholder"
+    TEXT_FILE_NAME = "text_file_name"
+    TEXT_URL = "text_url"
+    TEXT_BOILERPLATE = "text_boilerplate"
+    TEXT_TOO_SHORT = "text_too_short"
+    TEXT_TOO_LONG = "text_too_long"
     POISON = "poison"
 
 
@@ -41,6 +78,43 @@ MEANING: dict[Reason, str] = {
     Reason.BELOW_THRESHOLD: "the filter's ITM probability is below the threshold",
     Reason.NOT_BEST: "another text of the same image scores higher, and the rule keeps the best",
     Reason.WEB_TEXT_KEPT: "a web text of the same image was kept, so its synthetic text is not needed",
+    Reason.BAD_URL: "the url cannot be read as one",
+    Reason.SCHEME: "neither http nor https, in the list or after a redirect",
+    Reason.PRIVATE_ADDRESS: "it leads to an address that is not public, and fetch.allow_private does not name it",
+    Reason.TAKEN_DOWN: "the take-down list names its url, its domain or its bytes",
+    Reason.ROBOTS: "the host's robots.txt says no, and fetch.robots is on",
+    Reason.OPT_OUT: "its X-Robots-Tag forbids this use",
+    Reason.DNS: "the host's name does not resolve",
+    Reason.CONNECT: "no connection: refused, reset, or TLS failed",
+    Reason.TIMEOUT: "not whole within fetch.timeout seconds",
+    Reason.TOO_SLOW: "slower than fetch.min_rate",
+    Reason.TRUNCATED: "the connection ended before the whole body came",
+    Reason.TOO_LARGE: "more bytes than fetch.max_bytes, as sent or unpacked",
+    Reason.REDIRECTS: "more redirects than fetch.max_redirects, or in a circle",
+    Reason.DEADLINE: "its shard's time was up before its turn came",
+    Reason.FETCH_DIED: "the process that fetched it died whenever it was handled",
+    Reason.HTTP_400: "the server answered 400",
+    Reason.HTTP_401: "the server answered 401",
+    Reason.HTTP_403: "the server answered 403",
+    Reason.HTTP_404: "the server answered 404",
+    Reason.HTTP_410: "the server answered 410",
+    Reason.HTTP_429: "the server answered 429",
+    Reason.HTTP_500: "the server answered 500",
+    Reason.HTTP_502: "the server answered 502",
+    Reason.HTTP_503: "the server answered 503",
+    Reason.HTTP_504: "the server answered 504",
+    Reason.HTTP_OTHER: "the server answered with another status than 200",
+    Reason.NOT_IMAGE: "HTML, SVG, text or another thing that is not a raster picture",
+    Reason.TOO_MANY_PIXELS: "more pixels than images.max_pixels: possibly a decompression bomb",
+    Reason.TOO_SMALL: "a side shorter than images.min_side",
+    Reason.ASPECT: "longer than images.max_aspect times its width, or wider",
+    Reason.DECODER_DIED: "the process that decoded it died or took too long",
+    Reason.PLACEHOLDER: "the same bytes under many unrelated urls and texts: a placeholder",
+    Reason.TEXT_FILE_NAME: "a text that is a file name, as in `IMG_1234.jpg`",
+    Reason.TEXT_URL: "a text that is an address",
+    Reason.TEXT_BOILERPLATE: "a text that says nothing of the picture, as in `click to enlarge`",
+    Reason.TEXT_TOO_SHORT: "a text of fewer characters than texts.min_length",
+    Reason.TEXT_TOO_LONG: "a text of more characters than texts.max_length",
     Reason.POISON: "its process died or raised whenever it was handled, its neighbours' did not",
 }
 
