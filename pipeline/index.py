@@ -272,10 +272,12 @@ class Index:
             seconds=round(pc.sum(table["seconds"]).as_py() or 0.0, 3),
         )
 
-    def text(self, stage: str) -> pa.Array:
-        """Each part as :func:`inputs_text` names it, in the order of the table."""
+    def text(self, stage: str, rows: pa.Array | None = None) -> pa.Array:
+        """Each part as :func:`inputs_text` names it, in the order of the table; or those of these rows."""
         ends = (pa.scalar(f"{stage}/"), "@", ";")
         name, digest = (self.table[column].combine_chunks() for column in ("name", "sha256"))
+        if rows is not None:
+            name, digest = name.take(rows), digest.take(rows)
         return pc.binary_join_element_wise(ends[0], name, ends[1], digest, ends[2], "").cast(
             pa.large_string()
         )

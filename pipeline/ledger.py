@@ -101,7 +101,7 @@ class Ledger:
     def _home(self, stage: str, totals: StageTotals | None) -> "Ledger":
         if totals is None or totals.refers_to is None:
             return self
-        return Ledger(self.storage.at(totals.refers_to)).home(stage)
+        return Ledger(storage_at(totals.refers_to, self.storage)).home(stage)
 
     def totals(self, stage: str) -> StageTotals | None:
         """The stage's totals, once it is complete."""
@@ -203,8 +203,7 @@ class Ledger:
         pq.write_table(rows, sink, compression="zstd")
         self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
         failpoint("index.compacted")
-        with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(lambda name: self.storage.remove(f"{stage}/_commits/{name}"), entries))
+        self.storage.remove(*(f"{stage}/_commits/{name}" for name in entries))
 
     def part(self, stage: str, name: str) -> Part:
         """A part as its own index entry has it; an entry that a kill prevented is rebuilt from the footer."""

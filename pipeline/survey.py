@@ -1,6 +1,6 @@
 """What of a plan is done, what is to run, and why: from storage alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -12,6 +12,8 @@ from pipeline.graph import Graph, Node
 from pipeline.index import Index, models_text
 from pipeline.ledger import Ledger
 from stages.stage import GlobalStage, Trained
+
+AT_ONCE = 50_000  # parts that are compared at a time: what they read is text, and long
 
 
 class State(StrEnum):
@@ -141,31 +143,44 @@ def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
     """The parts, by shard, that read something which stands no more, or that another recipe made."""
-    if not len(index):
-        return {}
-    own = index.table["shard"].combine_chunks()
-    columns = []
-    for name in sorted(node.upstream):
-        standing, text = standings[name], standings[name].index.text(name)
-        if sharded(plan.nodes[name]):
-            place = pc.index_in(own, standing.index.table["shard"].combine_chunks())
-            due = pc.is_in(own, pa.array(standing.shards or (), pa.string()))
-            columns.append(pc.if_else(due, text.take(place), pa.scalar("", pa.large_string())))
-        else:
-            whole = "".join(sorted(text.to_pylist())) if len(text) else None
-            columns.append(pa.repeat(pa.scalar(whole, pa.large_string()), len(own)))
-    expected = pc.binary_join_element_wise(*columns, pa.scalar("", pa.large_string()))
-    sound = pc.equal(expected, index.table["inputs"].combine_chunks())
-    ours = pc.equal(index.table["fingerprint"].combine_chunks().cast(pa.string()), node.fingerprint)
-    sound = pc.and_(sound, ours)  # or the part is another run's: of a fork's, say, which read the same
-    for model in node.stage.models:
-        if isinstance(model, Trained):
-            digest = model_digest(standings[model.stage].index)
-            entry = models_text({model.stage: digest})[1:-1]
-            same = pc.match_substring(index.table["models"].combine_chunks().cast(pa.string()), entry)
+    gone: dict[str, str] = {}
+    expected = [_expected(plan.nodes[name], standings[name]) for name in sorted(node.upstream)]
+    trained = {model.stage: model_digest(standings[model.stage].index) for model in _trained(node)}
+    for start in range(0, len(index), AT_ONCE):
+        table = index.table.slice(start, AT_ONCE).combine_chunks()
+        own = table["shard"].combine_chunks()
+        read = [inputs_of(own) for inputs_of in expected]
+        text = pc.binary_join_element_wise(*read, pa.scalar("", pa.large_string()))
+        sound = pc.equal(text, table["inputs"].combine_chunks())
+        ours = pc.equal(table["fingerprint"].combine_chunks().cast(pa.string()), node.fingerprint)
+        sound = pc.and_(sound, ours)  # or the part is another run's: of a fork's, say, which read the same
+        for stage, digest in trained.items():
+            entry = models_text({stage: digest})[1:-1]
+            same = pc.match_substring(table["models"].combine_chunks().cast(pa.string()), entry)
             sound = pc.and_(sound, same)
-    gone = index.table.filter(pc.invert(pc.fill_null(sound, False)))
-    return dict(zip(gone["shard"].to_pylist(), gone["name"].to_pylist(), strict=True))
+        bad = table.filter(pc.invert(pc.fill_null(sound, False)))
+        gone |= dict(zip(bad["shard"].to_pylist(), bad["name"].to_pylist(), strict=True))
+    return gone
+
+
+def _trained(node: Node) -> list[Trained]:
+    return [model for model in node.stage.models if isinstance(model, Trained)]
+
+
+def _expected(above: Node, standing: Standing) -> Callable[[pa.Array], pa.Array]:
+    """For shards of the stage below, the text of what they have to have read of the one above."""
+    if not sharded(above):
+        text = standing.index.text(above.name)
+        whole = pa.scalar("".join(sorted(text.to_pylist())) if len(text) else None, pa.large_string())
+        return lambda own: pa.repeat(whole, len(own))
+    listed = standing.index.table["shard"].combine_chunks()
+    shards = pa.array(standing.shards or (), pa.string())
+
+    def of(own: pa.Array) -> pa.Array:
+        text = standing.index.text(above.name, pc.index_in(own, listed))
+        return pc.if_else(pc.is_in(own, shards), text, pa.scalar("", pa.large_string()))
+
+    return of
 
 
 def model_digest(index: Index) -> str:

@@ -24,7 +24,7 @@ from data_contracts.rejects import Reason, Reject
 from pipeline.failpoints import failpoint
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger
-from pipeline.storage import PATIENCE
+from pipeline.storage import patience
 from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Trained, Transform
 
 if TYPE_CHECKING:
@@ -272,7 +272,9 @@ def run_task(
         except OSError as error:
             if error.errno not in _DISK:
                 raise
-            until = until or time.monotonic() + PATIENCE  # a part half written is no use: from the start
+            until = (
+                until or time.monotonic() + patience.SECONDS
+            )  # a part half written is no use: from the start
             if error.errno == errno.EROFS or time.monotonic() + wait > until:
                 raise StorageError(
                     what=f"the disk fails under {task.label}",

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from data_contracts.errors import StorageError
-from pipeline import storage, task
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.storage import patience
 from tests.pipeline.local import plan_of, run
 from tests.runs.command import capfilt, difference, here, write_recipe
 from tests.store import BUCKET, Store, Trouble, in_environment
@@ -33,8 +33,7 @@ def troubled(store_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (storage, task):
-        monkeypatch.setattr(module, "PATIENCE", 0.8)
+    monkeypatch.setattr(patience, "SECONDS", 0.8)
 
 
 def cloud(clean: Path, checkpoints: dict[str, Path]) -> Plan:

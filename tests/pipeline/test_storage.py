@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from data_contracts.errors import RecipeError, StorageError
-from pipeline import storage as module
-from pipeline.storage import Bucket, Folder, Storage, storage_at
+from pipeline.storage import Bucket, Folder, Storage, patience, storage_at
 from tests.store import BUCKET, Store, Trouble, in_environment
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +249,7 @@ def test_sweeping_leaves_what_is_committed(where: Storage):
 def test_relatives_find_each_other(where: Storage):
     parent = where.at("../parent")
     assert where.relative(parent) == "../parent"
-    assert where.at(where.relative(parent)).url == parent.url
+    assert storage_at(where.relative(parent), where).url == parent.url
     assert (parent.name, where.name, str(where)) == ("parent", "run", where.url)
     parent.replace("x", b"1")
     assert where.at("../parent").read("x") == b"1"
@@ -261,7 +260,7 @@ def test_strangers_are_named_whole(tmp_path: Path):
     folder, one, other = Folder(tmp_path / "run"), Bucket("s3://one/run"), Bucket("gs://other/run")
     for here in (folder, one, other):
         for there in (folder, one, other):
-            assert here.at(here.relative(there)).url == there.url
+            assert storage_at(here.relative(there), here).url == there.url
 
 
 @pytest.mark.parametrize(
@@ -302,7 +301,7 @@ PATIENCE = 0.7
 @pytest.fixture
 def troubled(store_server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The store behind its proxy, and a patience long enough for what passes."""
-    monkeypatch.setattr(module, "PATIENCE", 10.0)
+    monkeypatch.setattr(patience, "SECONDS", 10.0)
     with in_environment(store_server, through_proxy=True):
         yield store_server
 
@@ -325,7 +324,7 @@ OPERATIONS: dict[str, Callable[[Storage], Any]] = {
 def failing(where: Storage, operation: str, limit: float = 3 * PATIENCE) -> StorageError:
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PATIENCE", PATIENCE)
+        patch.setattr(patience, "SECONDS", PATIENCE)
         with pytest.raises(StorageError) as caught:
             OPERATIONS[operation](where)
     assert time.monotonic() - began < limit
@@ -430,7 +429,7 @@ def failing_first(monkeypatch: pytest.MonkeyPatch, name: str, times: float, numb
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setattr(module, "PATIENCE", 10.0)
+    monkeypatch.setattr(patience, "SECONDS", 10.0)
     folder = Folder(tmp_path / "run")
     folder.replace("x", b"1")
     folder.replace("score/part", b"1")
@@ -514,7 +513,7 @@ def test_a_file_that_goes_during_a_listing_does_not_hide_the_others(
 
 
 def test_a_full_disk_and_a_read_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Path):
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(patience, "SECONDS", 0.5)
     where = Folder(small_disk / "run")
     where.replace("score/part", b"1" * 1000)
     (small_disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 4096))
