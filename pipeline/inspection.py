@@ -12,8 +12,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from obstore.exceptions import BaseError
 
-from data_contracts.errors import CapfiltError, SourceError
+from data_contracts.errors import CapfiltError, SourceError, StorageError
 from data_contracts.identity import row_id
 from data_contracts.ledger import StageTotals
 from pipeline import lease
@@ -77,7 +78,11 @@ def files(ledger: Ledger, stage: str, *, rejects: bool = False) -> Files:
 
 
 def query(sql: str, files: Files, *parameters: Any) -> list[dict[str, Any]]:
-    """Rows of a DuckDB query over the table ``files``, which has the column ``filename`` too; none without files."""
+    """Rows of a DuckDB query over the table ``files``, which has the column ``filename`` too; none without files.
+
+    Raises:
+        StorageError: a file is damaged, or the disk or the store does not answer.
+    """
     if not files.paths:
         return []
     with duckdb.connect() as connection:
@@ -88,7 +93,15 @@ def query(sql: str, files: Files, *parameters: Any) -> list[dict[str, Any]]:
         statement = (
             f"WITH files AS (FROM read_parquet([{names}], union_by_name = true, filename = true)) {sql}"
         )
-        found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
+        try:
+            found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
+        except (duckdb.Error, BaseError, OSError) as error:
+            raise StorageError(
+                what="files of the run cannot be read",
+                # DuckDB passes on the traceback of a file system in Python, and obstore pages of details
+                evidence=str(error).partition("Debug source:")[0].strip().splitlines()[-1].strip(),
+                remedy="see that the disk or the store answers; capfilt verify RUN tells which file is damaged",
+            ) from error
         return list(found.to_pylist())
 
 

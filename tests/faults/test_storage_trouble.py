@@ -143,6 +143,28 @@ def test_a_run_on_ray_says_what_the_store_did_and_goes_on_when_it_is_well(
         assert "are whole" in here("verify", ledger.url).said
 
 
+def test_looking_at_a_run_says_what_the_store_did(
+    troubled: Store, clean: Path, checkpoints: dict[str, Path], impatient: None
+):
+    """The store dies before the index is read, or between the index and the rows."""
+    plan = cloud(clean, checkpoints)
+    run(plan)
+    where = plan.recipe.run
+    looks = {
+        "status": "run.json",
+        "inspect": "score/part-",
+        "explain": "caption/part-",
+        "verify": "_commits",
+        "report": "export/part-",
+    }
+    rest = {"inspect": ("score",), "explain": ("0.png",)}
+    for command, path in looks.items():
+        with troubled.trouble(Trouble("GET", 503, path=path)):
+            ended = here(command, where, *rest.get(command, ()), expect=1)
+        assert "fails" in ended.err or "cannot be read" in ended.err, command
+        assert "Traceback" not in ended.err
+
+
 def test_no_store_at_all_is_said_before_anything_starts(recipe: dict[str, Any], tmp_path: Path):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, output="s3://bucket/runs")
     env = {

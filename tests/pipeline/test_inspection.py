@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import SourceError
+from data_contracts.errors import SourceError, StorageError
 from data_contracts.identity import image_id, pair_id, row_id
 from pipeline import inspection
 from pipeline.ledger import Ledger
@@ -102,3 +102,12 @@ def test_a_query_without_files_has_no_rows_and_odd_names_do_no_harm(finished: Le
         "SELECT count(*) AS n FROM files WHERE itm > ?", inspection.files(odd, "select"), 0.5
     )
     assert row["n"] > 0
+
+
+def test_a_damaged_file_is_said_plainly(copied: Ledger) -> None:
+    (_, (name, _)), *_ = copied.index("score").held().items()
+    part = Path(copied.url) / "score" / name
+    part.write_bytes(part.read_bytes()[:-4] + b"XXXX")
+    with pytest.raises(StorageError, match="cannot be read") as caught:
+        inspection.sample(copied, "score", 5)
+    assert "capfilt verify" in caught.value.remedy
