@@ -76,7 +76,7 @@ MEANING: dict[Reason, str] = {
     Reason.PROMPT_ECHO: "the captioner wrote its prompt again",
     Reason.LOOP: "the caption says the same thing over and over, as in `dai dai dai`",
     Reason.BELOW_THRESHOLD: "the filter's ITM probability is below the threshold",
-    Reason.NOT_BEST: "another text of the same image scores higher, and the rule keeps the best",
+    Reason.NOT_BEST: "another text of the image scores higher, and the best is kept (select.rule, caption.keep)",
     Reason.WEB_TEXT_KEPT: "a web text of the same image was kept, so its synthetic text is not needed",
     Reason.BAD_URL: "the url cannot be read as one",
     Reason.SCHEME: "neither http nor https, in the list or after a redirect",

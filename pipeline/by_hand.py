@@ -11,9 +11,9 @@ from data_contracts.errors import ModelError, UsageError
 from data_contracts.identity import image_id
 from models.checkpoint import Role
 from models.open import check_model
-from models.protocols import Captioner, Decoding, Matcher
+from models.protocols import FLOAT32, Captioner, Decoding, Inference, Matcher
 from pipeline.ledger import Ledger
-from pipeline.plan import decoding_of
+from pipeline.plan import decoding_of, inference_of
 from pipeline.recipe import CaptionKeys, parse
 from pipeline.survey import model_digest
 from stages.sources.folder import IMAGE_ENDINGS
@@ -75,6 +75,15 @@ def decoding_for(where: str, given: Mapping[str, Any], seed: int | None) -> Deco
     keys = keys.model_copy(update={name: value for name, value in given.items() if value is not None})
     facts = check_model(model_of(where, "captioner"), "captioner")
     return decoding_of(keys, own_seed if seed is None else seed, facts)
+
+
+def inference_for(where: str) -> Inference:
+    """The arithmetic of ``--model``: a run's own, so that its figures come out again; else float32."""
+    ledger = Ledger(where)
+    if not ledger.exists:
+        return FLOAT32
+    models: Any = parse(ledger.record().recipe).models
+    return inference_of(models)
 
 
 def caption(files: Sequence[str], captioner: Captioner, decoding: Decoding, batch: int) -> Found:

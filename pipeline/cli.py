@@ -389,7 +389,8 @@ def caption(
         "prompt": prompt,
     }
     decoding = by_hand.decoding_for(model, given, seed)
-    captioner = open_captioner(by_hand.model_of(model, "captioner"), device, batch)
+    inference = by_hand.inference_for(model)
+    captioner = open_captioner(by_hand.model_of(model, "captioner"), device, batch, inference)
     _print_found(by_hand.caption(files, captioner, decoding, batch), ("logprob",), as_json)
 
 
@@ -406,7 +407,8 @@ def score(
     from models.open import open_filter
     from pipeline import by_hand
 
-    matcher = open_filter(by_hand.model_of(model, "filter"), device, batch)
+    inference = by_hand.inference_for(model)
+    matcher = open_filter(by_hand.model_of(model, "filter"), device, batch, inference)
     _print_found(by_hand.score(files, text, matcher, batch), ("itm", "itc"), as_json)
 
 

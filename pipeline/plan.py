@@ -69,9 +69,7 @@ class _Builder:
             plan.add("human", IngestHuman(human, decoder), "list_human")
         plan.add("ingest", IngestPictures(web, decoder), "list_web")
         filter, captioner = self._models()
-        models = self.models
-        precision = fast_precision(gpu=False) if models.precision == "auto" else models.precision
-        inference = Inference(precision, models.itm_token)
+        inference = inference_of(self.models)
         calibrated = recipe.select.threshold == "calibrated"
         if calibrated:
             self._demand_human("select.threshold: calibrated")
@@ -215,7 +213,8 @@ class _Builder:
         else:
             self.plan.add("threshold", FractionThreshold(select.threshold.keep_fraction), "score")
             upstream.append("threshold")
-        self.plan.add("select", SelectPairs(select.rule, threshold), *upstream)
+        keys: Any = self.recipe.caption
+        self.plan.add("select", SelectPairs(select.rule, threshold, keys.keep == "best"), *upstream)
 
     def _demand_probability(self) -> None:
         facts = self.facts.get("filter")
@@ -232,6 +231,12 @@ class _Builder:
         stage = ExportIds(embed=False) if images == "ids" else ExportPairs(embed=images == "embed")
         human = ("human",) if self.recipe.human else ()
         self.plan.add("export", stage, "ingest", *human, "score", "select")
+
+
+def inference_of(models: Any) -> Inference:
+    """The arithmetic of captioning and scoring by recipe keys."""
+    precision = fast_precision(gpu=False) if models.precision == "auto" else models.precision
+    return Inference(precision, models.itm_token)
 
 
 def decoding_of(keys: Any, seed: int, facts: ModelFacts | None) -> Decoding:

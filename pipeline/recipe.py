@@ -70,7 +70,9 @@ PretrainKeys = _keys("PretrainKeys", PretrainSettings)
 FilterKeys = _keys("FilterKeys", FilterSettings, checkpoint=_Where)
 CaptionerKeys = _keys("CaptionerKeys", CaptionerSettings, checkpoint=_Where)
 GuardKeys = _keys("GuardKeys", CaptionGuard)
-CaptionKeys = _keys("CaptionKeys", Decoding, guard=(GuardKeys | None, None))
+CaptionKeys = _keys(
+    "CaptionKeys", Decoding, guard=(GuardKeys | None, None), keep=(Literal["all", "best"], "all")
+)
 
 
 class ParentsKeys(Strict):

@@ -54,7 +54,11 @@ class FractionThreshold(GlobalStage):
 
 @dataclass(frozen=True)
 class SelectPairs(ShardStage):
-    """Scores to decisions. ``threshold`` null: the figure named `threshold` of the stage before it."""
+    """Scores to decisions. ``threshold`` null: the figure named `threshold` of the stage before it.
+
+    With ``best_synthetic`` an image's synthetic texts are candidates for one place, and the filter chooses: the
+    highest ITM probability stays before the rule is applied.
+    """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Score, Metric)
     produces: ClassVar[type[Record]] = Decision
@@ -62,6 +66,7 @@ class SelectPairs(ShardStage):
 
     rule: Rule
     threshold: float | None
+    best_synthetic: bool = False
 
     def open(self, site: Site) -> Transform:
         return self._transform
@@ -105,13 +110,22 @@ class SelectPairs(ShardStage):
         reasons = np.full(len(itm), None, dtype=object)
         reasons[itm < threshold] = Reason.BELOW_THRESHOLD
         passing = itm >= threshold
+        if self.best_synthetic:
+            beaten = passing & ~web & ~_best(itm, row, ~web)
+            reasons[beaten] = Reason.NOT_BEST
+            passing &= ~beaten
         if self.rule is Rule.BEST:
-            # Highest ITM first; among equals the text that comes first.
-            order = np.lexsort((np.arange(len(itm)), -itm, row))
-            best = np.zeros(len(itm), dtype=bool)
-            best[order[np.unique(row[order], return_index=True)[1]]] = True
-            reasons[passing & ~best] = Reason.NOT_BEST
+            reasons[passing & ~_best(itm, row, passing)] = Reason.NOT_BEST
         elif self.rule is Rule.RAW_ELSE_SYNTHETIC:
             has_web = np.isin(row, row[passing & web])
             reasons[passing & ~web & has_web] = Reason.WEB_TEXT_KEPT
         return reasons
+
+
+def _best(itm: NDArray[np.float32], row: NDArray[np.int64], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of each image the text with the highest ITM probability ``among`` these; the first of equals."""
+    order = np.lexsort((np.arange(len(itm)), -itm, row))
+    order = order[among[order]]
+    best = np.zeros(len(itm), dtype=bool)
+    best[order[np.unique(row[order], return_index=True)[1]]] = True
+    return best

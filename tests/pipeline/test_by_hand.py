@@ -15,8 +15,8 @@ from data_contracts.contract import Contract
 from data_contracts.errors import ModelError, RecipeError, UsageError
 from data_contracts.records import Metric, Record
 from models.open import open_captioner, open_filter
-from models.protocols import Decoding
-from pipeline.by_hand import Unreadable, caption, decoding_for, model_of, score
+from models.protocols import FLOAT32, Decoding, Inference
+from pipeline.by_hand import Unreadable, caption, decoding_for, inference_for, model_of, score
 from pipeline.ledger import Ledger
 from pipeline.recipe import CaptionKeys
 from pipeline.task import Task, run_task
@@ -119,9 +119,11 @@ def test_a_runs_models_and_its_way_of_decoding(
 def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) -> None:
     from pipeline.runner import open_run
 
-    plan = world.plan(caption={"top_p": 0.7, "per_image": 3}, seed=4)
+    models = {**world.plan().recipe.plain()["models"], "precision": "bf16", "itm_token": "cls"}
+    plan = world.plan(caption={"top_p": 0.7, "per_image": 3}, models=models, seed=4)
     open_run(plan, world.ledger, None)
     where = world.ledger.url
+    assert (inference_for(where), inference_for(str(blip_captioner))) == (Inference("bf16", "cls"), FLOAT32)
     assert decoding_for(where, {}, None) == Decoding(top_p=0.7, per_image=3, seed=4)
     assert decoding_for(where, {"per_image": 1}, 9) == Decoding(top_p=0.7, per_image=1, seed=9)
     assert CaptionKeys().prompt is None  # type: ignore[attr-defined]  # or the model's own would never be asked

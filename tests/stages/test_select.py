@@ -27,9 +27,11 @@ def scores(texts: Texts) -> list[Score]:
 
 def select(texts: Texts, rule: Rule, threshold: float) -> tuple[list[Score], dict[str, Reason]]:
     """The scores that stay, and the reason of each that leaves."""
-    given = scores(texts)
+    return select_of(scores(texts), SelectPairs(rule, threshold))
+
+
+def select_of(given: list[Score], stage: SelectPairs) -> tuple[list[Score], dict[str, Reason]]:
     inputs = MemoryInput.of(*given, empty=[Score])
-    stage = SelectPairs(rule, threshold)
     kept, rejected = collect(stage.open(site(Path("unused")))(inputs))
     stays = set(Contract(Decision).check(kept)["pair_id"].to_pylist())
     (units,) = stage.units(inputs).values()
@@ -80,6 +82,20 @@ def test_raw_else_synthetic(texts: Texts, threshold: float) -> None:
     assert kept == [row for row in passing if row.source is Source.WEB or row.row_id not in has_web]
     left = {row.pair_id for row in passing if row not in kept}
     assert {pair for pair, reason in reasons.items() if reason is Reason.WEB_TEXT_KEPT} == left
+
+
+@given(TEXTS, RULES, ITM)
+def test_of_several_captions_the_filter_chooses_one(texts: Texts, rule: Rule, threshold: float) -> None:
+    """The same as if the captioner had written none but the best."""
+    best: dict[str, Score] = {}
+    for row in scores(texts):
+        if row.source is Source.SYNTHETIC and (row.row_id not in best or row.itm > best[row.row_id].itm):
+            best[row.row_id] = row
+    rest = [row for row in scores(texts) if row.source is Source.WEB or row == best[row.row_id]]
+    kept, reasons = select_of(scores(texts), SelectPairs(rule, threshold, best_synthetic=True))
+    assert kept == select_of(rest, SelectPairs(rule, threshold))[0]
+    beaten = {row.pair_id for row in scores(texts) if row not in rest and row.itm >= threshold}
+    assert all(reasons[pair] is Reason.NOT_BEST for pair in beaten)
 
 
 def metric(name: str, value: float) -> Metric:
