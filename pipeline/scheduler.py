@@ -149,7 +149,7 @@ class Crew:
             raise StageError(
                 what=f"no node of the cluster can hold a worker of {task.name}: "
                 f"{task.needs.cpus:g} CPUs and {task.needs.gpus:g} GPUs",
-                evidence=f"the largest have {room.largest}",
+                evidence=f"the largest have {room.largest}" if room.nodes else "no node is alive any more",
                 remedy="ask for less in the recipe's `placement`, or add nodes",
             )
         return False
@@ -258,7 +258,11 @@ class _Room:
 
     @property
     def most_cpus(self) -> int:
-        return max(1, *map(int, self._cpus.values()))
+        return max([1, *map(int, self._cpus.values())])
+
+    @property
+    def nodes(self) -> int:
+        return len(self._cpus)
 
     @property
     def largest(self) -> str:

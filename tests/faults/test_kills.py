@@ -13,6 +13,7 @@ import pytest
 from pipeline.ledger import Ledger
 from tests.runs.command import (
     capfilt,
+    descendants,
     difference,
     here,
     snapshot,
@@ -94,12 +95,8 @@ def test_a_disturbed_run_is_whole(disturbed: tuple[Path, dict[str, Any]]):
 STEPS, CHECKPOINT = 230, 200  # a training writes a checkpoint every 200 steps
 
 
-@pytest.fixture(scope="module")
-def trained(
-    recipe: dict[str, Any], blip_filter: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """A run that trains a captioner from scratch, and lost its driver after the first checkpoint, then a worker."""
-    folder = tmp_path_factory.mktemp("trained")
+def write_training(path: Path, recipe: dict[str, Any], blip_filter: Path) -> Path:
+    """A recipe that trains a captioner from scratch."""
     models = {
         "init": "tiny",
         "tokenizer": "wordpiece:300",
@@ -107,14 +104,19 @@ def trained(
         "captioner": {"steps": STEPS, "batch": 4},
         "precision": "fp32",
     }
-    path = write_recipe(
-        folder / "recipe.yaml",
-        recipe,
-        name="trained",
-        models=models,
-        select={"threshold": 0.3},
-        placement={"captioner": {"threads": 1}},
+    placement = {"captioner": {"threads": 1}}
+    return write_recipe(
+        path, recipe, name="trained", models=models, select={"threshold": 0.3}, placement=placement
     )
+
+
+@pytest.fixture(scope="module")
+def trained(
+    recipe: dict[str, Any], blip_filter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A run that trains a captioner from scratch, and lost its driver after the first checkpoint, then a worker."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_training(folder / "recipe.yaml", recipe, blip_filter)
     run = folder / "runs" / "trained"
     seen: dict[str, Any] = {}
     lasting = run / "_tmp" / "lasting"
@@ -175,3 +177,24 @@ def test_the_scratch_of_a_training_is_gone_once_its_model_stands(trained: tuple[
     run, _ = trained
     assert (run / "models" / "captioner" / "model.safetensors").is_file()
     assert not list((run / "_tmp").glob("lasting/*"))
+
+
+@pytest.mark.thorough
+def test_the_only_machine_is_lost_under_a_training(recipe: dict[str, Any], blip_filter: Path, tmp_path: Path):
+    """Ray's node dies with everything on it, the command does not: it says so and ends, and resume carries on."""
+    path = write_training(tmp_path / "recipe.yaml", recipe, blip_filter)
+    run = tmp_path / "runs" / "trained"
+    lasting = run / "_tmp" / "lasting"
+    with started("run", path) as process:
+        wait_until(lambda: diary(lasting), "the training's first step")
+        (raylet,) = (pid for pid, what in descendants(process.pid).items() if "raylet/raylet" in what)
+        os.kill(raylet, signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "no node is alive any more" in said
+    before = snapshot(
+        run
+    )  # what was in hand may have ended: a worker does not see at once that its node is dead
+    capfilt("resume", run)
+    assert before.items() <= snapshot(run).items()
+    assert "are whole" in here("verify", run).said

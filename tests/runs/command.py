@@ -95,7 +95,7 @@ def kill(pid: int) -> None:
 
 def descendants(pid: int) -> dict[int, str]:
     """The command lines of a process's children, and theirs, by process id."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     parents: dict[int, tuple[int, str]] = {}
     for line in listed.stdout.splitlines():
         child, parent, *command = line.split(maxsplit=2)
