@@ -1,6 +1,7 @@
 """Scoring pairs: the engine beside Data-Juicer's own operator, each in its own environment, one core, interleaved.
 
-    python -m venv /tmp/dj && /tmp/dj/bin/pip install py-data-juicer==1.6.1 torch==2.13.0 transformers==5.23.0
+    python -m venv /tmp/dj
+    /tmp/dj/bin/pip install py-data-juicer==1.6.1 torch==2.13.0 transformers==5.23.0 ray==2.60.0 aiohttp
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.data_juicer base --python /tmp/dj/bin/python
 
 The same checkpoint directory, picture files and texts. Its scores are compared with the engine's in float32
