@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_contracts.identity import image_id, row_id
 from data_contracts.records import Caption, Picture
-from models.images import DecodedPictures
+from models.decode import DecodedPictures
 from models.protocols import Decoding
 from pipeline.task import Decode, decode_again
 from stages.caption import WriteCaptions

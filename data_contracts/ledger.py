@@ -35,6 +35,9 @@ class ShardRecord(_Frozen):
     fan_out: int = 1
     kept: int
     rejected: dict[Reason, int] = Field(default_factory=dict)
+    texts_rejected: dict[Reason, int] = Field(
+        default_factory=dict, description="texts that left images which stay; not part of the stage's units"
+    )
     rejects: str | None = Field(default=None, description="the rejects file, relative to the stage's folder")
     inputs: tuple[InputPart, ...] = ()
     models: dict[str, str] = Field(default_factory=dict, description="digests of the models used, by role")
@@ -44,6 +47,11 @@ class ShardRecord(_Frozen):
     finished: str = Field(description="UTC, ISO 8601")
     notes: tuple[str, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict, description="small results of global stages")
+
+    @property
+    def left(self) -> int:
+        """How many rejects its file of rejects has."""
+        return sum(self.rejected.values()) + sum(self.texts_rejected.values())
 
     @property
     def conserved(self) -> bool:
@@ -61,6 +69,7 @@ class StageTotals(_Frozen):
     fan_out: int = 1
     kept: int = 0
     rejected: dict[Reason, int] = Field(default_factory=dict)
+    texts_rejected: dict[Reason, int] = Field(default_factory=dict)
     seconds: float = 0.0
     refers_to: str | None = Field(default=None, description="the parent run's folder, relative to this run's")
 
@@ -68,8 +77,10 @@ class StageTotals(_Frozen):
     def of(cls, stage: str, fingerprint: str, records: Mapping[str, ShardRecord]) -> Self:
         """The sums over a stage's committed shards, by shard."""
         rejected: Counter[Reason] = Counter()
+        texts_rejected: Counter[Reason] = Counter()
         for record in records.values():
             rejected.update(record.rejected)
+            texts_rejected.update(record.texts_rejected)
         return cls(
             stage=stage,
             fingerprint=fingerprint,
@@ -78,6 +89,7 @@ class StageTotals(_Frozen):
             fan_out=max((record.fan_out for record in records.values()), default=1),
             kept=sum(record.kept for record in records.values()),
             rejected=dict(rejected),
+            texts_rejected=dict(texts_rejected),
             seconds=round(sum(record.seconds for record in records.values()), 3),
         )
 

@@ -68,6 +68,19 @@ class Picture(Record):
     height: Pixels
 
 
+class Placeholder(Record):
+    """An image whose bytes stand under many unrelated texts: what a site shows when it has no picture."""
+
+    key: ClassVar[tuple[str, ...]] = ("image_id",)
+
+    image_id: Hex256
+    rows: int = Field(ge=2, description="the rows that have these bytes")
+    hosts: int = Field(ge=1, description="the hosts that they come from; local files count as one")
+    texts: int = Field(ge=2, description="their different texts")
+    likeness: Probability = Field(description="of two of them, mean share of common trigrams")
+    example: str = Field(description="a url")
+
+
 class HumanPicture(Picture):
     """An image with its human captions and what it is for."""
 

@@ -150,7 +150,7 @@ def _rows(opened: Sequence[_Opened], found: list[list[dict[str, Any]]]) -> Itera
 
 def _open(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
     """The pictures, one at a time; a folder stands for the pictures anywhere below it."""
-    from models.images import UndecodableImage, decode
+    from models.decode import UndecodableImage, decode
 
     for given in files:
         path = Path(given)

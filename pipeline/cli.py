@@ -13,7 +13,7 @@ from rich.text import Text
 
 from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
 from data_contracts.rejects import MEANING
-from pipeline import inspection, report
+from pipeline import funnel, inspection, report
 from pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -255,8 +255,9 @@ def inspect(
     if stage is None:
         return status(run, False, as_json)
     sample = inspection.sample(ledger, stage, rows, rejects=rejects)
+    wide = funnel.build(ledger) if stage == "ingest" and not rejects else None
     if as_json:
-        print(json.dumps(sample, indent=2, default=str))
+        print(json.dumps(sample if wide is None else {**wide, "rows": sample}, indent=2, default=str))
         return None
     view = inspection.view(ledger, stage)
     console.print(
@@ -264,8 +265,13 @@ def inspect(
         f"{len(view.totals.shards)} parts in {ledger.home(stage).url}/{stage}",
         highlight=False,
     )
-    for reason, count in sorted(view.totals.rejected.items(), key=lambda item: -item[1]):
-        console.print(f"  {count:>9,} left as {reason}: {MEANING[reason]}", highlight=False, soft_wrap=True)
+    for left, of in ((view.totals.rejected, ""), (view.totals.texts_rejected, "texts ")):
+        for reason, count in sorted(left.items(), key=lambda item: -item[1]):
+            console.print(
+                f"  {count:>9,} {of}left as {reason}: {MEANING[reason]}", highlight=False, soft_wrap=True
+            )
+    if wide is not None:
+        funnel.show(wide, console)
     for note in view.notes:
         console.print(f"  note: {note}", highlight=False, markup=False)
     for row in sample:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from data_contracts.ledger import InputPart, ShardRecord, StageTotals
+from data_contracts.rejects import Reason
 
 _PART = r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$"
 _FEW = pa.dictionary(pa.int32(), pa.string())  # the same value in most rows
@@ -28,6 +29,7 @@ INDEX = pa.schema(
         pa.field("kept", pa.int64()),
         pa.field("seconds", pa.float64()),
         pa.field("rejected", pa.map_(pa.string(), pa.int64())),
+        pa.field("texts_rejected", pa.map_(pa.string(), pa.int64())),
         pa.field("inputs", pa.large_string()),
         pa.field("models", _FEW),
         pa.field("rejects", pa.string()),
@@ -90,6 +92,7 @@ def rows_of(parts: Iterable[Part]) -> pa.Table:
                 "kept": record.kept,
                 "seconds": record.seconds,
                 "rejected": [(str(reason), count) for reason, count in record.rejected.items()],
+                "texts_rejected": [(str(reason), count) for reason, count in record.texts_rejected.items()],
                 "inputs": inputs_text(record.inputs),
                 "models": models_text(record.models),
                 "rejects": record.rejects,
@@ -218,6 +221,7 @@ class Index:
             {
                 **found,
                 "rejected": dict(found["rejected"]),
+                "texts_rejected": dict(found["texts_rejected"]),
                 "inputs": _inputs_of(found["inputs"]),
                 "models": json.loads(found["models"]),
                 "facts": json.loads(found["facts"] or "{}"),
@@ -258,9 +262,6 @@ class Index:
     def totals(self, stage: str, fingerprint: str) -> StageTotals:
         """The sums over the parts."""
         table = self.table
-        rejected = table["rejected"].combine_chunks()
-        flat = pa.table({"reason": rejected.keys, "count": rejected.items}) if len(rejected) else None
-        by_reason = flat.group_by("reason").aggregate([("count", "sum")]).to_pylist() if flat else []
         return StageTotals(
             stage=stage,
             fingerprint=fingerprint,
@@ -268,7 +269,8 @@ class Index:
             units_in=pc.sum(table["units_in"]).as_py() or 0,
             fan_out=pc.max(table["fan_out"]).as_py() or 1,
             kept=pc.sum(table["kept"]).as_py() or 0,
-            rejected={row["reason"]: row["count_sum"] for row in by_reason},
+            rejected=_by_reason(table["rejected"]),
+            texts_rejected=_by_reason(table["texts_rejected"]),
             seconds=round(pc.sum(table["seconds"]).as_py() or 0.0, 3),
         )
 
@@ -281,3 +283,12 @@ class Index:
         return pc.binary_join_element_wise(ends[0], name, ends[1], digest, ends[2], "").cast(
             pa.large_string()
         )
+
+
+def _by_reason(counts: pa.ChunkedArray) -> dict[Reason, int]:
+    """The sums over a column of counts by reason."""
+    maps = counts.combine_chunks()
+    if not len(maps):
+        return {}
+    flat = pa.table({"reason": maps.keys, "count": maps.items}).group_by("reason")
+    return {Reason(row["reason"]): row["count_sum"] for row in flat.aggregate([("count", "sum")]).to_pylist()}

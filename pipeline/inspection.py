@@ -77,8 +77,10 @@ def files(ledger: Ledger, stage: str, *, rejects: bool = False) -> Files:
     return Files([f"{home.url}/{stage}/{name}" for name in names if name], home.storage.fsspec)
 
 
-def query(sql: str, files: Files, *parameters: Any) -> list[dict[str, Any]]:
+def query(sql: str, files: Files, *parameters: Any, **others: Files) -> list[dict[str, Any]]:
     """Rows of a DuckDB query over the table ``files``, which has the column ``filename`` too; none without files.
+
+    ``others`` are more tables, by their name; each has to have files.
 
     Raises:
         StorageError: a file is damaged, or the disk or the store does not answer.
@@ -87,12 +89,13 @@ def query(sql: str, files: Files, *parameters: Any) -> list[dict[str, Any]]:
         return []
     with duckdb.connect() as connection:
         connection.execute("SET threads TO 2")
-        if files.filesystem is not None:
-            connection.register_filesystem(files.filesystem)
-        names = ", ".join("'" + path.replace("'", "''") + "'" for path in files.paths)
-        statement = (
-            f"WITH files AS (FROM read_parquet([{names}], union_by_name = true, filename = true)) {sql}"
-        )
+        tables = []
+        for name, (paths, filesystem) in {"files": files, **others}.items():
+            if filesystem is not None and not connection.filesystem_is_registered(filesystem.protocol[0]):
+                connection.register_filesystem(filesystem)
+            names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+            tables.append(f"{name} AS (FROM read_parquet([{names}], union_by_name = true, filename = true))")
+        statement = f"WITH {', '.join(tables)} {sql}"
         try:
             found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
         except (duckdb.Error, BaseError, OSError) as error:
@@ -240,7 +243,7 @@ def _account(ledger: Ledger, stage: str, part: Part) -> str:
         return ""
     if not record.conserved:
         return "its rows are not conserved"
-    left = sum(record.rejected.values())
+    left = record.left
     if not record.rejects:
         return f"it has no file of the {left} rejects" if left else ""
     try:

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import PIL
-
 from data_contracts.errors import RecipeError
 from models.checkpoint import ROLES, Role, locate_family
+from models.decode import Limits
 from models.engine.precision import fast_precision
 from models.med.config import preset
 from models.open import ENGINE, ModelFacts, check_model, digest_of
@@ -25,10 +24,13 @@ from stages.export import ExportIds, ExportPairs
 from stages.guard import CaptionGuard
 from stages.ingest import IngestHuman, IngestPictures
 from stages.list_source import KINDS, ListSource
+from stages.placeholders import FindPlaceholders
 from stages.score import ScorePairs
 from stages.select import FractionThreshold, SelectPairs
 from stages.sources.source import SourceSpec
 from stages.stage import Checkpoint, ModelRef, Stage, Trained
+from stages.texts import Rule as TextRule
+from stages.texts import TextRules
 from stages.train import (
     FinetuneCaptioner,
     FinetuneFilter,
@@ -60,14 +62,18 @@ class _Builder:
 
     def build(self) -> None:
         recipe, plan = self.recipe, self.plan
-        decoder = f"pillow {PIL.__version__}"
+        limits = settings_of(Limits, recipe.images, recipe.seed)
+        rules = tuple(rule for rule in TextRule if rule in recipe.texts.rules)  # their order says nothing
+        texts = TextRules(rules, recipe.texts.min_length, recipe.texts.max_length)
         web = tuple(self._source(source) for source in recipe.web)
         plan.add("list_web", ListSource(web, recipe.shards.target))
         if recipe.human:
             human = tuple(self._source(source) for source in recipe.human)
             plan.add("list_human", ListSource(human, recipe.shards.target, "h"))
-            plan.add("human", IngestHuman(human, decoder), "list_human")
-        plan.add("ingest", IngestPictures(web, decoder), "list_web")
+            plan.add("human", IngestHuman(human, limits), "list_human")
+        plan.add("ingest", IngestPictures(web, limits, texts), "list_web")
+        if recipe.images.placeholder:
+            plan.add("placeholders", FindPlaceholders(recipe.images.placeholder), "ingest")
         filter, captioner = self._models()
         inference = inference_of(self.models)
         calibrated = recipe.select.threshold == "calibrated"
@@ -214,6 +220,8 @@ class _Builder:
             self.plan.add("threshold", FractionThreshold(select.threshold.keep_fraction), "score")
             upstream.append("threshold")
         keys: Any = self.recipe.caption
+        if self.recipe.images.placeholder:
+            upstream.append("placeholders")
         self.plan.add("select", SelectPairs(select.rule, threshold, keys.keep == "best"), *upstream)
 
     def _demand_probability(self) -> None:

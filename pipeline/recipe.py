@@ -16,10 +16,12 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 
 from data_contracts.errors import RecipeError
+from models.decode import MOST_PIXELS, Limits
 from models.engine.precision import fast_precision
 from models.protocols import Decoding, Precision
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
@@ -27,6 +29,8 @@ from pipeline.placement import PlacementKeys
 from pipeline.storage import is_url
 from stages.guard import CaptionGuard
 from stages.select import Rule
+from stages.texts import Rule as TextRule
+from stages.texts import TextRules
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -108,6 +112,30 @@ class SelectKeys(Strict):
     rule: Rule = Rule.BOTH
 
 
+class ImagesKeys(Strict):
+    """Which pictures are taken. ``placeholder``: in so many rows, under unrelated texts, it is one; 0: never."""
+
+    max_pixels: int = Field(default=Limits.max_pixels, ge=1, le=MOST_PIXELS)
+    max_aspect: float = Field(default=Limits.max_aspect, ge=1.0)
+    min_side: int = Field(default=Limits.min_side, ge=1)
+    placeholder: Annotated[int, Field(ge=0), BeforeValidator(lambda given: given or 0)] = 10
+
+    @field_validator("placeholder")
+    @classmethod
+    def _many(cls, rows: int) -> int:
+        if rows == 1:
+            raise ValueError("one row is not many: 0 (off), or 2 and more")
+        return rows
+
+
+class TextsKeys(Strict):
+    """Which web texts leave; ``rules: []`` switches all rules off, lengths stay."""
+
+    rules: tuple[TextRule, ...] = TextRules.rules
+    min_length: int = Field(default=TextRules.min_length, ge=0)
+    max_length: int = Field(default=TextRules.max_length, ge=1)
+
+
 class ExportKeys(Strict):
     images: Literal["embed", "reference", "ids"] = "embed"
 
@@ -117,7 +145,7 @@ class ShardKeys(Strict):
 
 
 STAGES = (
-    *("list_web", "list_human", "human", "ingest"),
+    *("list_web", "list_human", "human", "ingest", "placeholders"),
     *("tokenizer", "warmup", "pretrain", "filter", "captioner", "calibrate", "evaluate"),
     *("caption", "score", "threshold", "select", "export"),
 )
@@ -136,6 +164,8 @@ class Recipe(Strict):
     seed: int = Field(default=0, ge=0)
     web: tuple[SourceKeys, ...]
     human: tuple[SourceKeys, ...] = ()
+    images: ImagesKeys = ImagesKeys()
+    texts: TextsKeys = TextsKeys()
     models: ModelsKeys
     caption: CaptionKeys = CaptionKeys()  # type: ignore[valid-type]
     select: SelectKeys = SelectKeys()

@@ -43,6 +43,9 @@ def build(ledger: Ledger) -> dict[str, Any]:
                 "fan_out": view.totals.fan_out,
                 "kept": view.totals.kept,
                 "rejected": {str(reason): count for reason, count in sorted(view.totals.rejected.items())},
+                "texts_rejected": {
+                    str(reason): count for reason, count in sorted(view.totals.texts_rejected.items())
+                },
                 "shards": len(view.totals.shards),
                 "seconds": round(view.totals.seconds, 2),
                 "notes": list(view.notes),
@@ -179,6 +182,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     table = Table("stage", "in", "kept", "left", "seconds", title=f"{report['run']}", title_justify="left")
     for stage in report["stages"]:
         left = ", ".join(f"{count:,} {reason}" for reason, count in stage["rejected"].items())
+        if texts := sum(stage["texts_rejected"].values()):
+            left += f"{', ' * bool(left)}{texts:,} texts of kept images"
         units = f"{stage['units_in']:,} {stage['unit']}s" if stage["unit"] else "-"
         seconds = "parent's" if stage["from"] else f"{stage['seconds']:.1f}"
         table.add_row(stage["stage"], units, f"{stage['kept']:,}", left, seconds)

@@ -224,7 +224,7 @@ class Runner:
 
     def _demand_rows(self, node: Node, totals: StageTotals | None) -> None:
         """Zero rows with success is how whole datasets get lost: it is a failure here."""
-        if totals is None or totals.kept:
+        if totals is None or totals.kept or node.stage.may_find_nothing:
             return
         reasons = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.items())
         raise StageError(

@@ -7,6 +7,7 @@ import errno
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -189,7 +190,10 @@ class PartWriter:
     def commit(self, units: int, inputs: Sequence[InputPart]) -> tuple[Part, bool]:
         task, stage = self._task, self._task.stage
         self._contract.check_key(self._keys)
-        reasons = [reject.reason for reject in self._rejects]
+        own: Counter[Reason] = Counter()
+        texts: Counter[Reason] = Counter()
+        for reject in self._rejects:  # a text that leaves an image which stays is none of the stage's units
+            (texts if reject.unit == "text" != stage.unit else own)[reject.reason] += 1
         failpoint("rejects.before")
         record = ShardRecord(
             run=self._ledger.storage.name,
@@ -202,7 +206,8 @@ class PartWriter:
             units_in=units,
             fan_out=stage.fan_out,
             kept=self.kept,
-            rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            rejected=dict(sorted(own.items())),
+            texts_rejected=dict(sorted(texts.items())),
             rejects=self._publish_rejects(),
             inputs=tuple(inputs),
             models=dict(task.digests),
@@ -242,7 +247,7 @@ Opened = Callable[[Task, Site], Transform]
 
 def decode_again(image_id: str, data: bytes) -> "Image":
     """The picture in ``data``, decoded anew each time."""
-    from models.images import decode  # imports torch: seconds that a task without pictures need not pay
+    from models.decode import decode
 
     return decode(data)
 

@@ -20,7 +20,7 @@ from pipeline.task import Crumb, Decode, Task, decode_again, run_task
 from stages.stage import ShardStage, Site, Transform
 
 if TYPE_CHECKING:
-    from models.images import DecodedPictures
+    from models.decode import DecodedPictures
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
@@ -129,7 +129,7 @@ class Worker:
         if not (task.fuse and task.shard):
             return decode_again
         if self._pictures is None:
-            from models.images import DecodedPictures
+            from models.decode import DecodedPictures
 
             self._pictures = DecodedPictures()
         self._pictures.begin(f"{task.run} {task.shard}")

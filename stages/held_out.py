@@ -36,7 +36,7 @@ class HeldOut:
 
 def held_out(inputs: StageInput, split: Split, besides: frozenset[str] = frozenset()) -> HeldOut:
     """The split's images, each once; those in ``besides`` (image_ids of the crawl) do not count."""
-    from models.images import decode
+    from models.decode import decode
 
     found: dict[str, tuple[Image, tuple[str, ...]]] = {}
     for part in inputs.parts(HumanPicture, ["image_id", "image", "texts", "split"]):

@@ -1,100 +1,155 @@
-"""Read the bytes of every listed image and see that they decode."""
+"""Read the bytes of every listed image, see that they decode, and clean what the web wrote beside them."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from data_contracts.contract import Contract
-from data_contracts.identity import image_id, split_of
+from data_contracts.identity import image_id, pair_id, split_of
 from data_contracts.records import HumanPicture, Occurrence, Picture, Record
 from data_contracts.rejects import Reason, Reject
+from models.decode import Limits, Measured
+from models.decoder import Decoder, Refused
 from stages.list_source import KINDS
 from stages.sources.source import SourceSpec
 from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from stages.texts import TextRules, clean
 
 BATCH = 128
+AT_ONCE = 64 * 10**6  # bytes of pictures that are held together
+Row = Mapping[str, Any]
+Found = bytes | Refused
 Readers = Mapping[str, Callable[[str], bytes]]
 
 
 @dataclass(frozen=True)
 class IngestPictures(ShardStage):
-    """Occurrences to pictures: the original bytes, what they are, and the texts.
+    """Occurrences to pictures: the original bytes, what they are, and the texts, cleaned.
 
-    An image without any text stays: it can still be captioned. ``decoder`` names what decides whether bytes
-    are a picture, so that another version of it is another stage.
+    A text that leaves does not take its image along: one without any text can still be captioned.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Occurrence,)
     produces: ClassVar[type[Record]] = Picture
+    libraries: ClassVar[tuple[str, ...]] = ("ftfy", "pillow")
 
     sources: tuple[SourceSpec, ...]
-    decoder: str
+    limits: Limits = field(default_factory=Limits)
+    texts: TextRules = field(default_factory=TextRules)
 
     def open(self, site: Site) -> Transform:
         readers = {source.name: KINDS[source.format].reader(source) for source in self.sources}
-        return lambda shard: self._transform(shard, readers)
+        decoder = Decoder(self.limits)
+        return lambda shard: self._transform(shard, readers, decoder)
 
-    def _transform(self, shard: ShardInput, readers: Readers) -> Iterator[Rows]:
-        contract = Contract(self.produces)
+    def _transform(self, shard: ShardInput, readers: Readers, decoder: Decoder) -> Iterator[Rows]:
         for batch in shard.stream(Occurrence, BATCH):
-            kept, rejected = [], []
-            for row in batch.to_pylist():
-                made = self._picture(row, readers)
-                if isinstance(made, Reject):
-                    rejected.append(made)
-                else:
+            for held in _in_hand(self._found(batch.to_pylist(), readers)):
+                yield self._rows(held, decoder)
+
+    def _found(self, rows: Iterable[Row], readers: Readers) -> Iterator[tuple[Row, Found]]:
+        """Each row with its bytes, or why there are none, in order."""
+        for row in rows:
+            try:
+                yield row, readers[row["source_name"]](row["place"])
+            except OSError as error:
+                yield row, Refused(Reason.MISSING, str(error))
+
+    def _rows(self, held: Sequence[tuple[Row, Found]], decoder: Decoder) -> Rows:
+        verdicts = iter(decoder([found for _, found in held if isinstance(found, bytes)]))
+        kept: list[Record] = []
+        rejected: list[Reject] = []
+        for row, found in held:
+            verdict = next(verdicts) if isinstance(found, bytes) else found
+            if isinstance(found, bytes) and isinstance(verdict, Measured):
+                made, left = self._picture(row, found, verdict)
+                rejected += left
+                if made is not None:
                     kept.append(made)
-            yield Rows(contract.table(kept), rejected)
+            elif isinstance(verdict, Refused):
+                rejected.append(self._reject(row, verdict))
+        return Rows(Contract(self.produces).table(kept), rejected)
 
-    def _picture(self, row: Mapping[str, Any], readers: Readers) -> Record | Reject:
-        from models.images import UndecodableImage, decode  # imports torch: seconds that a plan need not pay
-
-        try:
-            data = readers[row["source_name"]](row["place"])
-            width, height = decode(data).size
-            with Image.open(io.BytesIO(data)) as opened:
-                format = opened.format or ""
-        except OSError as error:
-            return self._reject(row, Reason.MISSING, str(error))
-        except UndecodableImage as error:
-            return self._reject(row, Reason.UNREADABLE, str(error))
-        return Picture(
+    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
+        """The picture, and the texts that leave it."""
+        image = image_id(data)
+        texts, left = self._texts(row, image)
+        made = Picture(
             row_id=row["row_id"],
-            image_id=image_id(data),
+            image_id=image,
             source_name=row["source_name"],
             url=row["url"],
-            texts=row["texts"],
+            texts=texts,
             image=data,
-            format=format,
-            width=width,
-            height=height,
+            **measured._asdict(),
         )
+        return made, left
 
-    def _reject(self, row: Mapping[str, Any], reason: Reason, detail: str) -> Reject:
+    def _texts(self, row: Row, image: str) -> tuple[list[str], list[Reject]]:
+        """The texts that stay, cleaned, each once, and those that leave: every text is one or the other."""
+        kept: dict[str, None] = {}
+        left: list[Reject] = []
+        for text in row["texts"]:
+            cleaned = clean(text)
+            reason = Reason.DUPLICATE_PAIR if cleaned in kept else self._refuse(cleaned)
+            if reason is None:
+                kept[cleaned] = None
+            else:
+                left.append(
+                    Reject(
+                        id=pair_id(image, cleaned),
+                        row_id=row["row_id"],
+                        stage="ingest",
+                        unit="text",
+                        reason=reason,
+                        detail=f"{row['url']}: {text[:200]}",
+                    )
+                )
+        return [*kept], left
+
+    def _refuse(self, cleaned: str) -> Reason | None:
+        return self.texts.refuse(cleaned)
+
+    def _reject(self, row: Row, why: Refused) -> Reject:
         return Reject(
             id=row["row_id"],
             row_id=row["row_id"],
             stage="ingest",
             unit=self.unit,
-            reason=reason,
-            detail=f"{row['url']}: {detail}",
+            reason=why.reason,
+            detail=f"{row['url']}: {why.detail}",
         )
 
 
 @dataclass(frozen=True)
 class IngestHuman(IngestPictures):
-    """The human set: a picture without a caption leaves, and every image is told what it is for."""
+    """The human set: a picture without a caption leaves, and every image is told what it is for.
+
+    Its captions are cleaned, but no rule is held against them: people wrote them for their picture.
+    """
 
     produces: ClassVar[type[Record]] = HumanPicture
 
-    def _picture(self, row: Mapping[str, Any], readers: Readers) -> Record | Reject:
-        if not row["texts"]:
-            return self._reject(row, Reason.EMPTY, "no human caption")
-        made = super()._picture(row, readers)
-        if isinstance(made, Reject):
-            return made
+    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
+        made, left = super()._picture(row, data, measured)
         assert isinstance(made, Picture)
-        return HumanPicture(**made.model_dump(), split=split_of(made.image_id))
+        if not made.texts:
+            return None, [*left, self._reject(row, Refused(Reason.EMPTY, "no human caption"))]
+        return HumanPicture(**made.model_dump(), split=split_of(made.image_id)), left
+
+    def _refuse(self, cleaned: str) -> Reason | None:
+        return None if cleaned else Reason.EMPTY_TEXT
+
+
+def _in_hand(found: Iterable[tuple[Row, Found]]) -> Iterator[list[tuple[Row, Found]]]:
+    """Runs of at most BATCH rows and about AT_ONCE bytes."""
+    held: list[tuple[Row, Found]] = []
+    size = 0
+    for row, data in found:
+        held.append((row, data))
+        size += len(data) if isinstance(data, bytes) else 0
+        if len(held) == BATCH or size >= AT_ONCE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_contracts.contract import Contract
-from data_contracts.records import Decision, Metric, Record, Score, Source
+from data_contracts.records import Decision, Metric, Placeholder, Record, Score, Source
 from data_contracts.rejects import Reason, Reject
 from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
@@ -58,9 +58,11 @@ class SelectPairs(ShardStage):
 
     With ``best_synthetic`` an image's synthetic texts are candidates for one place, and the filter chooses: the
     highest ITM probability stays before the rule is applied.
+
+    Whatever its score, no text of a placeholder stays, and none of its synthetic texts either.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Score, Metric)
+    consumes: ClassVar[tuple[type[Record], ...]] = (Score, Metric, Placeholder)
     produces: ClassVar[type[Record]] = Decision
     unit: ClassVar[str] = "text"
 
@@ -82,6 +84,9 @@ class SelectPairs(ShardStage):
             figures = shard.table(Metric)
             threshold = figures.filter(pc.equal(figures["name"], "threshold"))["value"][0].as_py()
         reasons = self._reasons(scores, threshold)
+        if shard.has(Placeholder):
+            placeholders = shard.table(Placeholder, ["image_id"])["image_id"].combine_chunks()
+            reasons[pc.is_in(scores["image_id"], placeholders).to_numpy()] = Reason.PLACEHOLDER
         keep = [reason is None for reason in reasons]
         kept = scores.filter(pa.array(keep, pa.bool_())).select(["pair_id", "row_id", "source", "itm"])
         column = pa.array(np.full(kept.num_rows, threshold))

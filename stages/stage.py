@@ -113,13 +113,15 @@ Transform = Callable[[ShardInput], Iterator[Rows]]
 class Stage(ABC):
     """Common ground: contracts and the unit that is counted.
 
-    ``libraries`` are distributions whose version can change what the stage makes: it is identity.
+    ``libraries`` are distributions whose version can change what the stage makes: it is identity. A stage that keeps
+    nothing has failed, unless it ``may_find_nothing``.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = ()
     produces: ClassVar[type[Record]]
     unit: ClassVar[str] = "image"
     libraries: ClassVar[tuple[str, ...]] = ()
+    may_find_nothing: ClassVar[bool] = False
 
     @property
     def fan_out(self) -> int:

@@ -194,7 +194,8 @@ class WarmUpOnLabels(_Training):
     digest: str
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.images import UndecodableImage, decode, square
+        from models.decode import UndecodableImage, decode
+        from models.images import square
         from models.training.jobs import warm_up_on_labels
 
         size = loaded.model.config.image_size
@@ -272,7 +273,8 @@ def web_pairs(inputs: StageInput, size: int, site: Site) -> "PairSet":
 
 def _pairs(inputs: StageInput, record: type[Record], size: int, site: Site, split: Split | None) -> "PairSet":
     """Pixels (n, size, size, 3), uint8, go to a memory map, so that memory does not grow with the set."""
-    from models.images import decode, square
+    from models.decode import decode
+    from models.images import square
     from models.training.data import PairSet
 
     columns = ["image_id", "image", "texts", *(["split"] if split else [])]

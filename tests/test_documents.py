@@ -8,6 +8,7 @@ import pytest
 import typer
 import yaml
 
+from data_contracts.rejects import MEANING, Reason
 from pipeline.cli import app
 from pipeline.recipe import load, parse
 
@@ -38,6 +39,12 @@ def test_the_readme_has_the_two_commands_and_is_short() -> None:
     assert "make demo" in README
     assert "make test" in README
     assert len(README.splitlines()) <= 200
+
+
+def test_every_reject_code_is_in_the_docs_with_its_meaning() -> None:
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| (.+) \|$", (ROOT / "docs/rejects.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {str(reason): meaning for reason, meaning in MEANING.items()}
+    assert len(rows) == len(Reason)
 
 
 def test_the_recipes_of_the_readme_are_recipes() -> None:

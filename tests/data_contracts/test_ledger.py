@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_contracts.ledger import InputPart, ShardRecord
+from data_contracts.ledger import InputPart, ShardRecord, StageTotals
 from data_contracts.rejects import Reason
 
 COUNT = st.integers(0, 1000)
@@ -33,6 +33,21 @@ def test_conserved_when_every_unit_was_kept_or_rejected(
     assert record(units_in=total, kept=kept, rejected=rejected).conserved
     assert not record(units_in=total + 1, kept=kept, rejected=rejected).conserved
     assert not record(units_in=total, kept=kept + 1, rejected=rejected).conserved
+
+
+@given(COUNT, COUNT, COUNT)
+def test_texts_that_leave_images_which_stay_are_counted_apart(kept: int, missing: int, texts: int) -> None:
+    whole = record(
+        units_in=kept + missing,
+        kept=kept,
+        rejected={Reason.MISSING: missing},
+        texts_rejected={Reason.TEXT_URL: texts},
+    )
+    assert whole.conserved
+    assert whole.left == missing + texts
+    totals = StageTotals.of("ingest", "f", {"0": whole, "1": whole})
+    assert totals.texts_rejected == {Reason.TEXT_URL: 2 * texts}
+    assert totals.rejected == {Reason.MISSING: 2 * missing}
 
 
 def test_three_captions_a_picture() -> None:

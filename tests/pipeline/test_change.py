@@ -8,6 +8,7 @@ import pytest
 
 from data_contracts.errors import RunChangedError
 from data_contracts.records import Caption
+from pipeline import graph
 from pipeline.plan import Plan
 from pipeline.runner import demand_same
 from tests.pipeline.conftest import World
@@ -24,11 +25,13 @@ def refused(plan: Plan, world: World) -> RunChangedError:
 
 def test_a_library_version_is_named_with_both_values(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = {node.name: dict(node.identity) for node in done.plan()}
-    versions = identity["caption"]["with"]
-    monkeypatch.setattr("pipeline.graph._version", lambda name: "99.0" if name == "torch" else versions[name])
+    versions, installed = identity["caption"]["with"], graph._version
+    monkeypatch.setattr(
+        "pipeline.graph._version", lambda name: "99.0" if name == "torch" else installed(name)
+    )
     error = refused(done.plan(), done)
     assert "with.torch differs" in error.what
-    assert "ingest" not in error.remedy  # it computes with Pillow alone
+    assert "ingest" not in error.remedy  # it computes without torch
     assert error.evidence == f"the run has {versions['torch']!r}, this recipe '99.0'"
 
 
@@ -64,7 +67,7 @@ def test_a_source_listing(done: World) -> None:
     error = refused(done.plan(), done)
     assert "list_web.stage.sources[0].digest differs" in error.what
     assert "list_human" not in error.remedy
-    assert "of which 7 had ended" in error.remedy
+    assert "of which 8 had ended" in error.remedy
 
 
 def test_a_setting_of_the_recipe(done: World) -> None:
@@ -73,4 +76,4 @@ def test_a_setting_of_the_recipe(done: World) -> None:
         True,
         "the run has 0.5, this recipe 0.9",
     )
-    assert "redoes select, export (2 of 9 stages" in error.remedy
+    assert "redoes select, export (2 of 10 stages" in error.remedy

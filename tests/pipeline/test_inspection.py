@@ -16,7 +16,7 @@ def test_every_stage_with_its_totals(finished: Ledger) -> None:
     assert list(views) == list(finished.record().fingerprints)
     assert all(view.complete and not view.parent for view in views.values())
     assert (views["list_web"].totals.kept, views["list_web"].totals.rejected) == (WEB + 1, {"missing": 1})
-    assert (views["ingest"].totals.kept, views["ingest"].totals.rejected) == (WEB, {"unreadable": 1})
+    assert (views["ingest"].totals.kept, views["ingest"].totals.rejected) == (WEB, {"not_image": 1})
     assert views["caption"].totals.rejected == {"empty_caption": 1}
     assert views["human"].totals.kept == HUMAN
     assert all(
@@ -30,7 +30,7 @@ def test_a_sample_shows_bytes_as_their_length_and_rejects_with_reasons(finished:
     assert len(rows) == 2
     assert rows[0]["image"] == f"<{len(png(1))} bytes>"
     (reject,) = inspection.sample(finished, "ingest", 5, rejects=True)
-    assert (reject["reason"], reject["id"]) == ("unreadable", row_id("web", "broken.png"))
+    assert (reject["reason"], reject["id"]) == ("not_image", row_id("web", "broken.png"))
     assert inspection.sample(finished, "select", 0) == []
     with pytest.raises(SourceError, match="no stage 'slect'"):
         inspection.sample(finished, "slect", 1)

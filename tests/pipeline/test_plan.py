@@ -91,6 +91,14 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"select__threshold": {"keep_fraction": 0.5}}, {"calibrate", "threshold"} | AFTER_SELECT),
         ({"export__images": "reference"}, {"export"}),
         ({"export__images": "ids"}, {"export"}),
+        ({"images__placeholder": 0}, {"placeholders"} | AFTER_SELECT),
+        ({"images__placeholder": 11}, {"placeholders"} | AFTER_SELECT),
+        (
+            {"images__max_aspect": 3},
+            {"human", "ingest", "placeholders", "tokenizer", "warmup"} | AFTER_PRETRAIN,
+        ),
+        ({"texts__rules": ["url"]}, {"ingest", "placeholders", "tokenizer", "warmup"} | AFTER_PRETRAIN),
+        ({"texts__rules": ["url", "boilerplate", "file_name", "url"]}, set()),  # all of them, in any order
         ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
         ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
         ({"caption__guard": {"min_words": 2, "prompt_echo": True}}, set()),  # its defaults
@@ -125,7 +133,7 @@ def test_moved_sources_are_the_same_sources_and_other_content_is_not(make: Make,
 def test_the_identity_says_which_field_it_was(make: Make) -> None:
     identity = make(select__rule="best").nodes["select"].identity
     assert identity["stage"]["rule"] == "best"
-    assert identity["reads"] == {"Score": "Score/1", "Metric": "Metric/1"}
+    assert identity["reads"] == {"Score": "Score/1", "Metric": "Metric/1", "Placeholder": "Placeholder/1"}
     assert identity["writes"] == "Decision/1"
 
 
@@ -175,7 +183,9 @@ def test_two_checkpoints_and_a_number_need_no_human_set(
     make: Make, blip_filter: Path, blip_captioner: Path
 ) -> None:
     plan = make(**brought(blip_filter, blip_captioner), human=(), select__threshold=0.5)
-    assert list(plan.nodes) == ["list_web", "ingest", "caption", "score", "select", "export"]
+    assert list(plan.nodes) == [
+        *("list_web", "ingest", "placeholders", "caption", "score", "select", "export")
+    ]
 
 
 def test_blip_checkpoints_are_finetuned_and_started_from(

@@ -18,6 +18,4 @@ def test_a_stage_ends_with_one_line_that_says_what_became_of_its_rows(finished: 
     progress.say("and [this] is no markup")
     lines = out.getvalue().splitlines()
     assert lines[1] == "and [this] is no markup"
-    assert [word in lines[0] for word in ("ingest", "10 images", "9 kept", "left: 1 unreadable")] == [
-        True
-    ] * 4
+    assert [word in lines[0] for word in ("ingest", "10 images", "9 kept", "left: 1 not_image")] == [True] * 4

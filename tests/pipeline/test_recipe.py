@@ -43,6 +43,29 @@ def test_what_a_run_writes_down_reads_back_as_the_same_recipe(path: Path) -> Non
     assert again.plain() == recipe.plain()
 
 
+@pytest.mark.parametrize("off", [0, None])
+def test_placeholders_can_be_switched_off_and_stay_so(off: int | None) -> None:
+    assert parse(minimal()).images.placeholder == 10
+    recipe = parse(minimal(images={"placeholder": off}, texts={"rules": []}))
+    assert recipe.images.placeholder == 0
+    assert recipe.texts.rules == ()
+    assert parse(recipe.plain()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": {"placeholder": 1}}, "one row is not many"),
+        ({"images": {"max_pixels": 10**9}}, "images.max_pixels"),
+        ({"images": {"max_aspect": 0.5}}, "images.max_aspect"),
+        ({"texts": {"rules": ["urls"]}}, "texts.rules"),
+        ({"texts": {"min_lenght": 1}}, "did you mean 'min_length'"),
+    ],
+)
+def test_hygiene_that_cannot_be(change: dict[str, Any], says: str) -> None:
+    assert says in refused(minimal(**change))
+
+
 def test_there_are_examples() -> None:
     assert len(RECIPES) >= 3
 

@@ -21,7 +21,7 @@ def test_the_numbers_of_a_run(finished: Ledger) -> None:
     assert (synthetic["mean_itm"], synthetic["kept_share"]) == (pytest.approx(0.9), 1)
     stages = {stage["stage"]: stage for stage in found["stages"]}
     assert (stages["ingest"]["unit"], stages["score"]["unit"]) == ("image", "text")
-    assert stages["ingest"]["rejected"] == {"unreadable": 1}
+    assert stages["ingest"]["rejected"] == {"not_image": 1}
     assert [(stock["kind"], stock["images"], stock["implausible"]) for stock in found["stock"]] == [
         ("caption", 1, False),
         ("phrase", 0, False),
@@ -34,7 +34,7 @@ def test_it_is_written_beside_the_run_with_a_card_for_people(copied: Ledger) -> 
     assert json.loads((copied.storage.path / "report.json").read_text()) == json.loads(json.dumps(found))
     card = (copied.storage.path / "export/README.md").read_text()
     assert f"| human | {HUMAN} |" in card
-    assert "1 unreadable" in card
+    assert "1 not_image" in card
     assert "{{" not in card
 
 

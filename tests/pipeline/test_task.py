@@ -193,6 +193,52 @@ def test_a_shard_is_committed_with_a_record_that_says_everything(ledger: Ledger)
     )
 
 
+@dataclass(frozen=True)
+class Censor(Shout):
+    """Lets every picture pass and rejects one of its texts, as a unit of the given kind."""
+
+    unit_of_reject: str = "text"
+
+    @property
+    def fan_out(self) -> int:
+        return 1
+
+    def _transform(self, shard: ShardInput, site: Site) -> Iterator[Rows]:
+        for batch in shard.stream(Picture, site.batch):
+            ids = batch.select(["row_id", "image_id"]).to_pylist()
+            kept = [Caption(**own, caption_index=0, text="t", logprob=0.0) for own in ids]
+            left = [
+                Reject(
+                    id=pair_id(own["image_id"], "x"),
+                    row_id=own["row_id"],
+                    stage="caption",
+                    unit=self.unit_of_reject,
+                    reason=Reason.TEXT_URL,
+                    detail="",
+                )
+                for own in ids
+            ]
+            yield Rows(Contract(Caption).table(kept), left)
+
+
+def test_texts_that_leave_pictures_which_stay_are_counted_apart(ledger: Ledger) -> None:
+    part, _ = run(task_of(ledger, "caption", Censor(), ingest(ledger, "a", "b", "c")))
+    record = part.record
+    assert record is not None
+    assert (record.units_in, record.kept, record.rejected) == (3, 3, {})
+    assert record.texts_rejected == {Reason.TEXT_URL: 3}
+    assert len(rejects(ledger, "caption", part)) == 3
+    ledger.compact("caption")
+    assert ledger.index("caption").part("0000000").record == record
+    assert ledger.index("caption").totals("caption", "f").texts_rejected == {Reason.TEXT_URL: 3}
+
+
+@pytest.mark.parametrize("unit", ["image", "figure"])
+def test_nothing_else_can_leave_beside_the_account(ledger: Ledger, unit: str) -> None:
+    with pytest.raises(ConservationError):
+        run(task_of(ledger, "caption", Censor(unit), ingest(ledger, "a")))
+
+
 def test_a_shard_of_zero_rows_is_committed(ledger: Ledger) -> None:
     part, _ = run(task_of(ledger, "caption", Shout(), ingest(ledger)))
     assert part.record is not None

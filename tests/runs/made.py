@@ -8,7 +8,7 @@ from pipeline.demo.crawl import write_demo
 from tests.runs.command import capfilt, write_recipe
 
 HUMAN, WEB = 60, 60
-SPECIAL = "web-00007.jpg"
+SPECIAL = "web-00009.jpg"
 
 
 @cache

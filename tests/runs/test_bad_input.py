@@ -136,11 +136,12 @@ def test_unusable_rows_are_counted_with_their_reasons(
             reject["detail"].split(":")[0]: reject["reason"]
             for file in files(Ledger(run), stage, rejects=True).paths
             for reject in pq.read_table(file).to_pylist()
+            if reject["unit"] == "image"
         }
         for stage in ("list_web", "ingest")
     }
     assert left["list_web"] == {"web-00002.jpg": "missing", "../outside.jpg": "missing"}
-    assert left["ingest"] == {"web-00000.jpg": "unreadable", "web-00001.jpg": "unreadable"}
+    assert left["ingest"] == {"web-00000.jpg": "not_image", "web-00001.jpg": "unreadable"}
     urls = table(run, "ingest")["url"].to_pylist()
     assert len(urls) == 60 - 3
     assert "unlisted.jpg" not in urls

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_contracts.contract import Contract
-from data_contracts.records import Decision, Metric, Score, Source
+from data_contracts.records import Decision, Metric, Placeholder, Score, Source
 from data_contracts.rejects import Reason, Reject
 from stages.memory import MemoryInput
 from stages.select import FractionThreshold, Rule, SelectPairs
@@ -60,6 +60,32 @@ def test_a_higher_threshold_keeps_no_more_and_only_below_it_is_below_threshold(
 def test_both_keeps_whatever_reaches_the_threshold(texts: Texts, threshold: float) -> None:
     kept, _ = select(texts, Rule.BOTH, threshold)
     assert kept == [row for row in scores(texts) if row.itm >= threshold]
+
+
+def test_no_text_of_a_placeholder_stays_whatever_its_score() -> None:
+    given = [
+        score(1, "a dog", 0.9),
+        score(1, "a bird", 0.9, Source.SYNTHETIC),
+        score(1, "bad", 0.1),
+        score(2, "a cat", 0.9),
+        score(3, "bad", 0.1),
+    ]
+    image = Placeholder(
+        image_id=given[0].image_id, rows=9, hosts=1, texts=9, likeness=0.0, example="https://a.example/1.png"
+    )
+    kept, rejected = collect(
+        SelectPairs(Rule.BEST, 0.5).open(site(Path("unused")))(MemoryInput.of(*given, image))
+    )
+    assert kept["pair_id"].to_pylist() == [given[3].pair_id]
+    assert {reject.id: reject.reason for reject in rejected} == {
+        **{text.pair_id: Reason.PLACEHOLDER for text in given[:3]},
+        given[4].pair_id: Reason.BELOW_THRESHOLD,
+    }
+    none, rejected = collect(
+        SelectPairs(Rule.BOTH, 0.5).open(site(Path("unused")))(MemoryInput.of(*given, empty=[Placeholder]))
+    )
+    assert none.num_rows == 3
+    assert Reason.PLACEHOLDER not in {reject.reason for reject in rejected}
 
 
 @given(TEXTS, ITM)
