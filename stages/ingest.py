@@ -38,7 +38,8 @@ class IngestPictures(ShardStage):
     texts: TextRules = field(default_factory=TextRules)
 
     def open(self, site: Site) -> Transform:
-        readers = {source.name: KINDS[source.format].reader(source) for source in self.sources}
+        kinds = ((source, KINDS[source.format].reader) for source in self.sources)
+        readers = {source.name: reader(source) for source, reader in kinds if reader}
         decoder = Decoder(self.limits)
         return lambda shard: self._transform(shard, readers, decoder)
 
@@ -81,6 +82,7 @@ class IngestPictures(ShardStage):
             url=row["url"],
             texts=texts,
             image=data,
+            extra=row["extra"],
             **measured._asdict(),
         )
         return made, left
