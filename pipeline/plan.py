@@ -21,10 +21,13 @@ from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.evaluate import Evaluate
 from stages.export import ExportIds, ExportPairs
+from stages.fetch.policy import FetchPolicy
+from stages.fetch.takedown import TakeDownFile
 from stages.guard import CaptionGuard
 from stages.ingest import IngestHuman, IngestPictures
 from stages.list_source import KINDS, ListSource
 from stages.placeholders import FindPlaceholders
+from stages.preflight import Preflight
 from stages.score import ScorePairs
 from stages.select import FractionThreshold, SelectPairs
 from stages.sources.recognise import format_of
@@ -71,8 +74,14 @@ class _Builder:
         if recipe.human:
             human = tuple(self._source(source) for source in recipe.human)
             plan.add("list_human", ListSource(human, recipe.shards.target, "h", recipe.shards.rows))
-            plan.add("human", IngestHuman(human, limits), "list_human")
-        plan.add("ingest", IngestPictures(web, limits, texts), "list_web")
+            plan.add("human", IngestHuman(human, limits, policy=self._policy(human)), "list_human")
+        policy, upstream = self._policy(web), ["list_web"]
+        keys: Any = recipe.fetch
+        if policy and keys.preflight:
+            fetched = tuple(source.name for source in web if KINDS[source.format].fetched)
+            plan.add("preflight", Preflight(fetched, policy, keys.preflight), "list_web")
+            upstream.append("preflight")
+        plan.add("ingest", IngestPictures(web, limits, texts, policy), *upstream)
         if recipe.images.placeholder:
             plan.add("placeholders", FindPlaceholders(recipe.images.placeholder), "ingest")
         filter, captioner = self._models()
@@ -97,6 +106,16 @@ class _Builder:
         if keys.format is None:
             spec = replace(spec, format=format_of(spec))
         return replace(spec, digest=KINDS[spec.format].digest(spec))
+
+    def _policy(self, sources: Sequence[SourceSpec]) -> FetchPolicy | None:
+        """How to fetch, when some source has to be."""
+        if not any(KINDS[source.format].fetched for source in sources):
+            return None
+        keys: Any = self.recipe.fetch
+        takedown = TakeDownFile.of(keys.takedown) if keys.takedown else None
+        given = keys.model_copy(update={"takedown": None})
+        policy: FetchPolicy = settings_of(FetchPolicy, given, self.recipe.seed)
+        return replace(policy, takedown=takedown)
 
     def _demand_human(self, what: str) -> None:
         if not self.recipe.human:

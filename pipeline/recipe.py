@@ -27,6 +27,7 @@ from models.protocols import Decoding, Precision
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
 from pipeline.placement import PlacementKeys
 from pipeline.storage import is_url
+from stages.fetch.policy import FetchPolicy
 from stages.guard import CaptionGuard
 from stages.select import Rule
 from stages.sources.source import Format
@@ -70,7 +71,7 @@ def _keys(name: str, settings: type, **extra: Any) -> type[Strict]:
     """
     hints = {key: hint for key, hint in get_type_hints(settings).items() if key != "seed"}
     fields: dict[str, Any] = {key: (hint | None, None) for key, hint in hints.items()}
-    return create_model(name, __base__=Strict, **fields, **extra)
+    return create_model(name, __base__=Strict, **{**fields, **extra})
 
 
 _Where = (str | None, None)
@@ -106,6 +107,12 @@ class ModelsKeys(Strict):
     pretrain: PretrainKeys | None = None  # type: ignore[valid-type]
     filter: FilterKeys  # type: ignore[valid-type]
     captioner: CaptionerKeys  # type: ignore[valid-type]
+
+
+# How the web is asked; ``takedown`` names a file, ``preflight`` is how many urls of a large list are tried first.
+FetchKeys = _keys(
+    "FetchKeys", FetchPolicy, takedown=(str | None, None), preflight=(Annotated[int, Field(ge=0)], 200)
+)
 
 
 class KeepFraction(Strict):
@@ -153,7 +160,7 @@ class ShardKeys(Strict):
 
 
 STAGES = (
-    *("list_web", "list_human", "human", "ingest", "placeholders"),
+    *("list_web", "list_human", "preflight", "human", "ingest", "placeholders"),
     *("tokenizer", "warmup", "pretrain", "filter", "captioner", "calibrate", "evaluate"),
     *("caption", "score", "threshold", "select", "export"),
 )
@@ -172,6 +179,7 @@ class Recipe(Strict):
     seed: int = Field(default=0, ge=0)
     web: tuple[SourceKeys, ...]
     human: tuple[SourceKeys, ...] = ()
+    fetch: FetchKeys = FetchKeys()  # type: ignore[valid-type]
     images: ImagesKeys = ImagesKeys()
     texts: TextsKeys = TextsKeys()
     models: ModelsKeys
@@ -327,10 +335,12 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         return given and given.model_copy(update=update)
 
     models: Any = recipe.models
+    fetch: Any = recipe.fetch
     warmup = models.warmup
     return recipe.model_copy(
         update={
             "output": recipe.output if is_url(recipe.output) else path(recipe.output.removeprefix("file://")),
+            "fetch": keys(recipe.fetch, takedown=path(fetch.takedown or "") or None),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

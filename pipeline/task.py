@@ -108,6 +108,14 @@ class CommittedInput:
         self._by_record = {upstream.record: upstream for upstream in task.upstream}
         self._buffers: dict[tuple[str, str], pa.BufferReader] = {}
         self.quarantined: list[str] = []
+        self.lasts = ""
+
+    def lasting(self) -> Path:
+        self.lasts = f"{self._task.name}-{self._task.fingerprint[:12]}-{self.shard}"
+        return self._ledger.storage.lasting(self.lasts)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self._drop(Crumb((), done, total, text))
 
     def _names(self, record: type[Record]) -> list[str]:
         parts = self._by_record[record].parts
@@ -314,11 +322,14 @@ def _run_task(task: Task, open_stage: Opened, drop: Drop, decode: Decode) -> lis
             scratch=scratch,
             lasting=lambda: ledger.storage.lasting(lasting),
             keep=lambda: ledger.storage.keep(lasting),
-            progress=lambda done, total, text: drop(Crumb((), done, total, text)),
+            progress=inputs.progress,
             decode=decode,
         )
         if isinstance(task.stage, ShardStage):
-            return [_run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)]
+            part = _run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)
+            if inputs.lasts:
+                ledger.storage.forget(inputs.lasts)
+            return [part]
         if isinstance(task.stage, GlobalStage):
             committed = _run_global(task, task.stage, ledger, inputs, site, read)
             if all(part.record is not None for part, _ in committed):

@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_contracts.contract import Contract
 from data_contracts.identity import image_id, pair_id, split_of
-from data_contracts.records import HumanPicture, Occurrence, Picture, Record
+from data_contracts.records import HumanPicture, Metric, Occurrence, Picture, Record
 from data_contracts.rejects import Reason, Reject
 from models.decode import Limits, Measured
 from models.decoder import Decoder, Refused
+from stages.fetch.policy import FetchPolicy
+from stages.fetch.shard import Fetched, fetch
 from stages.list_source import KINDS
+from stages.preflight import promise
 from stages.sources.source import SourceSpec
 from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 from stages.texts import TextRules, clean
@@ -26,16 +33,21 @@ Readers = Mapping[str, Callable[[str], bytes]]
 class IngestPictures(ShardStage):
     """Occurrences to pictures: the original bytes, what they are, and the texts, cleaned.
 
+    Rows of sources without bytes are fetched, a shard at once, as ``policy`` says; ``policy`` is null when no
+    source has such rows. What was fetched before a kill is not fetched again. When far fewer rows succeed than the
+    preflight's sample promised, the run stops instead of burning the list.
+
     A text that leaves does not take its image along: one without any text can still be captioned.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Occurrence,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (Occurrence, Metric)
     produces: ClassVar[type[Record]] = Picture
     libraries: ClassVar[tuple[str, ...]] = ("ftfy", "pillow")
 
     sources: tuple[SourceSpec, ...]
     limits: Limits = field(default_factory=Limits)
     texts: TextRules = field(default_factory=TextRules)
+    policy: FetchPolicy | None = None
 
     def open(self, site: Site) -> Transform:
         kinds = ((source, KINDS[source.format].reader) for source in self.sources)
@@ -44,13 +56,32 @@ class IngestPictures(ShardStage):
         return lambda shard: self._transform(shard, readers, decoder)
 
     def _transform(self, shard: ShardInput, readers: Readers, decoder: Decoder) -> Iterator[Rows]:
+        fetched = self._fetched(shard, readers)
+        # All of it now, with no row in hand: a death while fetching is not the first batch's fault.
+        fetched = chain([*islice(fetched, 1)], fetched)
         for batch in shard.stream(Occurrence, BATCH):
-            for held in _in_hand(self._found(batch.to_pylist(), readers)):
+            for held in _in_hand(self._found(batch.to_pylist(), readers, fetched)):
                 yield self._rows(held, decoder)
 
-    def _found(self, rows: Iterable[Row], readers: Readers) -> Iterator[tuple[Row, Found]]:
+    def _fetched(self, shard: ShardInput, readers: Readers) -> Iterator[Fetched]:
+        """What the web gave for the rows that no reader has, in their order."""
+        rows = shard.table(Occurrence, ["row_id", "source_name", "place"])
+        asked = rows.filter(pc.invert(pc.is_in(rows["source_name"], pa.array(readers, pa.string()))))
+        if not len(asked) or self.policy is None:
+            return
+        promised = promise(shard.table(Metric)) if shard.has(Metric) else 0.0
+        pairs = list(zip(asked["row_id"].to_pylist(), asked["place"].to_pylist(), strict=True))
+        yield from fetch(pairs, self.policy, shard.lasting(), shard.progress, promised)
+
+    def _found(
+        self, rows: Iterable[Row], readers: Readers, fetched: Iterator[Fetched]
+    ) -> Iterator[tuple[Row, Found]]:
         """Each row with its bytes, or why there are none, in order."""
         for row in rows:
+            if row["source_name"] not in readers:
+                got = next(one for one in fetched if one.row_id == row["row_id"])
+                yield row, Refused(got.reason, got.detail) if got.reason else got.data or b""
+                continue
             try:
                 yield row, readers[row["source_name"]](row["place"])
             except OSError as error:

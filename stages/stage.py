@@ -41,7 +41,7 @@ MODEL_LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Site:
-    """Where a stage runs: placement, never identity.
+    """Where a stage runs: placement, never identity. A shard stage that stays open sees that of its first shard.
 
     ``scratch`` is private to the attempt and vanishes with it; the folder that ``lasting`` gives belongs to the
     stage and survives a failed attempt, so that a training can go on from its last checkpoint there. ``keep``
@@ -95,6 +95,14 @@ class ShardInput(Protocol):
 
     def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
         """All rows. For an upstream global stage: of all its parts."""
+        ...
+
+    def lasting(self) -> Path:
+        """A local folder of the shard's own that outlives a failed attempt and goes with the commit."""
+        ...
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """How far the shard is, while no rows are in hand."""
         ...
 
 

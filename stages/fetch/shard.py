@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stages.fetch.target import Target
 _ROOT = Path(__file__).parents[2]
 _LOOK = 0.25  # seconds between looks at a child
 _FRUITLESS = 3  # lives in a row without a finished or begun row, after which it is not the rows' fault
+FEW = 200  # rows: of fewer a rate says little
 _TOGETHER = 2  # deaths with others in hand, after which a row is fetched alone
 
 
@@ -45,15 +47,17 @@ def fetch(
     policy: FetchPolicy,
     folder: Path,
     progress: Callable[[int, int, str], None],
+    promised: float = 0.0,
 ) -> Iterator[Fetched]:
     """One :class:`Fetched` a row of (row_id, url), in their order, when all have ended; bytes one row at a time.
 
     ``folder`` is on a local disk and holds the fetched bytes. When it survives a death of this process, rows
     that were finished are not fetched again: their spool is found by the rows and the policy's identity, and by
-    nothing else. Equal urls are fetched once.
+    nothing else. Equal urls are fetched once. ``promised`` is the share of urls that can be had, by a sample.
 
     Raises:
-        StageError: the child cannot work at all: it dies before it begins a row, or cannot write.
+        StageError: the child cannot work at all: it dies before it begins a row, or cannot write; or less than half
+            of what was ``promised`` succeeds. What was fetched then is forgotten, as are its failures.
     """
     place = folder / fingerprint([identity_of(policy), [list(row) for row in rows]])
     place.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,7 @@ def fetch(
     numbers = {url: number for number, url in enumerate(urls)}
     with closing(SpoolReader(place / "spool")) as spool:
         spool.mend()
-        _Shard(urls, policy, place, spool, ended, progress).run()
+        _Shard(urls, policy, place, spool, ended, progress, promised).run()
         for row_id, url in rows:
             number = numbers[url.strip()]
             data, refusal = (None, ended[number]) if number in ended else spool.read(number)
@@ -95,9 +99,10 @@ class _Shard:
         spool: SpoolReader,
         ended: dict[int, Refusal],
         progress: Callable[[int, int, str], None],
+        promised: float,
     ) -> None:
         self._urls, self._policy, self._spool, self._ended = urls, policy, spool, ended
-        self._progress = progress
+        self._progress, self._promised = progress, promised
         self._place, self._crumbs, self._log = place, place / "crumbs", place / "log"
         self._ends = time.monotonic() + policy.shard_deadline
         # neighbours in a list share a host: apart they keep all threads busy
@@ -110,7 +115,7 @@ class _Shard:
             if time.monotonic() >= self._ends:
                 for number in rows:
                     self._ended[number] = Refusal(Reason.DEADLINE, f"{self._policy.shard_deadline:g} s")
-                return
+                break
             alone = [number for number in rows if deaths[number] >= _TOGETHER]
             before = len(self._spool)
             code = self._live(alone or rows, 1 if alone else self._policy.threads)
@@ -126,6 +131,24 @@ class _Shard:
             fruitless = 0 if in_hand or len(self._spool) > before else fruitless + 1
             if fruitless == _FRUITLESS:
                 raise self._cannot(f"ended {_FRUITLESS} times before it began a row ({_how(code)})")
+        self._demand()
+
+    def _demand(self) -> None:
+        """Once half of the rows have ended, so many must have succeeded that the sample is not belied."""
+        ended = len(self._spool) + len(self._ended)
+        if ended < max(FEW, len(self._urls) / 2) or self._spool.whole >= self._promised / 2 * ended:
+            return
+        reasons = Counter(refusal.reason for refusal in self._ended.values())
+        reasons += Counter(self._spool.reasons())
+        shutil.rmtree(
+            self._place, ignore_errors=True
+        )  # or a resume would find the failures, and believe them
+        raise StageError(
+            what=f"the web has stopped answering: {self._spool.whole} of {ended} urls of a shard were fetched, "
+            f"and {self._promised:.0%} of the sample",
+            evidence=", ".join(f"{count} {reason}" for reason, count in reasons.most_common(5)),
+            remedy="see to the network and its name server, or lower fetch.threads; then resume",
+        )
 
     def _left(self) -> list[int]:
         return [number for number in self._order if number not in self._spool and number not in self._ended]
@@ -167,6 +190,7 @@ class _Shard:
                 return child.wait(min(_LOOK, left))
             except subprocess.TimeoutExpired:
                 self._spool.scan()
+                self._demand()
                 self._progress(len(self._spool) + len(self._ended), len(self._urls), "fetched")
         return None
 

@@ -52,6 +52,16 @@ class SpoolReader:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def whole(self) -> int:
+        """How many rows have bytes."""
+        return sum(reason == 0 for _, reason, *_ in self._places.values())
+
+    def reasons(self) -> list[Reason]:
+        """Why the others have none."""
+        refusals = (self.read(number)[1] for number, place in self._places.items() if place[1])
+        return [refusal.reason for refusal in refusals if refusal]
+
     def close(self) -> None:
         self._file.close()
 
