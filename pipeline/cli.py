@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
-from data_contracts.rejects import MEANING
+from data_contracts.rejects import MEANING, Reason
 from pipeline import funnel, inspection, report
 from pipeline.ledger import Ledger
 
@@ -90,13 +90,36 @@ def run(
 @app.command()
 def resume(run: RunFolder, until: Until = None, address: Address = None, join: Join = False) -> None:
     """Carry on with a run from its own recipe; shows the plan first."""
+    _run(_own_recipe(run), until, address, None, show_plan=True, join=join)
+
+
+@app.command()
+def retry_failed(
+    run: RunFolder,
+    reason: Annotated[
+        list[Reason] | None, typer.Option(help="Only rows that left for this; may be given several times.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Fetch rejected rows again, as new shards of the run: without --reason, what may have been passing trouble."""
+    from pipeline import retry
+    from pipeline.plan import Plan
+
+    recipe = _own_recipe(run)
+    found = retry.again(Plan(recipe), Ledger(run), reason or retry.PASSING)
+    counts = ", ".join(f"{count:,} {why}" for why, count in found.most_common())
+    console.print(f"to be fetched again: {counts or 'nothing'}", highlight=False, soft_wrap=True)
+    if found:
+        _run(recipe, None, address, None)
+
+
+def _own_recipe(run: str) -> Any:
+    """That of a run, wherever it lies now, whatever its folder is called."""
     from pipeline.recipe import parse
 
-    storage = Ledger(run).storage
-    recipe = parse(Ledger(run).record().recipe)
-    # wherever the run lies now, whatever its folder is called
-    moved = recipe.model_copy(update={"output": storage.at("..").url, "name": storage.name})
-    _run(moved, until, address, None, show_plan=True, join=join)
+    ledger = Ledger(run)
+    recipe = parse(ledger.record().recipe)
+    return recipe.model_copy(update={"output": ledger.storage.at("..").url, "name": ledger.storage.name})
 
 
 def _run(

@@ -21,6 +21,7 @@ from pipeline import lease
 from pipeline.index import Index, Part
 from pipeline.ledger import Ledger, reader_of
 
+BATCH = 10_000
 IDS = ("row_id", "image_id", "pair_id", "url", "id")
 
 
@@ -85,8 +86,13 @@ def query(sql: str, files: Files, *parameters: Any, **others: Files) -> list[dic
     Raises:
         StorageError: a file is damaged, or the disk or the store does not answer.
     """
+    return [row for batch in batches(sql, files, *parameters, **others) for row in batch.to_pylist()]
+
+
+def batches(sql: str, files: Files, *parameters: Any, **others: Files) -> Iterator[pa.RecordBatch]:
+    """The same as a stream, for more rows than memory holds."""
     if not files.paths:
-        return []
+        return
     with duckdb.connect() as connection:
         connection.execute("SET threads TO 2")
         tables = []
@@ -97,7 +103,7 @@ def query(sql: str, files: Files, *parameters: Any, **others: Files) -> list[dic
             tables.append(f"{name} AS (FROM read_parquet([{names}], union_by_name = true, filename = true))")
         statement = f"WITH {', '.join(tables)} {sql}"
         try:
-            found: pa.Table = connection.sql(statement, params=list(parameters)).to_arrow_table()
+            yield from connection.sql(statement, params=list(parameters)).to_arrow_reader(BATCH)
         except (duckdb.Error, BaseError, OSError) as error:
             raise StorageError(
                 what="files of the run cannot be read",
@@ -105,7 +111,6 @@ def query(sql: str, files: Files, *parameters: Any, **others: Files) -> list[dic
                 evidence=str(error).partition("Debug source:")[0].strip().splitlines()[-1].strip(),
                 remedy="see that the disk or the store answers; capfilt verify RUN tells which file is damaged",
             ) from error
-        return list(found.to_pylist())
 
 
 def sample(ledger: Ledger, stage: str, rows: int, *, rejects: bool = False) -> list[dict[str, Any]]:
