@@ -28,8 +28,8 @@ from data_contracts.errors import StageError
 from data_contracts.rejects import Reason
 from models.decode import Limits, Measured, UndecodableImage, measure
 
-SECONDS = 20  # of processor time for one picture: 100 times what the largest one takes
-PATIENCE = 120  # seconds of the clock until an answer has to be there, or a picture to be taken
+SECONDS = 60  # of processor time for one picture: several times what the largest one takes
+PATIENCE = 300  # seconds of the clock until an answer has to be there, or a picture to be taken
 TRIES = 3  # of starting the process
 AHEAD = 8  # pictures on their way to the process: it need not wait for the next one
 _PIXEL, _REST = 24, 2**30  # bytes: of all copies of a pixel on its way to RGB; of everything else
