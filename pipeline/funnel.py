@@ -50,7 +50,8 @@ def _hosts(
     """
     lost = inspection.query(
         f"SELECT host, sum(n)::BIGINT AS left, arg_max(reason, n) AS mostly FROM (SELECT {_HOST} AS host, reason, "
-        "count(*) AS n FROM files JOIN listed USING (row_id) WHERE unit <> 'text' GROUP BY ALL) "
+        "count(*) AS n FROM files JOIN (SELECT row_id, any_value(url) AS url, any_value(source_name) AS source_name "
+        "FROM listed GROUP BY row_id) USING (row_id) WHERE unit <> 'text' GROUP BY ALL) "
         f"GROUP BY host ORDER BY 2 DESC, host LIMIT {int(hosts)}",
         left,
         listed=inspection.files(ledger, "list_web"),

@@ -257,8 +257,9 @@ class _Builder:
             )
 
     def _export(self) -> None:
-        images = self.recipe.export.images
-        stage = ExportIds(embed=False) if images == "ids" else ExportPairs(embed=images == "embed")
+        images, path = self.recipe.export.images, self.recipe.export.takedown
+        kind = ExportIds if images == "ids" else ExportPairs
+        stage = kind(embed=images == "embed", takedown=TakeDownFile.of(path) if path else None)
         human = ("human",) if self.recipe.human else ()
         self.plan.add("export", stage, "ingest", *human, "score", "select")
 

@@ -149,6 +149,9 @@ class TextsKeys(Strict):
 
 
 class ExportKeys(Strict):
+    """``takedown`` names a file of what must not be published; a fork with another one redoes the export alone."""
+
+    takedown: str | None = None
     images: Literal["embed", "reference", "ids"] = "embed"
 
 
@@ -341,6 +344,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update={
             "output": recipe.output if is_url(recipe.output) else path(recipe.output.removeprefix("file://")),
             "fetch": keys(recipe.fetch, takedown=path(fetch.takedown or "") or None),
+            "export": keys(recipe.export, takedown=path(recipe.export.takedown or "") or None),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

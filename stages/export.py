@@ -17,6 +17,7 @@ from data_contracts.records import (
     Source,
 )
 from data_contracts.rejects import Reason, Reject
+from stages.fetch.takedown import TakeDown, TakeDownFile
 from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256
@@ -27,7 +28,8 @@ class ExportPairs(ShardStage):
     """The join of a shard's pictures, scores and decisions; a shard of the human set goes in whole.
 
     ``embed`` puts the image bytes beside every pair; without it ``image`` is null and the bytes stay where
-    they are, in the `ingest` and `human` stages under the same row_id.
+    they are, in the `ingest` and `human` stages under the same row_id. ``takedown`` names pictures that must not be
+    published, whenever they were fetched: another list is another export, and nothing before it runs again.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Picture, HumanPicture, Score, Decision)
@@ -36,6 +38,7 @@ class ExportPairs(ShardStage):
 
     embed: bool
     round: int = 1
+    takedown: TakeDownFile | None = None
 
     def open(self, site: Site) -> Transform:
         return self._transform
@@ -51,45 +54,54 @@ class ExportPairs(ShardStage):
         return units
 
     def _transform(self, shard: ShardInput) -> Iterator[Rows]:
-        yield from self._crawled(shard) if shard.has(Decision) else self._human(shard)
+        takedown = self.takedown.load() if self.takedown else TakeDown()
+        yield from self._crawled(shard, takedown) if shard.has(Decision) else self._human(shard, takedown)
 
-    def _crawled(self, shard: ShardInput) -> Iterator[Rows]:
+    def _crawled(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
         decided = set(shard.table(Decision, ["pair_id"])["pair_id"].to_pylist())
         texts: dict[str, list[dict[str, Any]]] = {}
         for score in shard.table(Score).to_pylist():
             if score["pair_id"] in decided:
                 texts.setdefault(score["row_id"], []).append(score)
         for batch in shard.stream(Picture, BATCH):
-            pairs = [
-                self._row(picture, {**score, "split": None})
-                for picture in batch.to_pylist()
-                for score in texts.get(picture["row_id"], ())
-            ]
-            yield Rows(Contract(self.produces).table(pairs))
+            pairs, rejected = [], []
+            for picture in batch.to_pylist():
+                own = texts.get(picture["row_id"], ())
+                if takedown.names(picture["url"], picture["image_id"]):
+                    rejected += [
+                        self._reject(picture, score["pair_id"], Reason.TAKEN_DOWN, score["text"])
+                        for score in own
+                    ]
+                else:
+                    pairs += [self._row(picture, {**score, "split": None}) for score in own]
+            yield Rows(Contract(self.produces).table(pairs), rejected)
 
-    def _human(self, shard: ShardInput) -> Iterator[Rows]:
+    def _human(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
         seen: set[str] = set()
         unjudged = {"source": Source.HUMAN, "itm": None, "itc": None, "caption_index": None}
         for batch in shard.stream(HumanPicture, BATCH):
             pairs, rejected = [], []
             for picture in batch.to_pylist():
+                gone = takedown.names(picture["url"], picture["image_id"])
                 for text in picture["texts"]:
                     pair = pair_id(picture["image_id"], text)
-                    if pair in seen:
-                        rejected.append(
-                            Reject(
-                                id=pair,
-                                row_id=picture["row_id"],
-                                stage="export",
-                                unit=self.unit,
-                                reason=Reason.DUPLICATE_PAIR,
-                                detail=f"human: {text[:200]}",
-                            )
-                        )
+                    if gone or pair in seen:
+                        reason = Reason.TAKEN_DOWN if gone else Reason.DUPLICATE_PAIR
+                        rejected.append(self._reject(picture, pair, reason, text))
                         continue
                     seen.add(pair)
                     pairs.append(self._row(picture, {**unjudged, "pair_id": pair, "text": text}))
             yield Rows(Contract(self.produces).table(pairs), rejected)
+
+    def _reject(self, picture: Mapping[str, Any], pair: str, reason: Reason, text: str) -> Reject:
+        return Reject(
+            id=pair,
+            row_id=picture["row_id"],
+            stage="export",
+            unit=self.unit,
+            reason=reason,
+            detail=f"{picture['url']}: {text[:200]}",
+        )
 
     def _row(self, picture: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
         values = {**picture, **text, "round": self.round}

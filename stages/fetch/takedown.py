@@ -38,6 +38,10 @@ class TakeDown:
         """Whether an image is named by the sha256 of its bytes."""
         return bool(self.hashes) and hashlib.sha256(data).hexdigest() in self.hashes
 
+    def names(self, url: str, image_id: str) -> bool:
+        """Whether a picture is named by its url, its domain or its image_id."""
+        return image_id in self.hashes or (bool(self.urls or self.domains) and self.refuses(url))
+
     @property
     def digest(self) -> str:
         """sha256 of the entries: their order, comments and spelling do not count."""
