@@ -7,7 +7,6 @@ one by one. It may be killed at any time.
 """
 
 import ctypes
-import hashlib
 import importlib.util
 import io
 import json
@@ -83,7 +82,7 @@ class SampleWriter:
             if isinstance(ended, Later):
                 self._later.append((ended.ready, meta["number"], meta["url"]))
                 return
-            if image is not None and self._takedown.refuses_bytes(hashlib.sha256(image).hexdigest()):
+            if image is not None and self._takedown.refuses_bytes(image):
                 image, ended = None, Refusal(Reason.TAKEN_DOWN, "its bytes")
             self._spool.write(meta["number"], image, ended)
         except BaseException:  # img2dataset would print it and lose the row

@@ -34,9 +34,9 @@ class TakeDown:
         named = (".".join(labels[start:]) for start in range(len(labels)))
         return target.authority + target.selector in self.urls or any(name in self.domains for name in named)
 
-    def refuses_bytes(self, sha256: str) -> bool:
-        """Whether an image with that digest (hex) is named."""
-        return sha256 in self.hashes
+    def refuses_bytes(self, data: bytes) -> bool:
+        """Whether an image is named by the sha256 of its bytes."""
+        return bool(self.hashes) and hashlib.sha256(data).hexdigest() in self.hashes
 
     @property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from stages.fetch.target import Target
         ("http://example.com/a%20b", "http://example.com/a%20b"),
         ("http://bücher.example/", "http://xn--bcher-kva.example/"),
         ("http://[2606:4700:0::1111]:81/", "http://[2606:4700::1111]:81/"),
-        ("http://１２７.0.0.1/", "http://127.0.0.1/"),
+        ("http://\uff11\uff12\uff17.0.0.1/", "http://127.0.0.1/"),
     ],
 )
 def test_a_url_has_one_spelling(url: str, plain: str) -> None:
