@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -92,13 +93,14 @@ class Server:
 
 
 async def serve() -> None:
-    made = await asyncio.start_server(Server().serve, [f"127.0.0.{host + 1}" for host in range(HOSTS)], 8765)
-    print("ready", flush=True)
-    await made.serve_forever()
+    with socket.create_server(("", 0)) as one:  # a port that nobody has, for all hosts alike
+        made = await asyncio.start_server(Server().serve, sock=one, backlog=1024)
+        print(one.getsockname()[1], flush=True)
+        await made.serve_forever()
 
 
-def url(case: str, number: int) -> str:
-    return f"http://127.0.0.{random.Random(number).randrange(HOSTS) + 1}:8765/{case}/{number}"
+def url(port: int, case: str, number: int) -> str:
+    return f"http://127.0.0.{random.Random(number).randrange(HOSTS) + 1}:{port}/{case}/{number}"
 
 
 # -- the arms, each in a process of its own ------------------------------------------------------------------
@@ -152,12 +154,12 @@ class Measured:
     images: int
 
 
-def measure(case: str, arm: str, count: int, folder: Path) -> tuple[Measured, dict[str, bytes]]:
+def measure(port: int, case: str, arm: str, count: int, folder: Path) -> tuple[Measured, dict[str, bytes]]:
     listed, out = folder / f"{case}.txt", folder / f"{case}-{arm}-{time.monotonic_ns()}"
-    listed.write_text("\n".join(url(case, number) for number in range(1, count + 1)) + "\n")
+    listed.write_text("\n".join(url(port, case, number) for number in range(1, count + 1)) + "\n")
     command = [sys.executable, "-m", "benchmarks.fetch", "--arm", arm, str(listed), str(out)]
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # it would ask the internet for its version
-    window()
+    window(port)
     began = time.monotonic()
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -170,11 +172,11 @@ def measure(case: str, arm: str, count: int, folder: Path) -> tuple[Measured, di
     table = pq.read_table(out / "00000.parquet", columns=["url", "jpg"])
     images = {row["url"]: row["jpg"] for row in table.to_pylist() if row["jpg"] is not None}
     cpu = 1000 * (usage.ru_utime + usage.ru_stime) / len(images)
-    return Measured(len(images) / window(), wall, cpu, peak.bytes / 1e6, len(images)), images
+    return Measured(len(images) / window(port), wall, cpu, peak.bytes / 1e6, len(images)), images
 
 
-def window() -> float:
-    with urllib.request.urlopen("http://127.0.0.1:8765/window") as answer:
+def window(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/window") as answer:
         return float(answer.read())
 
 
@@ -216,20 +218,21 @@ def _size(pid: int) -> int:
 
 
 @contextmanager
-def serving() -> Iterator[None]:
+def serving() -> Iterator[int]:
     server = subprocess.Popen([sys.executable, "-m", "benchmarks.fetch", "--serve"], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        yield
+        yield int(server.stdout.readline())
     finally:
         server.kill()
         server.communicate()
 
 
-def compare(found: Mapping[str, Mapping[str, bytes]], case: str, count: int) -> None:
+def compare(port: int, found: Mapping[str, Mapping[str, bytes]], case: str, count: int) -> None:
     wanted = {
-        url(case, number): picture(number) for number in range(1, count + 1) if case != "hangs" or number % 20
+        url(port, case, number): picture(number)
+        for number in range(1, count + 1)
+        if case != "hangs" or number % 20
     }
     for arm, images in found.items():
         assert images == wanted, f"{case}: {arm} has {len(images)} images of {len(wanted)}, or other bytes"
@@ -263,16 +266,16 @@ def main() -> None:
         {"capfilt": capfilt, "img2dataset": img2dataset}[arm](Path(listed), Path(out))
     else:
         middle: dict[str, dict[str, Measured]] = {}
-        with serving(), tempfile.TemporaryDirectory() as folder:
+        with serving() as port, tempfile.TemporaryDirectory() as folder:
             for case in [given.only] if given.only else CASES:
                 runs: dict[str, list[Measured]] = {arm: [] for arm in ARMS}
                 for repeat in range(given.repeats):
                     found = {}
                     for arm in ARMS:
-                        figures, found[arm] = measure(case, arm, given.urls, Path(folder))
+                        figures, found[arm] = measure(port, case, arm, given.urls, Path(folder))
                         runs[arm].append(figures)
                     if not repeat:
-                        compare(found, case, given.urls)
+                        compare(port, found, case, given.urls)
                 middle[case] = {
                     arm: Measured(
                         **{

@@ -105,8 +105,7 @@ class Hostile:
                 with self._lock:
                     self.log.append(Asked(path, headers, time.monotonic()))
                 name, _, rest = path.removeprefix("/").partition("/")
-                with self._counted(name):
-                    self._handlers.get(name, self._missing)(connection, rest)
+                self._handlers.get(name, self._missing)(connection, rest)
             finally:
                 connection.close()
 
@@ -135,7 +134,8 @@ class Hostile:
     def _do_late(self, connection: socket.socket, rest: str) -> None:
         """late/0.5/7: picture 7 after half a second."""
         seconds, _, number = rest.partition("/")
-        self._wait(float(seconds))
+        with self._counted("late"):  # not over the answer: who has it may ask again at once
+            self._wait(float(seconds))
         answer(connection, 200, png(int(number)))
 
     def _do_hang(self, connection: socket.socket, rest: str) -> None:

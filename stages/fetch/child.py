@@ -13,11 +13,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import types
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,17 @@ def main(path: str) -> None:
     _die_with(job["parent"])
     signal.setitimer(signal.ITIMER_REAL, job["seconds"])  # nobody handles the alarm: it ends the process
     policy = job["policy"]
-    takedown = policy.pop("takedown")
+    listed = policy.pop("takedown")
     policy["allow_private"] = tuple(policy["allow_private"])
-    fetch = FetchPolicy(**policy, takedown=TakeDownFile(**takedown) if takedown else None)
+    fetch = FetchPolicy(**policy, takedown=TakeDownFile(**listed) if listed else None)
+    takedown = fetch.takedown.load() if fetch.takedown else TakeDown()
     crumbs = Crumbs(folder / "crumbs", {url: number for number, url in job["rows"]})
     opener = GuardedOpener(fetch, began=crumbs.began, put_off=crumbs.put_off)
     urllib.request.install_opener(opener)
-    spool = SpoolWriter(folder / "spool")
-    writer = SampleWriter(spool, fetch.takedown.load() if fetch.takedown else TakeDown())
-    rows = job["rows"]
-    while rows:
-        _download(rows, writer, fetch, job["threads"], folder)
-        rows = writer.due()
+    rows = Rows(job["rows"], job["threads"], SpoolWriter(folder / "spool"), takedown)
+    for number, (batch, threads) in enumerate(rows.batches()):
+        lane = Lane(rows, len(batch))
+        threading.Thread(target=lane.run, args=(number, batch, threads, fetch, folder), daemon=True).start()
 
 
 class Crumbs:
@@ -63,51 +64,99 @@ class Crumbs:
         self._numbers = numbers
 
     def began(self, url: str) -> None:
-        os.write(self._file, b"+%d\n" % self._numbers[url])
+        self._leave(b"+%d\n" % self._numbers[url])
 
     def put_off(self, url: str) -> None:
-        os.write(self._file, b"-%d\n" % self._numbers[url])
+        self._leave(b"-%d\n" % self._numbers[url])
+
+    def _leave(self, crumb: bytes) -> None:
+        with _written():
+            os.write(self._file, crumb)
 
 
-class SampleWriter:
-    """img2dataset's interface of a writer, into the spool. Rows that are to be asked for later are kept in mind."""
+class Rows:
+    """The rows that are still to end: in img2dataset's hands, or waiting until they may be asked for again."""
 
-    def __init__(self, spool: SpoolWriter, takedown: TakeDown) -> None:
-        self._spool, self._takedown = spool, takedown
-        self._later: list[tuple[float, int, str]] = []
+    def __init__(
+        self, rows: list[tuple[int, str]], threads: int, spool: SpoolWriter, takedown: TakeDown
+    ) -> None:
+        self._threads, self._spool, self._takedown = threads, spool, takedown
+        self._changed = threading.Condition()
+        self._waiting = [(0.0, number, url) for number, url in rows]
+        self._out = 0
+
+    def batches(self) -> Iterator[tuple[list[tuple[int, str]], int]]:
+        """Rows that may be asked for now and the threads to do it with, until all rows have ended.
+
+        img2dataset ends a batch with its slowest row. So the next one starts as soon as half of the threads have
+        nothing to do, beside what hangs in the one before; together they never have more than all threads.
+        """
+        with self._changed:
+            while self._waiting or self._out:
+                now = time.monotonic()
+                ready = [(number, url) for when, number, url in self._waiting if when <= now]
+                if ready and self._out <= self._threads // 2:
+                    free = self._threads - self._out
+                    self._waiting = [row for row in self._waiting if row[0] > now]
+                    self._out += len(ready)
+                    yield ready, free
+                else:
+                    self._changed.wait(0.1)
+
+    def ended(self, number: int, url: str, image: bytes | None, message: str | None) -> None:
+        with _written(), self._changed:
+            end = read(message or "") if image is None else None
+            if isinstance(end, Later):
+                self._waiting.append((end.ready, number, url))
+            elif image is not None and self._takedown.refuses_bytes(image):
+                self._spool.write(number, None, Refusal(Reason.TAKEN_DOWN, "its bytes"))
+            else:
+                self._spool.write(number, image, end)
+            self._out -= 1
+            self._changed.notify()
+
+
+class Lane:
+    """One call of img2dataset's downloader, and the writer that it is given."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self._rows, self._missing = rows, count
+
+    def run(
+        self, number: int, batch: list[tuple[int, str]], threads: int, policy: FetchPolicy, folder: Path
+    ) -> None:
+        with _written():
+            _download(number, batch, lambda *_: self, policy, threads, folder)
+            assert not self._missing, f"img2dataset lost {self._missing} rows"
 
     def write(self, image: bytes | None, key: str, caption: object, meta: dict[str, Any]) -> None:
-        try:
-            ended = read(meta["error_message"]) if image is None else None
-            if isinstance(ended, Later):
-                self._later.append((ended.ready, meta["number"], meta["url"]))
-                return
-            if image is not None and self._takedown.refuses_bytes(image):
-                image, ended = None, Refusal(Reason.TAKEN_DOWN, "its bytes")
-            self._spool.write(meta["number"], image, ended)
-        except BaseException:  # img2dataset would print it and lose the row
-            traceback.print_exc()
-            os._exit(CANNOT_WRITE)
+        self._missing -= 1
+        self._rows.ended(meta["number"], meta["url"], image, meta["error_message"])
 
     def close(self) -> None:
         pass
 
-    def due(self) -> list[tuple[int, str]]:
-        """Waits until a row that was put off may be asked for; takes all that may."""
-        self._later.sort()
-        if self._later:
-            time.sleep(max(0.05, self._later[0][0] - time.monotonic()))
-        now = time.monotonic()
-        ready = [(number, url) for when, number, url in self._later if when <= now]
-        self._later = [row for row in self._later if row[0] > now]
-        return ready
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """What is not written ends the process: img2dataset would print the error and lose the row."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        os._exit(CANNOT_WRITE)
 
 
 def _download(
-    rows: Sequence[tuple[int, str]], writer: SampleWriter, policy: FetchPolicy, threads: int, folder: Path
+    number: int,
+    rows: Sequence[tuple[int, str]],
+    writer: Callable[..., Lane],
+    policy: FetchPolicy,
+    threads: int,
+    folder: Path,
 ) -> None:
     downloader = _downloader_class()(
-        sample_writer_class=lambda *_: writer,
+        sample_writer_class=writer,
         resizer=_original,
         thread_count=threads,
         save_caption=False,
@@ -126,10 +175,10 @@ def _download(
     )
     numbers, urls = zip(*rows, strict=True)
     table = pa.table({"number": pa.array(numbers, pa.int64()), "url": pa.array(urls, pa.string())})
-    shard = folder / "shard.arrow"
+    shard = folder / f"{number}.arrow"
     with pa.ipc.new_file(shard, table.schema) as file:
         file.write_table(table)
-    downloader.download_shard((0, str(shard)))
+    downloader.download_shard((number, str(shard)))
 
 
 def _original(stream: io.BytesIO, boxes: object = None) -> tuple[bytes, None, None, None, None, None]:

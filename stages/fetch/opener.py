@@ -6,6 +6,7 @@ import random
 import ssl
 import threading
 import time
+import traceback
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -70,6 +71,9 @@ class GuardedOpener(urllib.request.OpenerDirector):
         except Later:
             self._put_off(url)
             raise
+        except Exception as error:
+            traceback.print_exc()
+            raise Refusal(Reason.POISON, type(error).__name__) from None
 
     def _verdict(self, url: str, refusal: Refusal) -> Exception:
         """Another try later, if it may help and the row has one left."""

@@ -41,4 +41,6 @@ def read(message: str) -> Refusal | Later:
         return Later(float(rest))
     if mark:
         return Refusal(Reason(kind), rest)
-    return Refusal(Reason.BAD_URL, message)  # img2dataset refused before the opener was asked
+    return Refusal(
+        Reason.POISON, "not by the opener"
+    )  # the text could repeat the url, and what is secret in it

@@ -65,7 +65,7 @@ def fetch(
     ended = _refused(urls, policy)
     numbers = {url: number for number, url in enumerate(urls)}
     with closing(SpoolReader(place / "spool")) as spool:
-        spool.mend()
+        spool.mend(compare=True)
         _Shard(urls, policy, place, spool, ended, progress, promised).run()
         for row_id, url in rows:
             number = numbers[url.strip()]

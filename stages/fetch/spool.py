@@ -71,13 +71,14 @@ class SpoolReader:
             self._places[number] = place
             self._end = end
 
-    def mend(self) -> None:
-        """Checks every record and cuts the spool behind the last whole one. Nobody may be writing."""
+    def mend(self, *, compare: bool = False) -> None:
+        """Takes in what was added and cuts a torn record off the end. Nobody may be writing.
+
+        ``compare`` reads every record again: what an earlier process left may have died with its machine.
+        """
         with self._alone() as file:
-            self._places.clear()
-            self._end = 0
             for number, place, end in self._records():
-                if self._bytes(place) is None:
+                if compare and self._bytes(place) is None:
                     break
                 self._places[number] = place
                 self._end = end

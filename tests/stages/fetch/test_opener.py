@@ -1,8 +1,11 @@
 """The opener by itself, with names that resolve as the test says, and as the one that img2dataset asks."""
 
 import datetime
+import io
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -141,11 +144,17 @@ def test_img2dataset_asks_through_the_installed_opener(
     assert read(error).reason is Reason.OPT_OUT
 
 
-def test_our_resizer_is_img2datasets_without_reencoding() -> None:
-    import io
-    import subprocess
-    import sys
+def test_img2datasets_downloader_comes_without_its_package() -> None:
+    code = (
+        "import sys; from stages.fetch.child import _downloader_class; _downloader_class();"
+        "print(sorted({'torch', 'ray', 'cv2', 'albumentations', 'pandas'} & set(sys.modules)),"
+        " hasattr(sys.modules['wandb'], '__file__'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["[]", "False"]
 
+
+def test_our_resizer_is_img2datasets_without_reencoding() -> None:
     code = (
         "import io; from img2dataset.resizer import Resizer;"
         "print(Resizer(256, 'border', False, disable_all_reencoding=True)(io.BytesIO(b'bytes')))"

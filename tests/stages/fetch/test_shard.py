@@ -327,6 +327,25 @@ def test_a_child_that_cannot_begin_is_no_rows_fault(
         run([server.url("image/1")], policy(), tmp_path / "at")
 
 
+_FULL = """
+import resource, sys
+from pathlib import Path
+from stages.fetch.policy import FetchPolicy
+from stages.fetch.shard import fetch
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+list(fetch([("row", sys.argv[2])], FetchPolicy(allow_private=("127.0.0.1/32",)), Path(sys.argv[1]), print))
+"""
+
+
+def test_a_disk_that_takes_no_more_is_no_rows_fault(server: Hostile, tmp_path: Path) -> None:
+    server.on("big", lambda connection, rest: answer(connection, 200, b"\x89PNG" * 10_000))
+    command = [sys.executable, "-c", _FULL, str(tmp_path), server.url("big")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "could not write what it fetched" in done.stderr
+    assert "File too large" in done.stderr
+
+
 _PARENT = """
 import sys
 from pathlib import Path
