@@ -46,16 +46,25 @@ class Record(BaseModel):
 class Occurrence(Record):
     """A place in a source where an image is said to be, and the texts found with it."""
 
+    version: ClassVar[int] = 2
+
     row_id: Hex128
     source_name: str = Field(description="the source's name in the recipe")
     url: str = Field(description="the url, or the path relative to the source")
     texts: list[str]
-    place: str = Field(description="where to read the bytes: a path, or a Parquet file, row group and row")
-    size: int = Field(ge=0, description="bytes, as the listing saw it")
+    place: str = Field(
+        description="where the bytes are: a path; a Parquet file, row group and row; a tar, offset and size; a url"
+    )
+    size: int = Field(ge=0, description="bytes, as the listing saw it; 0 of a url")
+    extra: str | None = Field(
+        default=None, description="the source's other columns that `keep_columns` names: a JSON object"
+    )
 
 
 class Picture(Record):
     """An image that was read and decodes, with its original bytes and its cleaned web texts."""
+
+    version: ClassVar[int] = 2
 
     row_id: Hex128
     image_id: Hex256
@@ -66,6 +75,7 @@ class Picture(Record):
     format: str = Field(description="the format found in the bytes, such as JPEG")
     width: Pixels
     height: Pixels
+    extra: str | None = Field(default=None, description="the occurrence's")
 
 
 class HumanPicture(Picture):
@@ -118,6 +128,7 @@ class Decision(Record):
 class CleanPair(Record):
     """One image-text pair of the cleaned dataset, with where it comes from."""
 
+    version: ClassVar[int] = 2
     key: ClassVar[tuple[str, ...]] = ("pair_id",)
 
     pair_id: Hex128
@@ -135,6 +146,9 @@ class CleanPair(Record):
     caption_index: int | None = Field(ge=0)
     split: Split | None = Field(description="of a human pair; keep `test` out of training; null otherwise")
     round: int = Field(ge=1)
+    extra: str | None = Field(
+        default=None, description="the picture's: other columns of its source, a JSON object"
+    )
 
 
 class CleanId(Record):

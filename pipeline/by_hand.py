@@ -16,7 +16,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan import decoding_of, inference_of
 from pipeline.recipe import CaptionKeys, parse
 from pipeline.survey import model_digest
-from stages.sources.folder import IMAGE_ENDINGS
+from stages.sources.source import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -27,6 +27,7 @@ from stages.ingest import IngestHuman, IngestPictures
 from stages.list_source import KINDS, ListSource
 from stages.score import ScorePairs
 from stages.select import FractionThreshold, SelectPairs
+from stages.sources.recognise import format_of
 from stages.sources.source import SourceSpec
 from stages.stage import Checkpoint, ModelRef, Stage, Trained
 from stages.train import (
@@ -62,10 +63,10 @@ class _Builder:
         recipe, plan = self.recipe, self.plan
         decoder = f"pillow {PIL.__version__}"
         web = tuple(self._source(source) for source in recipe.web)
-        plan.add("list_web", ListSource(web, recipe.shards.target))
+        plan.add("list_web", ListSource(web, recipe.shards.target, rows=recipe.shards.rows))
         if recipe.human:
             human = tuple(self._source(source) for source in recipe.human)
-            plan.add("list_human", ListSource(human, recipe.shards.target, "h"))
+            plan.add("list_human", ListSource(human, recipe.shards.target, "h", recipe.shards.rows))
             plan.add("human", IngestHuman(human, decoder), "list_human")
         plan.add("ingest", IngestPictures(web, decoder), "list_web")
         filter, captioner = self._models()
@@ -87,7 +88,9 @@ class _Builder:
 
     def _source(self, keys: SourceKeys) -> SourceSpec:
         spec = SourceSpec(**keys.model_dump())
-        return SourceSpec(**{**vars(spec), "digest": KINDS[spec.format].digest(spec)})
+        if keys.format is None:
+            spec = replace(spec, format=format_of(spec))
+        return replace(spec, digest=KINDS[spec.format].digest(spec))
 
     def _demand_human(self, what: str) -> None:
         if not self.recipe.human:

@@ -27,6 +27,7 @@ from pipeline.placement import PlacementKeys
 from pipeline.storage import is_url
 from stages.guard import CaptionGuard
 from stages.select import Rule
+from stages.sources.source import Format
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -42,16 +43,20 @@ class Strict(BaseModel):
 
 
 class SourceKeys(Strict):
-    """Where pictures and texts are. ``path`` and ``captions`` are relative to the recipe's folder."""
+    """Where pictures and texts are. ``path`` and ``captions`` are relative to the recipe's folder.
+
+    Without a ``format`` the plan looks at what is there. ``keep_columns`` go along to the export, in `extra`.
+    """
 
     name: str = ""
-    format: Literal["folder", "parquet"]
+    format: Format | None = None
     path: str
     captions: str = ""
     file_column: str = ""
     text_column: str = ""
     url_column: str = ""
     image_column: str = ""
+    keep_columns: tuple[str, ...] = ()
 
 
 def _keys(name: str, settings: type, **extra: Any) -> type[Strict]:
@@ -113,7 +118,10 @@ class ExportKeys(Strict):
 
 
 class ShardKeys(Strict):
+    """How much a shard holds: ``target`` bytes of pictures, or ``rows`` of a list of urls."""
+
     target: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] = 256 * 10**6
+    rows: int = Field(default=10_000, ge=1)
 
 
 STAGES = (
@@ -280,7 +288,10 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
     def sources(given: tuple[SourceKeys, ...]) -> Iterator[SourceKeys]:
         for source in given:
-            yield source.model_copy(update={"path": path(source.path), "captions": path(source.captions)})
+            where = (
+                source.path if is_url(source.path) else path(source.path)
+            )  # a source refuses a store itself
+            yield source.model_copy(update={"path": where, "captions": path(source.captions)})
 
     def keys(given: Any, **update: Any) -> Any:
         return given and given.model_copy(update=update)

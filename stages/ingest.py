@@ -34,7 +34,8 @@ class IngestPictures(ShardStage):
     decoder: str
 
     def open(self, site: Site) -> Transform:
-        readers = {source.name: KINDS[source.format].reader(source) for source in self.sources}
+        kinds = ((source, KINDS[source.format].reader) for source in self.sources)
+        readers = {source.name: reader(source) for source, reader in kinds if reader}
         return lambda shard: self._transform(shard, readers)
 
     def _transform(self, shard: ShardInput, readers: Readers) -> Iterator[Rows]:
@@ -71,6 +72,7 @@ class IngestPictures(ShardStage):
             format=format,
             width=width,
             height=height,
+            extra=row["extra"],
         )
 
     def _reject(self, row: Mapping[str, Any], reason: Reason, detail: str) -> Reject:

@@ -1,51 +1,27 @@
 """Parquet files with an image column: bytes, or the struct of bytes and path that `datasets` writes."""
 
-import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_contracts.errors import SourceError
-from stages.sources.source import (
-    IMAGE_COLUMNS,
-    TEXT_COLUMNS,
-    URL_COLUMNS,
-    Listed,
-    Listing,
-    SourceSpec,
-    choose,
-    clean_texts,
-)
+from stages.sources.columns import extras, strings, texts
+from stages.sources.entries import BATCH, ENTRY, Notes
+from stages.sources.source import IMAGE_COLUMNS, TEXT_COLUMNS, URL_COLUMNS, SourceSpec, choose, files, root
+
+ENDINGS = (".parquet",)
 
 
-def files(spec: SourceSpec) -> list[Path]:
-    """The files of the source: a file, a glob, or every .parquet below a folder; sorted.
-
-    Raises:
-        SourceError: when there are none.
-    """
-    path = Path(spec.path)
-    pattern = glob.escape(spec.path) if path.exists() else spec.path
-    if path.is_dir():
-        pattern += "/**/*.parquet"
-    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
-    if not found:
-        raise SourceError(
-            what=f"source {spec.name}: no Parquet file",
-            evidence=f"nothing matches {pattern}",
-            remedy="give a file, a folder or a glob; paths are relative to the recipe's own folder",
-        )
-    return found
-
-
-def _open(path: Path) -> pq.ParquetFile:
+def opened(path: Path) -> pq.ParquetFile:
+    """An open file. Raises :class:`SourceError` when it is no Parquet."""
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             what=f"{path} is not a Parquet file that can be read",
@@ -55,48 +31,58 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def digest(spec: SourceSpec) -> str:
+    """That of :func:`digest_of_footers` over the source's files."""
+    return digest_of_footers(files(spec, ENDINGS))
+
+
+def digest_of_footers(found: Mapping[str, Path]) -> str:
     """sha256 over each file's name, size and footer (schema, offsets, statistics), hex."""
     seen = hashlib.sha256()
-    for path in files(spec):
-        footer = _open(path).metadata.serialized_size + 8  # its length and the closing magic follow it
+    for name, path in found.items():
+        with opened(path) as parquet:
+            footer = parquet.metadata.serialized_size + 8  # its length and the closing magic follow it
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(size - footer)
-            seen.update(f"{path.name}\x1f{size}\x1e".encode() + file.read())
+            seen.update(f"{name}\x1f{size}\x1e".encode("utf-8", "surrogateescape") + file.read())
     return seen.hexdigest()
 
 
-def listing(spec: SourceSpec) -> Listing:
-    """Every url with all its texts; a url is read from the first row that names it."""
-    found: dict[str, Listed] = {}
-    nameless = repeated = 0
-    for number, path in enumerate(files(spec)):
-        file = _open(path)
-        names = file.schema_arrow.names
-        text_column = choose(spec.text_column, TEXT_COLUMNS, names, str(path), "text_column")
-        image_column = choose(spec.image_column, IMAGE_COLUMNS, names, str(path), "image_column")
-        url_column = _url_column(spec, file.schema_arrow, image_column, str(path))
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group)
-            average = size.total_byte_size // max(size.num_rows, 1)
-            rows = file.read_row_group(group, columns=[text_column, url_column])
-            urls = _flat(rows, url_column)
-            for row, (url, text) in enumerate(zip(urls, rows[text_column].to_pylist(), strict=True)):
-                if not url:
-                    nameless += 1
-                    continue
-                texts = clean_texts(text if isinstance(text, list) else [text])
-                if url in found:
-                    repeated += 1
-                    found[url].texts.extend(t for t in texts if t not in found[url].texts)
-                else:
-                    found[url] = Listed(url, texts, f"{number}:{group}:{row}", average, group=f"{number}")
-    notes = []
-    if nameless:
-        notes.append(f"{nameless} rows of source {spec.name} have no {spec.url_column or 'url'}: left out")
-    if repeated:
-        notes.append(f"{repeated} rows of source {spec.name} repeat a url: their texts join the first")
-    return Listing(list(found.values()), tuple(notes))
+def entries(spec: SourceSpec, notes: Notes) -> Iterator[pa.RecordBatch]:
+    """Every row with a url, in the order of the files."""
+    for name, path in files(spec, ENDINGS).items():
+        with opened(path) as file:
+            schema = file.schema_arrow
+            text = choose(spec.text_column, TEXT_COLUMNS, schema.names, str(path), "text_column")
+            image = choose(spec.image_column, IMAGE_COLUMNS, schema.names, str(path), "image_column")
+            url = _url_column(spec, schema, image, str(path))
+            for column in spec.keep_columns:
+                choose(column, (), schema.names, str(path), "keep_columns")
+            for group in range(file.num_row_groups):
+                about = file.metadata.row_group(group)
+                average = about.total_byte_size // max(about.num_rows, 1)
+                done = 0
+                wanted = list(dict.fromkeys([text, url, *spec.keep_columns]))
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=wanted):
+                    urls = strings(_flat(batch, url))
+                    rows = pc.add(pa.array(range(batch.num_rows), pa.int64()), done)
+                    kept = {column: batch[column] for column in spec.keep_columns}
+                    columns = {
+                        "url": urls,
+                        "texts": texts(batch[text]),
+                        "place": pc.binary_join_element_wise(f"{name}:{group}", rows.cast(pa.string()), ":"),
+                        "size": pa.repeat(average, batch.num_rows),
+                        "group": pa.repeat(name, batch.num_rows),
+                        "problem": pa.nulls(batch.num_rows, pa.string()),
+                        "reason": pa.nulls(batch.num_rows, pa.string()),
+                        "extra": extras(kept, spec.keep_columns, batch.num_rows),
+                    }
+                    made = pa.record_batch([columns[name] for name in ENTRY.names], schema=ENTRY)
+                    named = pc.fill_null(pc.not_equal(urls, ""), False)
+                    if lost := batch.num_rows - (pc.sum(named).as_py() or 0):
+                        notes.add(f"rows have no {spec.url_column or 'url'} and are left out", name, lost)
+                    yield made.filter(named)
+                    done += batch.num_rows
 
 
 def _url_column(spec: SourceSpec, schema: pa.Schema, image_column: str, what: str) -> str:
@@ -110,29 +96,28 @@ def _url_column(spec: SourceSpec, schema: pa.Schema, image_column: str, what: st
     return choose(spec.url_column, URL_COLUMNS, others, what, "url_column")
 
 
-def _flat(rows: pa.Table, column: str) -> Iterable[str | None]:
-    if column in rows.column_names:
-        return (None if value is None else str(value) for value in rows[column].to_pylist())
+def _flat(batch: pa.RecordBatch, column: str) -> pa.Array:
+    if column in batch.schema.names:
+        return batch[column]
     outer, inner = column.split(".", 1)
-    return ((value or {}).get(inner) for value in rows[outer].to_pylist())
+    return pc.struct_field(batch[outer], inner)
 
 
 def reader(spec: SourceSpec) -> Callable[[str], bytes]:
     """The function that reads a place's bytes; it keeps the last row group, since places come in order."""
-    paths = files(spec)
     held: tuple[str, pa.ChunkedArray] | None = None
 
     def read(place: str) -> bytes:
         nonlocal held
-        number, group, row = map(int, place.split(":"))
-        key = f"{number}:{group}"
+        key, row = place.rsplit(":", 1)
         if held is None or held[0] != key:
-            file = _open(paths[number])
-            column = choose(
-                spec.image_column, IMAGE_COLUMNS, file.schema_arrow.names, str(paths[number]), "image_column"
-            )
-            held = (key, file.read_row_group(group, columns=[column])[column])
-        value: Any = held[1][row].as_py()
+            name, group = key.rsplit(":", 1)
+            path = root(spec) / name
+            with opened(path) as file:
+                names = file.schema_arrow.names
+                column = choose(spec.image_column, IMAGE_COLUMNS, names, str(path), "image_column")
+                held = (key, file.read_row_group(int(group), columns=[column])[column])
+        value: Any = held[1][int(row)].as_py()
         return (value.get("bytes") if isinstance(value, dict) else value) or b""
 
     return read

@@ -1,15 +1,21 @@
-"""What a source is, and the columns that are recognised when the recipe names none."""
+"""What a source is, where its files lie, and the columns that are recognised when the recipe names none."""
 
+import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal
 
 from data_contracts.errors import SourceError
 
+Format = Literal["urls", "folder", "coco", "webdataset", "img2dataset", "parquet"]
+
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path", "url")
-TEXT_COLUMNS = ("text", "caption", "captions", "alt", "texts")
+TEXT_COLUMNS = ("text", "caption", "captions", "alt", "alt_text", "texts", "txt")
 URL_COLUMNS = ("url", "path", "file", "file_name", "key", "id")
-IMAGE_COLUMNS = ("image", "jpg", "png", "image_bytes", "bytes")
+LINK_COLUMNS = ("url", "image_url", "link", "src")
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+IMAGE_ENDINGS = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"])
 
 
 @dataclass(frozen=True)
@@ -17,30 +23,56 @@ class SourceSpec:
     """A source of a recipe. ``digest`` stands for what the listing saw; where it lies is not identity."""
 
     name: str
-    format: Literal["folder", "parquet"]
+    format: Format
     path: str = field(metadata={"identity": False})
     captions: str = field(default="", metadata={"identity": False})
     file_column: str = ""
     text_column: str = ""
     url_column: str = ""
     image_column: str = ""
+    keep_columns: tuple[str, ...] = ()
     digest: str = ""
 
 
-class Listed(NamedTuple):
-    """One place in a source. ``problem`` says why it cannot be used; ``group`` keeps places together."""
+def root(spec: SourceSpec) -> Path:
+    """The folder that names of the source's files are relative to: the last one before any wildcard."""
+    path = Path(spec.path)
+    if path.is_dir():
+        return path
+    while not path.exists() and glob.has_magic(str(path)):
+        path = path.parent
+    return path if path.is_dir() else path.parent
 
-    url: str
-    texts: list[str]
-    place: str
-    size: int
-    problem: str = ""
-    group: str = ""
 
+def files(spec: SourceSpec, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of a source by their name below :func:`root`, sorted: a file, a glob, or what a folder holds.
 
-class Listing(NamedTuple):
-    places: list[Listed]
-    notes: tuple[str, ...]
+    Only a folder is searched by ``endings``; a file or a glob says itself which files are meant.
+
+    Raises:
+        SourceError: when there are none, or the path is a url of an object store.
+    """
+    if "://" in spec.path:
+        raise SourceError(
+            what=f"source {spec.name}: sources are read from folders that every node sees, not from a store",
+            evidence=spec.path,
+            remedy="mount the bucket, or copy the files first (aws s3 sync, gcloud storage rsync)",
+        )
+    path, base = Path(spec.path), root(spec)
+    if path.is_dir():
+        found = [f for f in path.rglob("*") if f.name.lower().endswith(tuple(endings)) and f.is_file()]
+    elif path.exists():
+        found = [path]
+    else:
+        found = [Path(name) for name in glob.iglob(spec.path, recursive=True) if Path(name).is_file()]
+    if not found:
+        raise SourceError(
+            what=f"source {spec.name}: there is no file to read",
+            evidence=f"{spec.path} "
+            + (f"holds no {', '.join(endings)}" if path.is_dir() else "matches no file"),
+            remedy="give a file, a folder or a glob; paths are relative to the recipe's own folder",
+        )
+    return {file.relative_to(base).as_posix(): file for file in sorted(found)}
 
 
 def choose(named: str, recognised: Sequence[str], columns: Iterable[str], what: str, key: str) -> str:
