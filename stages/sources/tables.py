@@ -83,10 +83,11 @@ def _lines(stream: TextIO, path: Path, notes: Notes) -> Iterator[str]:
 
 
 def _delimited(path: Path, notes: Notes, delimiter: str) -> Iterator[Block]:
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    tabs = delimiter == "\t"
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     with _opened(path, newline="") as stream:
         reader = csv.reader(_lines(stream, path, notes), delimiter=delimiter, quoting=quoting)
-        first = [_unquoted(cell) for cell in next(reader, ())]
+        first = next(reader, [])
         if not first:
             raise ValueError("it is empty, or its first line is")
         names, rows, lines = _names(first), list[list[str]](), list[int]()
@@ -99,21 +100,21 @@ def _delimited(path: Path, notes: Notes, delimiter: str) -> Iterator[Block]:
                         rows.append(row)
                         lines.append(reader.line_num)
                         if len(rows) == BATCH:
-                            yield _transposed(names, rows, lines)
+                            yield _transposed(names, rows, lines, tabs)
                             rows, lines = [], []
                     elif row:
                         notes.add(RAGGED, f"{path.name} line {reader.line_num}")
                 break
             except csv.Error:  # a quote that is never closed; the reader goes on with the next line
                 notes.add(BROKEN, f"{path.name} line {reader.line_num}")
-        yield _transposed(names, rows, lines)
+        yield _transposed(names, rows, lines, tabs)
 
 
 def _names(first: list[str]) -> list[str]:
     """The header; where the first row has a url in it there is none, and the columns are named by what they hold."""
     links = [number for number, cell in enumerate(first) if LINK.match(cell)]
     if not links:
-        return [cell.strip() for cell in first]
+        return [_unquoted(cell.strip()) for cell in first]
     names = [f"column{number}" for number in range(1, len(first) + 1)]
     names[links[0]] = "url"
     if len(names) == 2:
@@ -121,15 +122,15 @@ def _names(first: list[str]) -> list[str]:
     return names
 
 
-def _transposed(names: list[str], rows: list[list[str]], lines: list[int]) -> Block:
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return Block(
-        {name: [_unquoted(cell) for cell in column] for name, column in zip(names, columns, strict=True)},
-        lines,
-    )
+def _transposed(names: list[str], rows: list[list[str]], lines: list[int], tabs: bool) -> Block:
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+    if tabs:
+        columns = [[_unquoted(cell) if cell[:1] == '"' else cell for cell in column] for column in columns]
+    return Block(dict(zip(names, columns, strict=True)), lines)
 
 
 def _unquoted(cell: str) -> str:
+    """A cell of TSV without the quotes around it, if they are around it."""
     if cell[:1] == '"' == cell[-1:] and len(cell) > 1 and '"' not in cell[1:-1].replace('""', ""):
         return cell[1:-1].replace('""', '"')
     return cell
