@@ -1,6 +1,7 @@
 """Rows of a source to occurrences: equal urls become one with all their texts, out of core and in a fixed order."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import duckdb
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contracts.errors import StorageError
-from stages.sources.entries import BATCH, ENTRY
+from stages.sources.entries import BATCH
 
 MEMORY = 128  # MB a thread, and as much again; what does not fit is sorted on disk
-THREADS = 8
+THREADS = 4
+PIECE = 122_880  # rows that DuckDB merges at once: all of them have to fit into memory
+OVERHEAD = 256  # bytes of a row in DuckDB's hands, above those of its values
 
 _ROWS = (
     "SELECT substr(sha256(concat($name, chr(31), url)), 1, 32) AS row_id, * EXCLUDE (position) FROM entries"
@@ -32,18 +35,22 @@ def joined(
     With ``by_id`` they come in the order of their row_id with sorted texts and the first extra in sorted order, so
     that nothing depends on the order of the input. Without, urls and texts keep the order in which they were
     first seen, and everything else is that of the first row that can be used. Nothing is held whole: DuckDB sorts,
-    on disk where memory does not do.
+    on disk where memory does not do. How much memory it may have depends on how wide the first rows are.
 
     Raises:
-        StorageError: when the disk for that is full.
+        StorageError: when the disk for that is full, or rows grow so wide that memory does not do.
     """
     threads = min(threads, THREADS)
     failed: list[Exception] = []
-    reader = pa.RecordBatchReader.from_batches(
-        ENTRY.append(pa.field("position", pa.int64())), _numbered(batches, failed)
-    )
+    stream = _numbered(batches, failed)
+    first = next(stream, None)
+    if first is None:
+        return
+    width = OVERHEAD + first.nbytes / max(first.num_rows, 1)
+    memory = MEMORY + threads * max(MEMORY, int(3 * PIECE * width / 1e6))
+    reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], stream))
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": f"{MEMORY * (threads + 1)}MB",
+        "memory_limit": f"{memory}MB",
         "threads": threads,
         "temp_directory": str(scratch / "sorting"),
         "preserve_insertion_order": False,
@@ -59,7 +66,8 @@ def joined(
             raise StorageError(
                 what=f"source {name} cannot be sorted",
                 evidence=str(error).splitlines()[0],
-                remedy=f"make room where the run's temporary files are: {scratch}",
+                remedy=f"make room where the run's temporary files are: {scratch}; a list of very long texts "
+                "first is sorted with more memory",
             ) from error
 
 

@@ -16,7 +16,7 @@ from stages.sources.entries import BATCH, ENTRY, Notes
 from stages.sources.source import LINK_COLUMNS, TEXT_COLUMNS, SourceSpec, choose, files
 
 ENDINGS = (*tables.ENDINGS, ".parquet")
-GOOD = r"(?i)^https?://[^/?#\s]+[^\x00-\x1f\x7f]*$"
+GOOD = r"(?i)^https?://[^/?#\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 OTHER_SCHEME = r"(?i)^[a-z][a-z0-9+-]*:"
 NAMELESS = "rows without a url are left out"
 

@@ -169,17 +169,11 @@ def _text_in(spec: SourceSpec, about: dict[str, Any]) -> list[Any]:
 
 
 def reader(spec: SourceSpec) -> Callable[[str], bytes]:
-    """The function that reads a place's bytes; it keeps the last tar open, since places come in order."""
-    held: tuple[str, BinaryIO] | None = None
+    """The function that reads a place's bytes."""
 
     def read(place: str) -> bytes:
-        nonlocal held
         name, offset, size = place.rsplit(":", 2)
-        if held is None or held[0] != name:
-            if held is not None:
-                held[1].close()
-                held = None
-            held = name, (root(spec) / name).open("rb")
-        return os.pread(held[1].fileno(), int(size), int(offset))
+        with (root(spec) / name).open("rb") as file:
+            return os.pread(file.fileno(), int(size), int(offset))
 
     return read

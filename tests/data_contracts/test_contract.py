@@ -46,7 +46,10 @@ def table(record: type[Record], *rows: dict[str, Any]) -> pa.Table:
 def test_every_record_has_a_schema_that_says_what_it_is(record: type[Record]) -> None:
     schema = Contract(record).schema
     assert schema.names == list(record.model_fields)
-    assert schema.metadata == {b"capfilt.contract": record.__name__.encode(), b"capfilt.version": b"1"}
+    assert schema.metadata == {
+        b"capfilt.contract": record.__name__.encode(),
+        b"capfilt.version": str(record.version).encode(),
+    }
     assert set(record.key) <= set(schema.names)
     empty = Contract(record).table([])
     assert (empty.num_rows, empty.schema) == (0, schema)
@@ -61,7 +64,9 @@ def test_types_and_nullability_come_from_the_annotations() -> None:
     assert schema.field("split") == pa.field("split", pa.string(), nullable=True)
     texts = Contract(Occurrence).schema.field("texts")
     assert texts.type == pa.list_(pa.field("element", pa.string(), nullable=False))
-    assert Contract(Occurrence).schema.field("size").metadata == {b"doc": b"bytes, as the listing saw it"}
+    assert Contract(Occurrence).schema.field("size").metadata == {
+        b"doc": b"bytes, as the listing saw it; 0 of a url"
+    }
 
 
 def test_the_identity_names_the_version() -> None:

@@ -31,9 +31,11 @@ def number_of(image: Image.Image) -> int:
     return red + 256 * green + 65536 * blue
 
 
-def occurrence(place: str, *texts: str, source: str = "web") -> Occurrence:
+def occurrence(place: str, *texts: str, source: str = "web", extra: str | None = None) -> Occurrence:
     row = row_id(source, place)
-    return Occurrence(row_id=row, source_name=source, url=place, texts=list(texts), place=place, size=1)
+    return Occurrence(
+        row_id=row, source_name=source, url=place, texts=list(texts), place=place, size=1, extra=extra
+    )
 
 
 def picture(number: int, *texts: str, url: str = "") -> Picture:

@@ -53,6 +53,13 @@ def test_the_join_gives_every_pair_its_own_picture_and_scores() -> None:
         assert row["split"] is None
 
 
+def test_other_columns_of_the_source_go_along() -> None:
+    made = [row.model_copy(update={"extra": "{}"}) if isinstance(row, Picture) else row for row in crawled(1)]
+    rows, _ = run_shard(EMBED.open(SITE), *made)
+    people, _ = run_shard(EMBED.open(SITE), human(1, "a").model_copy(update={"extra": "[]"}))
+    assert [row["extra"] for row in (*rows, *people)] == ["{}", "[]"]
+
+
 def test_reference_leaves_the_bytes_where_they_are_and_nothing_else_out() -> None:
     embedded, _ = run_shard(EMBED.open(SITE), *crawled(0, 3))
     referred, _ = run_shard(REFERENCE.open(SITE), *crawled(0, 3))

@@ -44,6 +44,7 @@ def test_a_picture_keeps_its_bytes_and_is_measured(ingest: Ingest) -> None:
         "format": "JPEG",
         "width": 5,
         "height": 3,
+        "extra": None,
     }
 
 
@@ -99,3 +100,10 @@ def test_every_row_is_read_from_its_own_source(tmp_path: Path) -> None:
 
 def test_opening_reads_nothing(tmp_path: Path) -> None:
     IngestPictures((SourceSpec("web", "folder", str(tmp_path / "nowhere")),), "pillow").open(site(tmp_path))
+
+
+def test_other_columns_of_the_source_go_along(ingest: Ingest) -> None:
+    given = occurrence("a", "t", extra='{"score": 1}')
+    for kind in (IngestPictures, IngestHuman):
+        (row,), _ = ingest(given, a=png(1), kind=kind)
+        assert row["extra"] == '{"score": 1}'

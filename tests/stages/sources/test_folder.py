@@ -1,3 +1,4 @@
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from data_contracts.errors import SourceError
 from stages.sources import folder
 from stages.sources.source import SourceSpec
+from tests.stages.sources.listed import listed, read_all, texts
 
 
 def write(
@@ -20,30 +22,25 @@ def write(
     return SourceSpec("web", "folder", str(directory))
 
 
-def texts(spec: SourceSpec) -> dict[str, list[str]]:
-    return {place.url: place.texts for place in folder.listing(spec).places}
-
-
-def test_a_file_may_have_several_texts_and_the_order_is_by_name(tmp_path: Path) -> None:
+def test_a_file_may_have_several_texts_and_the_order_is_the_tables(tmp_path: Path) -> None:
     spec = write(
         tmp_path,
         "file,text\nb.png,one\nsub/a.png,two\nb.png,three\nb.png,one\n",
         images=("b.png", "sub/a.png"),
     )
-    places = folder.listing(spec).places
-    assert [(place.url, place.texts, place.size, place.problem) for place in places] == [
-        ("b.png", ["one", "three"], 5, ""),
-        ("sub/a.png", ["two"], 9, ""),
+    rows, _ = listed(spec)
+    assert [(row["url"], row["texts"], row["size"], row["problem"]) for row in rows] == [
+        ("b.png", ["one", "three"], 5, None),
+        ("sub/a.png", ["two"], 9, None),
     ]
-    read = folder.reader(spec)
-    assert [read(place.place) for place in places] == [b"b.png", b"sub/a.png"]
+    assert read_all(spec) == {"b.png": b"b.png", "sub/a.png": b"sub/a.png"}
 
 
 def test_a_file_that_is_not_there_and_one_outside_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"s")
     table = f"file,text\ngone.png,a\n../secret.png,b\n{tmp_path}/secret.png,c\nsub/../../secret.png,d\n"
-    places = folder.listing(write(tmp_path / "web", table)).places
-    assert {place.url: place.problem for place in places} == {
+    rows, _ = listed(write(tmp_path / "web", table))
+    assert {row["url"]: row["problem"] for row in rows} == {
         "gone.png": "the caption table names a file that is not there",
         "../secret.png": "the caption table names a file outside the folder",
         f"{tmp_path}/secret.png": "the caption table names a file outside the folder",
@@ -69,9 +66,10 @@ def test_headers_as_programs_write_them(tmp_path: Path, header: str) -> None:
 
 def test_rows_with_the_wrong_number_of_columns_are_left_out_and_counted(tmp_path: Path) -> None:
     spec = write(tmp_path, "file,text\na,one\nb,two,three\nc\nd,four\n")
-    listing = folder.listing(spec)
-    assert [place.url for place in listing.places] == ["a", "d"]
-    assert listing.notes == ("2 rows of captions.csv have the wrong number of columns and are left out",)
+    assert texts(spec) == {"a": ["one"], "d": ["four"]}
+    assert listed(spec)[1] == (
+        "2 rows with the wrong number of columns are left out; the first in captions.csv line 3",
+    )
 
 
 def test_tabs(tmp_path: Path) -> None:
@@ -95,24 +93,23 @@ def test_json_lines_with_lists_numbers_and_absent_keys(tmp_path: Path) -> None:
     ("name", "table"),
     [
         ("captions.csv", b""),
-        ("captions.csv", b"file,text\na,\xff\xfe\n"),
-        ("captions.csv", b"\xff\xfef\x00i\x00"),
         ("captions.jsonl", b'{"file": "a", "te\n'),
         ("captions.jsonl", b"[1, 2]\n"),
         ("captions.jsonl", b'"text"\n'),
         ("captions.jsonl", b"\xff\n"),
+        ("captions.jsonl", b""),
     ],
 )
 def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, table: bytes) -> None:
-    with pytest.raises(SourceError, match=f"the caption table .*{name} cannot be read"):
-        folder.listing(write(tmp_path, table, name))
+    with pytest.raises(SourceError, match=f"the table .*{name} cannot be read"):
+        listed(write(tmp_path, table, name))
 
 
 def test_no_folder_and_no_table(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such folder"):
         folder.digest(SourceSpec("web", "folder", str(tmp_path / "nowhere")))
     with pytest.raises(SourceError, match="needs a caption table") as caught:
-        folder.listing(SourceSpec("web", "folder", str(tmp_path)))
+        listed(SourceSpec("web", "folder", str(tmp_path)))
     assert all(name in caught.value.evidence for name in folder.TABLES)
 
 
@@ -126,13 +123,13 @@ def test_a_table_and_columns_that_the_recipe_names(tmp_path: Path) -> None:
 
 def test_images_that_the_table_does_not_name_are_counted(tmp_path: Path) -> None:
     spec = write(tmp_path, "file,text\na.png,one\n", images=("a.png", "b.JPG", "sub/c.webp", "readme.txt"))
-    assert folder.listing(spec).notes == (f"2 images in {tmp_path} are not in captions.csv and are left out",)
+    assert listed(spec)[1] == (f"2 images in {tmp_path} are not in captions.csv and are left out",)
 
 
 def test_a_link_that_goes_round_in_circles(tmp_path: Path) -> None:
     spec = write(tmp_path, "file,text\na.png,one\n", images=("a.png",))
     os.symlink(tmp_path, tmp_path / "round")
-    assert [place.problem for place in folder.listing(spec).places] == [""]
+    assert [row["problem"] for row in listed(spec)[0]] == [None]
     assert folder.digest(spec)
 
 
@@ -149,3 +146,17 @@ def test_a_copy_elsewhere_has_the_same_digest_and_a_changed_one_another(tmp_path
     (tmp_path / "there/b.png").rename(tmp_path / "there/c.png")
     seen.add(folder.digest(there))
     assert len(seen) == 4
+
+
+def test_other_columns_go_along(tmp_path: Path) -> None:
+    write(tmp_path, "file,text,licence\na,one,CC0\na,two,BY\n")
+    (row,), _ = listed(SourceSpec("web", "folder", str(tmp_path), keep_columns=("licence", "gone")))
+    assert row["extra"] == '{"licence": "CC0", "gone": null}'
+
+
+def test_a_compressed_table_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "web", "file,text\n", images=("a.png",))
+    with gzip.open(tmp_path / "mine.tsv.gz", "wb") as file:
+        file.write(b"image\tcaption\na.png\tone\n")
+    spec = SourceSpec("web", "folder", str(tmp_path / "web"), str(tmp_path / "mine.tsv.gz"))
+    assert texts(spec) == {"a.png": ["one"]}
