@@ -249,3 +249,24 @@ def test_a_filter_without_a_probability_takes_no_number_as_threshold(
     make(**brought(clip, blip_captioner), select__threshold={"keep_fraction": 0.3})
     make(**brought(clip, blip_captioner), select__threshold="calibrated")
     make(**brought(siglip, blip_captioner), select__threshold=0.5)
+
+
+def test_a_format_that_is_recognised_is_the_same_plan_as_one_that_is_given(
+    make: Make, tmp_path: Path
+) -> None:
+    given = make()
+    assert changed(given, make(web={"path": str(tmp_path / "data/web")})) == set()
+    (tmp_path / "data/web/captions.csv").rename(tmp_path / "data/web/other.csv")
+    with pytest.raises(SourceError, match="it is not clear what"):
+        make(web={"path": str(tmp_path / "data/web")})
+
+
+def test_a_list_of_urls_is_planned_by_its_content_and_its_rows_a_shard(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url,text\nhttp://a,b\n")
+    keys = {"format": "urls", "path": str(tmp_path / "list.csv")}
+    plan = make(web=keys)
+    assert changed(plan, make(web=keys)) == set()
+    assert "list_web" in changed(plan, make(web=keys, shards__rows=5))
+    assert "list_web" in changed(plan, make(web={**keys, "keep_columns": ["text"]}))
+    (tmp_path / "list.csv").write_text("url,text\nhttp://a,c\n")
+    assert "list_web" in changed(plan, make(web=keys))

@@ -128,6 +128,23 @@ def test_a_key_that_is_missing() -> None:
     assert "recipe key models: field required" in refused(values)
 
 
+def test_a_source_without_a_format_and_with_columns_to_keep() -> None:
+    (source,) = parse(minimal(web={"path": "list.csv", "keep_columns": ["a", "b"]})).web
+    assert (source.format, source.keep_columns) == (None, ("a", "b"))
+    assert parse(parse(minimal(web={"path": "list.csv"})).plain()).web[0].format is None
+
+
+def test_a_shard_of_a_list_has_rows() -> None:
+    assert parse(minimal()).shards.rows == 10_000
+    assert parse(minimal(shards={"rows": 7})).shards.rows == 7
+    assert "recipe key shards.rows" in refused(minimal(shards={"rows": 0}))
+
+
+def test_a_source_in_a_store_keeps_its_url(tmp_path: Path) -> None:
+    recipe = load(write(tmp_path / "r.yaml", minimal(web={"format": "urls", "path": "s3://bucket/a.csv"})))
+    assert recipe.web[0].path == "s3://bucket/a.csv"
+
+
 def test_one_source_or_several_each_with_a_name() -> None:
     assert [source.name for source in parse(minimal()).web] == ["web"]
     two = [{"format": "folder", "path": "a"}, {"name": "mine", "format": "parquet", "path": "b"}]

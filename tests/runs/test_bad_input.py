@@ -81,7 +81,9 @@ def test_image_folder_without_captions(refused: Refused, crawl: Path, tmp_path: 
 
 
 def test_no_parquet_file(refused: Refused, tmp_path: Path):
-    assert "no Parquet file" in refused(web={"format": "parquet", "path": str(tmp_path / "*.parquet")})
+    assert "there is no file to read" in refused(
+        web={"format": "parquet", "path": str(tmp_path / "*.parquet")}
+    )
 
 
 def test_checkpoint_that_is_not_there(refused: Refused, recipe: dict[str, Any], tmp_path: Path):

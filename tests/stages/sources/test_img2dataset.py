@@ -31,7 +31,14 @@ def here(processes_count, downloader, reader, *_):
         downloader(shard)
 
 
+class Mute:  # its logger is a process of its own; the statistics beside the shards come without
+    def __init__(self, *_): ...
+    def start(self): ...
+    def join(self): ...
+
+
 if __name__ == "__main__":
+    main.LoggerProcess = Mute
     main.multiprocessing_distributor = here  # its pool would import everything once more for each format
     for output_format in sys.argv[3:]:
         download(
