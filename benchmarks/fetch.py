@@ -1,6 +1,6 @@
 """What fetching costs, ours against plain img2dataset: same urls, same server on loopback, same threads and timeout.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.fetch [--urls 1200] [--repeats 3] [--json FILE] [--only hangs]
+    OMP_NUM_THREADS=1 python -m benchmarks.fetch [--urls 1200] [--repeats 3] [--per-host 4] [--only hangs] [--json F]
 
 Three lists over 20 hosts (127.0.0.1 to 127.0.0.20): `fast` answers at once, `delays` after 0, 50 or 500 ms in equal
 parts, `hangs` as well, but one url in twenty never gets its picture: a third of those stays silent, a third stops in
@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -93,10 +92,12 @@ class Server:
 
 
 async def serve() -> None:
-    with socket.create_server(("", 0)) as one:  # a port that nobody has, for all hosts alike
-        made = await asyncio.start_server(Server().serve, sock=one, backlog=1024)
-        print(one.getsockname()[1], flush=True)
-        await made.serve_forever()
+    made = Server()
+    first = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    port = first.sockets[0].getsockname()[1]  # nobody has it; the other hosts have the same
+    await asyncio.start_server(made.serve, [f"127.0.0.{host + 1}" for host in range(1, HOSTS)], port)
+    print(port, flush=True)
+    await first.serve_forever()
 
 
 def url(port: int, case: str, number: int) -> str:
@@ -106,12 +107,14 @@ def url(port: int, case: str, number: int) -> str:
 # -- the arms, each in a process of its own ------------------------------------------------------------------
 
 
-def capfilt(listed: Path, out: Path) -> None:
+def capfilt(listed: Path, out: Path, per_host: int) -> None:
     from stages.fetch.policy import FetchPolicy
     from stages.fetch.shard import fetch
 
     rows = [(line, line) for line in listed.read_text().split()]
-    policy = FetchPolicy(allow_private=("127.0.0.0/24",), threads=THREADS, timeout=TIMEOUT, retries=0)
+    policy = FetchPolicy(
+        allow_private=("127.0.0.0/24",), threads=THREADS, timeout=TIMEOUT, retries=0, per_host=per_host
+    )
     schema = pa.schema({"url": pa.string(), "jpg": pa.binary()})
     out.mkdir()
     with pq.ParquetWriter(out / "00000.parquet", schema) as writer:
@@ -124,7 +127,7 @@ def capfilt(listed: Path, out: Path) -> None:
         writer.write_table(pa.Table.from_pylist(held, schema))
 
 
-def img2dataset(listed: Path, out: Path) -> None:
+def img2dataset(listed: Path, out: Path, per_host: int) -> None:
     import img2dataset
 
     img2dataset.download(
@@ -154,10 +157,13 @@ class Measured:
     images: int
 
 
-def measure(port: int, case: str, arm: str, count: int, folder: Path) -> tuple[Measured, dict[str, bytes]]:
+def measure(
+    port: int, case: str, arm: str, count: int, per_host: int, folder: Path
+) -> tuple[Measured, dict[str, bytes]]:
     listed, out = folder / f"{case}.txt", folder / f"{case}-{arm}-{time.monotonic_ns()}"
     listed.write_text("\n".join(url(port, case, number) for number in range(1, count + 1)) + "\n")
-    command = [sys.executable, "-m", "benchmarks.fetch", "--arm", arm, str(listed), str(out)]
+    command = [sys.executable, "-m", "benchmarks.fetch", "--per-host", str(per_host)]
+    command += ["--arm", arm, str(listed), str(out)]
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}  # it would ask the internet for its version
     window(port)
     began = time.monotonic()
@@ -253,6 +259,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--urls", type=int, default=1200)
+    arguments.add_argument("--per-host", type=int, default=4, help="ours; img2dataset has no such bound")
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--json", type=Path)
     arguments.add_argument("--only", choices=CASES)
@@ -263,7 +270,7 @@ def main() -> None:
         asyncio.run(serve())
     elif given.arm:
         arm, listed, out = given.arm
-        {"capfilt": capfilt, "img2dataset": img2dataset}[arm](Path(listed), Path(out))
+        {"capfilt": capfilt, "img2dataset": img2dataset}[arm](Path(listed), Path(out), given.per_host)
     else:
         middle: dict[str, dict[str, Measured]] = {}
         with serving() as port, tempfile.TemporaryDirectory() as folder:
@@ -272,7 +279,9 @@ def main() -> None:
                 for repeat in range(given.repeats):
                     found = {}
                     for arm in ARMS:
-                        figures, found[arm] = measure(port, case, arm, given.urls, Path(folder))
+                        figures, found[arm] = measure(
+                            port, case, arm, given.urls, given.per_host, Path(folder)
+                        )
                         runs[arm].append(figures)
                     if not repeat:
                         compare(port, found, case, given.urls)
