@@ -14,11 +14,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import duckdb
-
 from data_contracts.contract import Contract
 from pipeline import lease
-from pipeline.inspection import files, verify
+from pipeline.inspection import files, query, verify
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.recipe import parse
@@ -82,12 +80,10 @@ def report(ledger: Ledger, kills: Counter[str], starts: int) -> None:
                 redone += part.record.attempt - 1
                 left = sum(part.record.rejected.values())
                 lost += part.record.units_in * part.record.fan_out - part.record.kept - left
-        key, paths = Contract(node.stage.produces).record.key, files(ledger, node.name).paths
-        if key and paths and node.name not in TRAININGS:
-            columns = ", ".join(key)
-            every = f"SELECT count(*) - count(DISTINCT ({columns})) FROM read_parquet({paths!r})"
-            found = duckdb.sql(every).fetchone()
-            twice += found[0] if found else 0
+        key = ", ".join(Contract(node.stage.produces).record.key)
+        every = f"SELECT count(*) - count(DISTINCT ({key})) AS twice FROM files"
+        if key and node.name not in TRAININGS:
+            twice += sum(row["twice"] for row in query(every, files(ledger, node.name)))
     bad = [entry for entry in verify(ledger) if entry[2]]
     named = ", ".join(f"{count} {kind}" for kind, count in kills.items())
     print(f"kills {kills.total()} ({named}), starts {starts}, shards tried again in a run {redone}")
