@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -482,13 +483,18 @@ def submit(
 def demo(
     out: Annotated[Path, typer.Option(help="Where to put the demo.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Draws the concepts, the crawl and the training.")] = 0,
+    http: Annotated[
+        bool, typer.Option("--http", help="Have the crawl fetched, from a server on loopback.")
+    ] = False,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
     from pipeline.demo.command import close, prepare
+    from pipeline.demo.web import served
     from pipeline.recipe import load
 
-    recipe = load(prepare(out, seed))
-    _run(recipe, None, None, None)
+    recipe = load(prepare(out, seed, http=http))
+    with served(out) if http else nullcontext():
+        _run(recipe, None, None, None)
     close(out, Ledger(recipe.run), console)
 
 

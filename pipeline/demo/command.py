@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_contracts.errors import UsageError
+from pipeline.demo.web import LIST, over_http, write_list
 from pipeline.inspection import files, query
 from pipeline.ledger import Ledger
 from pipeline.truth import Truth, against
@@ -18,10 +19,11 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
-def prepare(out: Path, seed: int, **sizes: int) -> Path:
+def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
 
-    ``sizes`` are those of :func:`pipeline.demo.crawl.write_demo`.
+    With ``http`` the recipe has the crawl fetched, by a list of urls. ``sizes`` are those of
+    :func:`pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
@@ -36,9 +38,18 @@ def prepare(out: Path, seed: int, **sizes: int) -> Path:
         ) from error
     write_demo(out, seed, **sizes)
     recipe = out / RECIPE
+    if recipe.exists() and http is not (out / LIST).exists():
+        raise UsageError(
+            what=f"the demo in {out} reads its crawl {'from files' if http else 'by http'}",
+            evidence=str(recipe),
+            remedy=f"call it {'without' if http else 'with'} --http, or give another --out",
+        )
+    if http:
+        write_list(out)
     if not recipe.exists():
         text = Path(__file__).with_name("recipe.yaml").read_text("utf-8")
-        recipe.write_text(text.replace("seed: 0", f"seed: {seed}"), "utf-8")
+        text = text.replace("seed: 0", f"seed: {seed}")
+        recipe.write_text(over_http(text) if http else text, "utf-8")
     return recipe
 
 
@@ -76,12 +87,18 @@ the recipe            {out}/{RECIPE}
 
 next: capfilt report {ledger.url}
       capfilt inspect {ledger.url} select --rejects
-      capfilt explain {ledger.url} web-00000.jpg
+      capfilt explain {ledger.url} {_first(ledger)}
       capfilt run {out}/{RECIPE} --fork strict --set select.threshold=0.7""",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+
+
+def _first(ledger: Ledger) -> str:
+    """A row to look at."""
+    (row,) = query("SELECT min(url) AS url FROM files", files(ledger, "ingest"))
+    return str(row["url"])
 
 
 def _percent(share: float | None) -> str:
@@ -95,7 +112,7 @@ def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
 
     scenes = read_truth(out)
     known = {Verdict.MATCH: Truth.MATCH, Verdict.PARTIAL: Truth.PARTIAL}
-    return against(ledger, lambda file, text: known.get(truth(scenes[file], text), Truth.NOISE))
+    return against(ledger, lambda file, text: known.get(truth(scenes[Path(file).name], text), Truth.NOISE))
 
 
 def _funnel(ledger: Ledger, console: Console) -> None:
@@ -126,7 +143,7 @@ def _pairs(out: Path, ledger: Ledger, count: int = 5) -> list[str]:
         web, synthetic = texts.get("web"), texts.get("synthetic")
         if web and synthetic and web["pair_id"] not in kept and synthetic["pair_id"] in kept:
             lines += [
-                f"  {out}/crawl/{urls[row]}",
+                f"  {out}/crawl/{Path(urls[row]).name}",
                 f"    dropped {web['itm']:.2f}  {web['text']}",
                 f"    kept    {synthetic['itm']:.2f}  {synthetic['text']}",
             ]
