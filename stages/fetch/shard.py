@@ -66,7 +66,12 @@ def fetch(
     numbers = {url: number for number, url in enumerate(urls)}
     with closing(SpoolReader(place / "spool")) as spool:
         spool.mend(compare=True)
-        _Shard(urls, policy, place, spool, ended, progress, promised).run()
+        shard = _Shard(urls, policy, place, spool, ended, progress, promised)
+        try:
+            shard.run()
+        finally:
+            if shard.belied:  # or a resume would find the failures, and believe them
+                shutil.rmtree(place, ignore_errors=True)
         for row_id, url in rows:
             number = numbers[url.strip()]
             data, refusal = (None, ended[number]) if number in ended else spool.read(number)
@@ -89,7 +94,10 @@ def _refused(urls: Sequence[str], policy: FetchPolicy) -> dict[int, Refusal]:
 
 
 class _Shard:
-    """``ended`` gains the rows that no child finished: dead ones and those whose time was up."""
+    """``ended`` gains the rows that no child finished: dead ones and those whose time was up.
+
+    ``belied`` once far fewer rows have succeeded than was promised.
+    """
 
     def __init__(
         self,
@@ -102,7 +110,7 @@ class _Shard:
         promised: float,
     ) -> None:
         self._urls, self._policy, self._spool, self._ended = urls, policy, spool, ended
-        self._progress, self._promised = progress, promised
+        self._progress, self._promised, self.belied = progress, promised, False
         self._place, self._crumbs, self._log = place, place / "crumbs", place / "log"
         self._ends = time.monotonic() + policy.shard_deadline
         # neighbours in a list share a host: apart they keep all threads busy
@@ -140,9 +148,7 @@ class _Shard:
             return
         reasons = Counter(refusal.reason for refusal in self._ended.values())
         reasons += Counter(self._spool.reasons())
-        shutil.rmtree(
-            self._place, ignore_errors=True
-        )  # or a resume would find the failures, and believe them
+        self.belied = True
         raise StageError(
             what=f"the web has stopped answering: {self._spool.whole} of {ended} urls of a shard were fetched, "
             f"and {self._promised:.0%} of the sample",
