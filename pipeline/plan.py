@@ -77,7 +77,7 @@ class _Builder:
             plan.add("human", IngestHuman(human, limits, policy=self._policy(human)), "list_human")
         policy, upstream = self._policy(web), ["list_web"]
         keys: Any = recipe.fetch
-        if policy and keys.preflight:
+        if policy:
             fetched = tuple(source.name for source in web if KINDS[source.format].fetched)
             plan.add("preflight", Preflight(fetched, policy, keys.preflight), "list_web")
             upstream.append("preflight")

@@ -23,7 +23,8 @@ DNS = 0.5  # of the sample: names that do not resolve; dead hosts in old crawls 
 @dataclass(frozen=True)
 class Preflight(GlobalStage):
     """Fetches ``sample`` urls of a large list and forgets the bytes: the rate of success is what shards must come
-    near to, and a network on which next to nothing succeeds is told before the list is burnt.
+    near to, and a network on which next to nothing succeeds is told before the list is burnt. A ``sample`` of 0
+    demands nothing.
 
     Rows are listed in the order of a hash of their url, so the first ones are a fair sample.
     """
@@ -39,7 +40,7 @@ class Preflight(GlobalStage):
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         rows, listed = self._first(inputs)
         figures = [Metric(name="listed", value=listed, low=None, high=None, count=listed, note="at least")]
-        if listed >= LARGE * self.sample:
+        if rows and listed >= LARGE * self.sample:
             fetched = fetch(rows, self.policy, site.scratch, site.progress)
             ended = Counter(one.reason for one in fetched)
             self._demand(ended)
