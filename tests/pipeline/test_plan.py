@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"models__pretrain": None}, AFTER_PRETRAIN),
         ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
         ({"seed": 1}, {"warmup"} | AFTER_PRETRAIN),
-        ({"shards__target": 10}, set(STAGES) - {"threshold"}),
+        ({"shards__target": 10}, set(STAGES) - {"threshold", "preflight"}),
         ({"placement": {"caption": {"gpus": 1, "batch": 3}, "score": {"actors": 9}}}, set()),
         ({"name": "other", "output": "/elsewhere"}, set()),
     ],
@@ -118,6 +119,23 @@ def test_a_change_reaches_its_own_stage_and_those_after_it(
     make: Make, change: dict[str, Any], stages: set[str]
 ) -> None:
     assert changed(make(), make(**change)) == stages
+
+
+def test_of_a_list_of_urls_patience_is_no_identity_and_what_may_be_fetched_is(
+    make: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "urls.csv"
+    path.write_text("url,text\nhttp://a.org/1.jpg,a dog\n")
+    listed = partial(make, web={"format": "urls", "path": str(path)})
+    patient = {"timeout": 60, "threads": 4, "user_agent": "other/1", "preflight": 7, "shard_deadline": 9}
+    assert changed(listed(), listed(fetch=patient)) == set()
+    fetched = {"ingest", "placeholders", "tokenizer", "warmup", "preflight"} | AFTER_PRETRAIN
+    assert changed(listed(), listed(fetch={"max_bytes": 7})) == fetched
+    (tmp_path / "gone.txt").write_text("a.org\n")
+    gone = str(tmp_path / "gone.txt")
+    assert changed(listed(), listed(fetch={"takedown": gone})) == fetched
+    assert changed(listed(), listed(export={"takedown": gone})) == {"export"}
+    assert changed(make(), make(fetch={"max_bytes": 7})) == set()  # nothing is fetched there
 
 
 def test_moved_sources_are_the_same_sources_and_other_content_is_not(make: Make, tmp_path: Path) -> None:
