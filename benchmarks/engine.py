@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0, help="a batch; 6 for base, 16 for tiny")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=48, help="captions that the engine decodes at once")
-    parser.add_argument("--arms", default="a,b,b+,engine")
+    parser.add_argument("--arms", default="a,b,b+,engine", help="of a, b, b+, engine, int8")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -209,6 +209,7 @@ def main() -> None:
         "b": lambda: Batched(made),
         "b+": lambda: Shared(made),
         "engine": lambda: Engine(made, fast_precision(gpu=False), given.batch),
+        "int8": lambda: Engine(made, "int8", given.batch),
     }
     arms = {name: kinds[name]() for name in given.arms.split(",")}
     report: dict[str, object] = {"size": size, "images": count, "torch": torch.__version__}

@@ -16,6 +16,7 @@ from data_contracts.records import Caption, Decision, Metric, Picture, Record, S
 from data_contracts.rejects import Reason, Reject
 from pipeline.index import Part
 from pipeline.ledger import Ledger
+from pipeline.storage import patience
 from pipeline.task import Crumb, Task, Upstream, run_task
 from stages.export import ExportPairs
 from stages.list_source import ListSource
@@ -297,7 +298,10 @@ def test_an_attempt_that_comes_late_does_not_do_the_work_again(ledger: Ledger) -
     assert run_task(task, opens) == [(winner, False)]
 
 
-def test_a_disk_that_is_full_is_said_and_is_no_rows_fault(ledger: Ledger) -> None:
+def test_a_disk_that_is_full_is_said_and_is_no_rows_fault(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.5)
     task = task_of(ledger, "caption", Shout(), ingest(ledger, "a"))
 
     def opens(task: Task, site: Site) -> Transform:
