@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.store import Store
+
+settings.register_profile("busy", deadline=None)  # a machine with other work is no reason to fail
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -408,7 +408,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=12, stateful_step_count=12)
 
 
 @pytest.fixture(autouse=True)

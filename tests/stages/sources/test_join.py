@@ -24,7 +24,7 @@ def rows_of(listed: list[Listed], scratch: Path, *, by_id: bool) -> list[dict[st
     name=st.text(st.characters(codec="utf-8"), max_size=8),
     url=st.text(st.characters(codec="utf-8"), min_size=1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_duckdb_gives_the_row_id_that_identity_gives(
     tmp_path_factory: pytest.TempPathFactory, name: str, url: str
 ) -> None:
@@ -42,7 +42,7 @@ ROWS = st.lists(
 
 
 @given(ROWS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_by_place_the_first_row_that_can_be_used_wins_and_all_texts_join(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, list[str], str | None]]
 ) -> None:

@@ -189,7 +189,7 @@ LISTS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LISTS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_the_order_of_a_list_and_its_files_do_not_matter(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], parts: int, draw: random.Random
