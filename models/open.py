@@ -6,6 +6,7 @@ The families are imported only when one is opened, so :func:`check_model` answer
 from dataclasses import dataclass
 from typing import Protocol
 
+from data_contracts.errors import UsageError
 from models.checkpoint import (
     Checkpoint,
     Role,
@@ -66,7 +67,7 @@ def open_captioner(
     where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32
 ) -> Captioner:
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
-    checkpoint = _open(where, "captioner")
+    checkpoint = _open(where, "captioner", device)
     if checkpoint.model_type not in ENGINE:
         from models.image_to_text import ImageToText
 
@@ -85,7 +86,7 @@ class Filter(Matcher, Embedder, Protocol):
 
 def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inference = FLOAT32) -> Filter:
     """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
-    checkpoint = _open(where, "filter")
+    checkpoint = _open(where, "filter", device)
     if checkpoint.model_type == "blip-2":
         from models.blip2 import Blip2Matcher
 
@@ -100,7 +101,17 @@ def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inf
     return EngineMatcher(*load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint))
 
 
-def _open(where: str, role: Role) -> Checkpoint:
+def _open(where: str, role: Role, device: str) -> Checkpoint:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            what=f"models cannot compute on {device!r} here",
+            evidence=str(error).splitlines()[0],
+            remedy="use cpu, or see to the driver and to PyTorch's build",
+        ) from error
     checkpoint = locate(where)
     _refuse_unless_fit(checkpoint, tensor_shapes(checkpoint), role)
     return checkpoint

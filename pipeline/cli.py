@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+STOPPED = 130  # by Ctrl-C
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder or url: the recipe's output/name.")
@@ -52,9 +53,10 @@ def main() -> None:
     except CapfiltError as error:
         Console(stderr=True).print(f"[red]error:[/red] {_plain(error)}", highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; `capfilt resume RUN` carries on")
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == STOPPED:
+            Console(stderr=True).print("stopped; `capfilt resume RUN` carries on")
+        raise
 
 
 def _plain(error: CapfiltError) -> str:
@@ -75,14 +77,14 @@ def run(
     join: Join = False,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
-    from pipeline.recipe import load
+    from pipeline.recipe import load, parse
 
     loaded = load(recipe, changes or ())
     parent = None
     if fork:
         parent = Ledger(loaded.run)
         parent.record()
-        loaded = loaded.model_copy(update={"name": fork})
+        loaded = parse({**loaded.plain(), "name": fork})
         if loaded.run == parent.url:
             raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
     _run(loaded, until, address, parent, join=join)
@@ -110,8 +112,7 @@ def retry_failed(
     found = retry.again(Plan(recipe), Ledger(run), reason or retry.PASSING)
     counts = ", ".join(f"{count:,} {why}" for why, count in found.most_common())
     console.print(f"to be fetched again: {counts or 'nothing'}", highlight=False, soft_wrap=True)
-    if found:
-        _run(recipe, None, address, None)
+    _run(recipe, None, address, None)  # what waits from an earlier retry, too
 
 
 def _own_recipe(run: str) -> Any:

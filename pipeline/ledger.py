@@ -315,6 +315,20 @@ class Ledger:
         self.suspect(stage, name, "")
         self.reopen(stage)
 
+    def sweep(self, stage: str) -> None:
+        """Set aside the rejects of a complete stage that belong to no part: of dead attempts, of parts that went.
+
+        Nothing of the run reads them, but whoever globs the folder would count them.
+        """
+        known = set(self._index(stage).table["rejects"].to_pylist())
+        folder = f"{stage}/_rejects"
+        stray = [name for name, _ in self.storage.entries(folder) if f"_rejects/{name}" not in known]
+        for name in stray:
+            with suppress(FileNotFoundError):
+                self.storage.replace(f"_damaged/{stage}-{name}", self.storage.read(f"{folder}/{name}"))
+        if stray:
+            self.storage.remove(*(f"{folder}/{name}" for name in stray))
+
     # -- models -------------------------------------------------------------------------------------------
 
     def publish_model(self, directory: Path, name: str) -> str:

@@ -256,14 +256,19 @@ def parse(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"])
+        found = error.errors()
+        first = min(found, key=lambda one: one["type"] != "extra_forbidden")
+        where = _key(first["loc"])
         if first["type"] != "extra_forbidden":
-            given = f" (given: {first['input']!r})" if first["type"] != "missing" else ""
+            said = "; or ".join(
+                one["msg"][:1].lower() + one["msg"][1:] for one in found if _key(one["loc"]) == where
+            )
+            others = dict.fromkeys(key for one in found if (key := _key(one["loc"])) != where)
+            given = f"given: {first['input']!r}" if first["type"] != "missing" else "it is not there"
             raise RecipeError(
-                what=f"recipe key {where}: {first['msg'].lower()}",
-                evidence=f"{len(error.errors())} problems in all{given}",
-                remedy="see the recipe section of the README for every key",
+                what=f"recipe key {where}: {said}",
+                evidence=given + (f"; more is wrong with {', '.join(others)}" if others else ""),
+                remedy="README.md, docs/sources.md and docs/fetching.md have tables of keys",
             ) from error
         known = _known_keys(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, 1, 0.0)
@@ -272,6 +277,11 @@ def parse(values: Mapping[str, Any]) -> Recipe:
             evidence=f"known here: {', '.join(known)}",
             remedy=f"did you mean {near[0]!r}?" if near else "remove it",
         ) from error
+
+
+def _key(path: Sequence[Any]) -> str:
+    """The key that an error is about; of a union pydantic names every member that was tried."""
+    return ".".join(str(part) for part in path if isinstance(part, int) or str(part).isidentifier())
 
 
 def _known_keys(path: Sequence[Any]) -> list[str]:

@@ -57,6 +57,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "stock": _stock(ledger),
         "exported": _exported(ledger),
         "evaluation": evaluation,
+        "test_images_in_crawl": _leaked(ledger),
     }
     report["warnings"] = _warnings(report)
     return report
@@ -125,9 +126,31 @@ def _exported(ledger: Ledger) -> dict[str, int]:
     return {row["source"]: row["pairs"] for row in rows}
 
 
+def _leaked(ledger: Ledger) -> int:
+    """Test images of the human set that are in the crawl, too: evaluation leaves them out, the export cannot."""
+    human, crawl = files(ledger, "human"), files(ledger, "ingest")
+    if not crawl.paths:
+        return 0
+    rows = query(
+        "SELECT count(DISTINCT image_id) AS images FROM files SEMI JOIN crawl USING (image_id) WHERE split = 'test'",
+        human,
+        crawl=crawl,
+    )
+    return rows[0]["images"] if rows else 0
+
+
 def _warnings(report: dict[str, Any]) -> list[str]:
     """What a user should know before trusting the dataset, in plain words."""
     evaluation, warnings = report["evaluation"], []
+    if missing := [stage["stage"] for stage in report["stages"] if not stage["complete"]]:
+        warnings.append(
+            f"The run is not complete ({', '.join(missing)}): figures are of what is there so far."
+        )
+    if leaked := report["test_images_in_crawl"]:
+        warnings.append(
+            f"{leaked} test images of the human set are in the crawl, too. They are left out of the evaluation, but "
+            "their web and synthetic pairs are exported: leave those image_ids out of training as well."
+        )
     auc = evaluation.get("filter_auc")
     if auc and auc["low"] < WEAK_AUC:
         warnings.append(
@@ -163,7 +186,7 @@ def write(ledger: Ledger) -> dict[str, Any]:
     """Build the report and write `report.json`, and the dataset card once the export is complete."""
     report = build(ledger)
     ledger.storage.replace("report.json", (json.dumps(report, indent=2) + "\n").encode())
-    if report["exported"] and ledger.home("export").url == ledger.url:
+    if ledger.totals("export") and ledger.home("export").url == ledger.url:
         ledger.storage.replace("export/README.md", card(report).encode())
     return report
 

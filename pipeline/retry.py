@@ -19,6 +19,7 @@ from pipeline.inspection import batches, files
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.runner import demand_same
 from pipeline.task import PartWriter, Task
 from stages.list_source import cut
 from stages.stage import Rows
@@ -50,9 +51,11 @@ def again(plan: Plan, ledger: Ledger, reasons: Collection[Reason]) -> Counter[Re
     """List the rejected rows of ``ingest`` with these reasons in new shards; how many of each there are.
 
     Raises:
+        RunChangedError: the recipe's sources are others now.
         UsageError: the run is a fork that refers to its parent's listing.
         BusyError: another runner is at work in the run.
     """
+    demand_same(plan, ledger)
     home = ledger.home("list_web")
     if home.url != ledger.url:
         raise UsageError(

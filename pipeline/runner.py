@@ -13,6 +13,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
+from pipeline import lease
 from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
 from pipeline.graph import Graph, Node
@@ -54,8 +55,18 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     if not ledger.exists:
         # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
         _refer(plan, ledger, parent)
-    if not ledger.create(record):
+    if not ledger.create(record) and not _blank(ledger):
         demand_same(plan, ledger)
+    elif ledger.record().fingerprints != record.fingerprints:
+        ledger.storage.replace("run.json", record.model_dump_json(indent=2).encode())
+
+
+def _blank(ledger: Ledger) -> bool:
+    """Whether a run has nothing in it yet and nobody is at work: then its recipe may still be corrected."""
+    if lease.read(ledger.storage) is not None:
+        return False
+    stages = ledger.record().fingerprints
+    return not any(ledger.totals(stage) or len(ledger.index(stage)) for stage in stages)
 
 
 def _refer(plan: Graph, ledger: Ledger, parent: Ledger | None) -> None:
@@ -128,6 +139,8 @@ class Runner:
                 while not self._pass(until):
                     pass
                 if all(self.ledger.totals(name) for name in self.plan.nodes):
+                    for name in self.plan.nodes:
+                        self.ledger.sweep(name)
                     self.ledger.storage.sweep()
         finally:
             if self._cluster is not None:

@@ -43,7 +43,7 @@ class Calibrate(GlobalStage):
             raise CalibrationError(
                 what="the human set is too small to set a threshold from",
                 evidence=f"{len(pairs.pictures)} images in its calibrate split (a tenth), needed: {MINIMUM}",
-                remedy=f"bring {10 * MINIMUM} human images or more, or set select.threshold to a number",
+                remedy=f"bring {15 * MINIMUM} human images or more, or set select.threshold to a number",
             )
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         judged = judge(pairs, model, model, self.seed)

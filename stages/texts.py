@@ -109,8 +109,8 @@ class TextRules:
         if len(text) > self.max_length:
             return Reason.TEXT_TOO_LONG
         for rule, says, reason in (
-            (Rule.FILE_NAME, names_file, Reason.TEXT_FILE_NAME),
             (Rule.URL, is_address, Reason.TEXT_URL),
+            (Rule.FILE_NAME, names_file, Reason.TEXT_FILE_NAME),
             (Rule.BOILERPLATE, is_boilerplate, Reason.TEXT_BOILERPLATE),
         ):
             if rule in self.rules and says(text):

@@ -86,7 +86,7 @@ class Robots:
         self._known: dict[str, Future[Rules | Refusal]] = {}
 
     def check(self, target: Target) -> None:
-        """Raises Refusal ROBOTS, or Later while another thread asks for the host's robots.txt."""
+        """Raises Refusal: ROBOTS, or why robots.txt cannot be had; Later while another thread asks for it."""
         with self._lock:
             mine = target.origin not in self._known
             future = self._known.setdefault(target.origin, Future())
@@ -97,7 +97,7 @@ class Robots:
         except TimeoutError:
             raise Later(time.monotonic()) from None
         if isinstance(rules, Refusal):
-            raise Refusal(Reason.ROBOTS, f"robots.txt: {rules.reason}")
+            raise Refusal(rules.reason, f"robots.txt: {rules.detail}")
         if not rules.allow(target.selector):
             raise Refusal(Reason.ROBOTS, target.host)
 

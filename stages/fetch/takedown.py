@@ -88,7 +88,7 @@ def read(path: str) -> TakeDown:
         raise RecipeError(
             what=f"the take-down list {path} cannot be read",
             evidence=str(error),
-            remedy="mend fetch.takedown",
+            remedy="mend its path in the recipe, or the file",
         ) from None
     urls, domains, hashes = set(), set(), set()
     for number, line in enumerate(lines, 1):

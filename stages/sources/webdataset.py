@@ -7,8 +7,7 @@ and size, so a member's name can do no harm.
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -61,8 +60,8 @@ def _samples(spec: SourceSpec, name: str, path: Path, notes: Notes) -> Iterator[
     seen: set[str] = set()
     with path.open("rb") as file:
         length = file.seek(0, os.SEEK_END)
-        for key, found in groupby(members(path, notes), lambda member: member.key):
-            parts = list(found)
+        for parts in _grouped(members(path, notes)):
+            key = parts[0].key
             picture = next((part for part in parts if part.ending in IMAGE_ENDINGS), None)
             if picture is None:
                 notes.add("samples without a picture are left out", f"{name}: {key[:200]}")
@@ -84,6 +83,18 @@ def _samples(spec: SourceSpec, name: str, path: Path, notes: Notes) -> Iterator[
                 reason=Reason.UNREADABLE,
                 extra=extra_of(about, spec.keep_columns),
             )
+
+
+def _grouped(members: Iterable[Member]) -> Iterator[list[Member]]:
+    """The members of a sample stand together; an ending that comes again begins another one of the same key."""
+    held: list[Member] = []
+    for member in members:
+        if held and (member.key != held[0].key or member.ending in {other.ending for other in held}):
+            yield held
+            held = []
+        held.append(member)
+    if held:
+        yield held
 
 
 def members(path: Path, notes: Notes) -> Iterator[Member]:

@@ -55,6 +55,9 @@ def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(copy: Path
 
     said = capfilt("resume", copy).said
     assert "set aside" in said
+    for stage in STAGES:  # and whoever globs the rejects counts none twice
+        own = {name for name in Ledger(copy).index(stage).table["rejects"].to_pylist() if name}
+        assert {f"_rejects/{path.name}" for path in (copy / stage / "_rejects").glob("*")} == own
     assert "are whole" in here("verify", copy).said
     assert difference(copy, finished, STAGES) == ""
 

@@ -10,8 +10,9 @@ from data_contracts.errors import RunChangedError
 from data_contracts.records import Caption
 from pipeline import graph
 from pipeline.plan import Plan
-from pipeline.runner import demand_same
+from pipeline.runner import demand_same, open_run
 from tests.pipeline.conftest import World
+from tests.pipeline.local import run
 
 
 def refused(plan: Plan, world: World) -> RunChangedError:
@@ -77,3 +78,13 @@ def test_a_setting_of_the_recipe(done: World) -> None:
         "the run has 0.5, this recipe 0.9",
     )
     assert "redoes select, export (2 of 10 stages" in error.remedy
+
+
+def test_a_run_with_nothing_in_it_may_still_be_corrected(world: World) -> None:
+    open_run(world.plan(select={"threshold": 0.2}), world.ledger, None)
+    plan = world.plan(select={"threshold": 0.3})
+    open_run(plan, world.ledger, None)
+    assert world.ledger.record().recipe["select"]["threshold"] == 0.3
+    run(plan, until="list_web")
+    with pytest.raises(RunChangedError):
+        open_run(world.plan(select={"threshold": 0.4}), world.ledger, None)

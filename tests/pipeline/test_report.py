@@ -56,20 +56,21 @@ def facts(**changes: Any) -> dict[str, Any]:
         "chance_cider": {"value": 0.2},
         "test_images": {"value": 500},
     }
-    stages = [{"stage": "ingest", "rejected": {"unreadable": 3}}]
+    stages = [{"stage": "ingest", "complete": True, "rejected": {"unreadable": 3}}]
     texts = {"synthetic": {"duplicate_rate": 0.1}}
     return {
         "evaluation": evaluation | changes.pop("evaluation", {}),
         "stages": stages,
         "texts": texts,
         "stock": [],
+        "test_images_in_crawl": 0,
         **changes,
     }
 
 
 def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
     assert report._warnings(facts()) == []
-    assert report._warnings({"evaluation": {}, "stages": [], "texts": {}, "stock": []}) == []
+    assert report._warnings({**facts(), "evaluation": {}, "stages": [], "texts": {}}) == []
 
 
 @pytest.mark.parametrize(
@@ -80,9 +81,14 @@ def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
         ({"evaluation": {"test_images": {"value": 49}}}, "Only 49 test images"),
         ({"texts": {"synthetic": {"duplicate_rate": 0.6}}}, "60% of the synthetic texts repeat"),
         (
-            {"stages": [{"stage": "caption", "rejected": {"poison": 2}}]},
+            {"stages": [{"stage": "caption", "complete": True, "rejected": {"poison": 2}}]},
             "2 units killed their process in caption",
         ),
+        (
+            {"stages": [{"stage": "select", "complete": False, "rejected": {}}]},
+            "The run is not complete (select)",
+        ),
+        ({"test_images_in_crawl": 3}, "3 test images of the human set are in the crawl"),
     ],
 )
 def test_each_warning_appears_when_it_should(change: dict[str, Any], says: str) -> None:

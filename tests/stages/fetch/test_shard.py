@@ -274,7 +274,9 @@ def test_robots_txt_is_asked_once_and_heeded(server: Hostile, tmp_path: Path) ->
         heeded = [png(n) if n not in (2,) else None for n in range(12)]
         assert [row.data for row in made[:12]] == heeded
         assert [row.data for row in made[12:24]] == [png(number) for number in range(12)]
-        assert {row.reason for row in made[24:]} == {Reason.ROBOTS}
+        assert made[2].reason is Reason.ROBOTS
+        assert {(row.reason, row.detail) for row in made[24:36]} == {(Reason.HTTP_503, "robots.txt: 503")}
+        assert {row.reason for row in made[36:]} == {Reason.TIMEOUT}
         assert all(host.asked("robots.txt") == 1 for host in hosts)
         assert all(len(host.log) == 1 for host in (broken, hanging))
 

@@ -94,6 +94,14 @@ def test_a_key_that_comes_again_is_left_out_with_its_text(tmp_path: Path) -> Non
     assert listed(spec)[1] == ("1 samples repeat a key of their tar and are left out; the first in 0.tar: a",)
 
 
+def test_a_key_that_comes_again_at_once_is_another_sample(tmp_path: Path) -> None:
+    twice = (("k.jpg", b"A"), ("k.txt", "of A"), ("k.jpg", b"B"), ("k.txt", "of B"))
+    spec = write(tmp_path / "0.tar", *twice)
+    assert texts(spec) == {"0.tar/k.jpg": ["of A"]}
+    assert read_all(spec)["0.tar/k.jpg"] == b"A"
+    assert listed(spec)[1] == ("1 samples repeat a key of their tar and are left out; the first in 0.tar: k",)
+
+
 def cut_at(path: Path, size: int) -> SourceSpec:
     os.truncate(path, size)
     return SourceSpec("web", "webdataset", str(path))
