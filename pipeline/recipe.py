@@ -281,7 +281,8 @@ def parse(values: Mapping[str, Any]) -> Recipe:
 
 def _key(path: Sequence[Any]) -> str:
     """The key that an error is about; of a union pydantic names every member that was tried."""
-    return ".".join(str(part) for part in path if isinstance(part, int) or str(part).isidentifier())
+    keys = (str(part) for part in path if isinstance(part, int) or re.fullmatch("[a-z_0-9]+", part))
+    return ".".join(keys)
 
 
 def _known_keys(path: Sequence[Any]) -> list[str]:

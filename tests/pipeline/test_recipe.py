@@ -272,3 +272,12 @@ def test_a_zero_and_a_false_are_given_values() -> None:
 def test_a_recipe_never_changes() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe.model_validate(minimal()).seed = 1  # type: ignore[misc]
+
+
+def test_a_threshold_that_is_none_is_told_what_it_may_be() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(minimal(select={"threshold": 1.7}, caption={"top_p": "high"}, seed=-1))
+    assert "recipe key seed: " in str(caught.value)
+    assert "more is wrong with caption.top_p, select.threshold" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"select.threshold: input should be 'calibrated'; or .*1"):
+        parse(minimal(select={"threshold": 1.7}))
