@@ -111,5 +111,5 @@ def test_a_human_set_too_small_to_calibrate_is_refused(head: Any, recipe: dict[s
     ended = capfilt("run", path, expect=1, **head.env)
     assert "the human set is too small to set a threshold from" in ended.err
     assert "needed: 20" in ended.err
-    assert "bring 200 human images or more, or set select.threshold to a number" in ended.err
+    assert "bring 300 human images or more, or set select.threshold to a number" in ended.err
     assert "Traceback" not in ended.err
