@@ -81,10 +81,6 @@ class Flow:
         self._plan, self._run, self._begun, self._close = plan, run, begun, close
         self._stages: dict[str, _Stage] = {}
         self._digests: dict[str, str] = {}
-        self._crawl = {"list_web"}
-        for node in wanted:
-            if not self._crawl.isdisjoint(node.needs):
-                self._crawl.add(node.name)
         sets: dict[int, Set[str]] = {}  # the stages of a chain have the same tuple of shards: one set for all
         for node in wanted:
             standing = standings[node.name]
@@ -111,14 +107,10 @@ class Flow:
     def ready(self, cpus: int) -> Iterator[Task]:
         """The next task of every stage that has one, the most urgent first: global stages, then the last ones.
 
-        What does not wait for the crawl goes before what does: a human set that is too small to calibrate the
-        filter is told before the crawl is captioned.
-
         ``cpus`` are the most that one node has: the threads of a global stage.
         """
         stages = list(self._stages.values())
         wholes, others = [s for s in stages if s.whole], [s for s in reversed(stages) if not s.whole]
-        others.sort(key=lambda stage: stage.node.name in self._crawl)
         for stage in (*wholes, *others):
             limit = self._placement(stage.node).actors
             if limit is not None and stage.running >= limit:
