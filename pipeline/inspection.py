@@ -97,7 +97,7 @@ def batches(sql: str, files: Files, *parameters: Any, **others: Files) -> Iterat
         connection.execute("SET threads TO 2")
         tables = []
         for name, (paths, filesystem) in {"files": files, **others}.items():
-            if filesystem is not None and not connection.filesystem_is_registered(filesystem.protocol[0]):
+            if filesystem is not None and not tables:  # all of them are of one run
                 connection.register_filesystem(filesystem)
             names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
             tables.append(f"{name} AS (FROM read_parquet([{names}], union_by_name = true, filename = true))")
