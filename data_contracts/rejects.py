@@ -63,6 +63,12 @@ class Reason(StrEnum):
     TEXT_TOO_LONG = "text_too_long"
     POISON = "poison"
 
+    @classmethod
+    def of_status(cls, status: int) -> "Reason":
+        """That of an HTTP status other than 200."""
+        name = f"http_{status}"
+        return cls(name) if name in set(cls) else cls.HTTP_OTHER
+
 
 MEANING: dict[Reason, str] = {
     Reason.MISSING: "the source lists it, but it is not there",

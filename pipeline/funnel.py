@@ -7,14 +7,12 @@ from rich.console import Console
 from data_contracts.rejects import MEANING
 from pipeline import inspection
 from pipeline.ledger import Ledger
+from stages.placeholders import HOST
 
 HOSTS = 10
 _SAMPLE = 2000  # pictures whose bytes are measured: a count of them all would read the whole crawl
 _QUANTILES = (0.05, 0.5, 0.95)
-_HOST = (
-    r"coalesce(nullif(regexp_extract(lower(url), '^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]+)', 1), ''), "
-    "source_name)"
-)
+_HOST = f"coalesce(nullif(regexp_extract(lower(url), '{HOST}', 1), ''), source_name)"
 
 
 def build(ledger: Ledger, hosts: int = HOSTS) -> dict[str, Any]:

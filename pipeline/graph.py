@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_contracts.contract import Contract
 from data_contracts.fingerprint import fingerprint, identity_of
-from stages.stage import Stage, Trained
+from stages.stage import Stage
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -25,8 +25,7 @@ class Node:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        trained = (model.stage for model in self.stage.models if isinstance(model, Trained))
-        return tuple(dict.fromkeys((*self.upstream, *trained)))
+        return tuple(dict.fromkeys((*self.upstream, *self.stage.trained)))
 
 
 class Graph:
@@ -46,8 +45,7 @@ class Graph:
             "writes": Contract(stage.produces).identity,
             "with": {name: _version(name) for name in stage.libraries},
         }
-        trained = [model.stage for model in stage.models if isinstance(model, Trained)]
-        above = {need: self.nodes[need].fingerprint for need in (*upstream, *trained)}
+        above = {need: self.nodes[need].fingerprint for need in (*upstream, *stage.trained)}
         self.nodes[name] = Node(name, stage, upstream, fingerprint({**identity, "after": above}), identity)
 
 

@@ -95,10 +95,11 @@ def batches(sql: str, files: Files, *parameters: Any, **others: Files) -> Iterat
         return
     with duckdb.connect() as connection:
         connection.execute("SET threads TO 2")
-        tables = []
+        tables, registered = [], set()
         for name, (paths, filesystem) in {"files": files, **others}.items():
-            if filesystem is not None and not tables:  # all of them are of one run
+            if filesystem is not None and filesystem.protocol not in registered:
                 connection.register_filesystem(filesystem)
+                registered.add(filesystem.protocol)
             names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
             tables.append(f"{name} AS (FROM read_parquet([{names}], union_by_name = true, filename = true))")
         statement = f"WITH {', '.join(tables)} {sql}"

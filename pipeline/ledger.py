@@ -92,6 +92,10 @@ class Ledger:
         """Publish ``run.json``; ``False`` when the run exists already."""
         return self.storage.claim("run.json", record.model_dump_json(indent=2).encode())
 
+    def correct(self, record: RunRecord) -> None:
+        """Another ``run.json``, for a run in which nothing is committed yet."""
+        self.storage.replace("run.json", record.model_dump_json(indent=2).encode())
+
     # -- stages -------------------------------------------------------------------------------------------
 
     def home(self, stage: str) -> "Ledger":

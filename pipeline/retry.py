@@ -15,6 +15,7 @@ from data_contracts.contract import Contract
 from data_contracts.errors import UsageError
 from data_contracts.records import Occurrence
 from data_contracts.rejects import Reason
+from pipeline.index import Index
 from pipeline.inspection import batches, files
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
@@ -65,9 +66,10 @@ def again(plan: Plan, ledger: Ledger, reasons: Collection[Reason]) -> Counter[Re
         )
     found: Counter[Reason] = Counter()
     with Lease(ledger.storage):
-        shards = ledger.index("list_web").shards
-        number = 1 + max((int(match[1]) for shard in shards if (match := _SHARD.fullmatch(shard))), default=0)
-        tables = _failed(ledger, reasons, found)
+        listed = ledger.index("list_web")
+        rounds = (int(match[1]) for shard in listed.shards if (match := _SHARD.fullmatch(shard)))
+        number = 1 + max(rounds, default=0)
+        tables = _failed(ledger, listed, reasons, found)
         for count, table in enumerate(cut(tables, plan.recipe.shards.rows, by_rows=True)):
             _commit(plan, ledger, f"r{number:03d}{count:07d}", table.drop(["reason", "group"]))
         node = plan.nodes["list_web"]
@@ -75,11 +77,13 @@ def again(plan: Plan, ledger: Ledger, reasons: Collection[Reason]) -> Counter[Re
     return found
 
 
-def _failed(ledger: Ledger, reasons: Collection[Reason], found: Counter[Reason]) -> Iterator[pa.Table]:
+def _failed(
+    ledger: Ledger, listed: Index, reasons: Collection[Reason], found: Counter[Reason]
+) -> Iterator[pa.Table]:
     """The rows, out of core, in the order of their ids; ``found`` counts them."""
-    done = ledger.index("ingest")
-    listed = ledger.index("list_web")
-    waiting = [f"{ledger.url}/list_web/{listed.part(shard).name}" for shard in done.missing(listed.shards)]
+    held = listed.held()
+    missing = ledger.index("ingest").missing(listed.shards)
+    waiting = [f"{ledger.url}/list_web/{held[shard][0]}" for shard in missing]
     left = files(ledger, "ingest", rejects=True)
     tables = {"kept": files(ledger, "ingest"), "listed": files(ledger, "list_web")}
     for batch in batches(_FAILED, left, [*map(str, reasons)], waiting, **tables):

@@ -55,10 +55,11 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     if not ledger.exists:
         # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
         _refer(plan, ledger, parent)
-    if not ledger.create(record) and not _blank(ledger):
+    if ledger.create(record) or ledger.record().fingerprints == record.fingerprints:
+        return
+    if not _blank(ledger):
         demand_same(plan, ledger)
-    elif ledger.record().fingerprints != record.fingerprints:
-        ledger.storage.replace("run.json", record.model_dump_json(indent=2).encode())
+    ledger.correct(record)
 
 
 def _blank(ledger: Ledger) -> bool:

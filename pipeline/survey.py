@@ -11,7 +11,7 @@ from data_contracts.ledger import StageTotals
 from pipeline.graph import Graph, Node
 from pipeline.index import Index, models_text
 from pipeline.ledger import Ledger
-from stages.stage import GlobalStage, Trained
+from stages.stage import GlobalStage
 
 AT_ONCE = 50_000  # parts that are compared at a time: what they read is text, and long
 
@@ -145,7 +145,7 @@ def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, S
     """The parts, by shard, that read something which stands no more, or that another recipe made."""
     gone: dict[str, str] = {}
     expected = [_expected(plan.nodes[name], standings[name]) for name in sorted(node.upstream)]
-    trained = {model.stage: model_digest(standings[model.stage].index) for model in _trained(node)}
+    trained = {stage: model_digest(standings[stage].index) for stage in node.stage.trained}
     for start in range(0, len(index), AT_ONCE):
         table = index.table.slice(start, AT_ONCE).combine_chunks()
         own = table["shard"].combine_chunks()
@@ -161,10 +161,6 @@ def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, S
         bad = table.filter(pc.invert(pc.fill_null(sound, False)))
         gone |= dict(zip(bad["shard"].to_pylist(), bad["name"].to_pylist(), strict=True))
     return gone
-
-
-def _trained(node: Node) -> list[Trained]:
-    return [model for model in node.stage.models if isinstance(model, Trained)]
 
 
 def _expected(above: Node, standing: Standing) -> Callable[[pa.Array], pa.Array]:

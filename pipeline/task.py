@@ -285,9 +285,8 @@ def run_task(
         except OSError as error:
             if error.errno not in _DISK:
                 raise
-            until = (
-                until or time.monotonic() + patience.SECONDS
-            )  # a part half written is no use: from the start
+            # A part half written is no use: from the start.
+            until = until or time.monotonic() + patience.SECONDS
             if error.errno == errno.EROFS or time.monotonic() + wait > until:
                 raise StorageError(
                     what=f"the disk fails under {task.label}",

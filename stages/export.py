@@ -41,7 +41,8 @@ class ExportPairs(ShardStage):
     takedown: TakeDownFile | None = None
 
     def open(self, site: Site) -> Transform:
-        return self._transform
+        takedown = self.takedown.load() if self.takedown else TakeDown()
+        return lambda shard: self._transform(shard, takedown)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
         units: dict[str, list[str]] = {}
@@ -53,8 +54,7 @@ class ExportPairs(ShardStage):
                 units[row["row_id"]] = [pair_id(row["image_id"], text) for text in row["texts"]]
         return units
 
-    def _transform(self, shard: ShardInput) -> Iterator[Rows]:
-        takedown = self.takedown.load() if self.takedown else TakeDown()
+    def _transform(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
         yield from self._crawled(shard, takedown) if shard.has(Decision) else self._human(shard, takedown)
 
     def _crawled(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:

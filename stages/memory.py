@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ class MemoryInput:
 
     tables: Mapping[type[Record], Sequence[pa.Table]]
     shard: str = "0000000"
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="capfilt-")))
+    folder: Path | None = None
 
     @classmethod
     def of(cls, *rows: Record, empty: Sequence[type[Record]] = ()) -> "MemoryInput":
@@ -39,7 +40,12 @@ class MemoryInput:
         yield from self.table(record).to_batches(max_chunksize=rows)
 
     def lasting(self) -> Path:
-        return self.folder
+        """``folder``, or one that is made when it is asked for."""
+        return self.folder or self._made
+
+    @cached_property
+    def _made(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="capfilt-"))
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Nobody looks."""

@@ -13,7 +13,7 @@ from stages.stage import GlobalStage, Rows, Site, StageInput
 
 ALIKE = 0.1  # the line: of two texts, mean share of common trigrams up to which they count as unrelated
 LOOKED_AT = 50  # texts that are compared with each other
-_HOST = r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]+)"
+HOST = r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]+)"
 _FOUND = """
     WITH images AS (
         SELECT image_id, count(DISTINCT row_id) AS rows, count(DISTINCT host) AS hosts, min(url) AS example
@@ -63,7 +63,7 @@ class FindPlaceholders(GlobalStage):
                 database.execute(
                     "INSERT INTO seen SELECT image_id, row_id, regexp_extract(lower(url), ?, 1), url, "
                     "unnest(CASE len(texts) WHEN 0 THEN [NULL] ELSE texts END) FROM part",
-                    [_HOST],
+                    [HOST],
                 )
             rows = database.execute(_FOUND, {"rows": self.rows, "looked_at": LOOKED_AT})
             names = [column[0] for column in rows.description or ()]

@@ -141,6 +141,11 @@ class Stage(ABC):
         """The models that it needs."""
         return tuple(value for value in vars(self).values() if isinstance(value, Checkpoint | Trained))
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The stages of the run that make them."""
+        return tuple(model.stage for model in self.models if isinstance(model, Trained))
+
 
 @dataclass(frozen=True)
 class ShardStage(Stage):

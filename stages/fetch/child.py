@@ -46,11 +46,10 @@ def main(path: str) -> None:
     listed = policy.pop("takedown")
     policy["allow_private"] = tuple(policy["allow_private"])
     fetch = FetchPolicy(**policy, takedown=TakeDownFile(**listed) if listed else None)
-    takedown = fetch.takedown.load() if fetch.takedown else TakeDown()
     crumbs = Crumbs(folder / "crumbs", {url: number for number, url in job["rows"]})
     opener = GuardedOpener(fetch, began=crumbs.began, put_off=crumbs.put_off)
     urllib.request.install_opener(opener)
-    rows = Rows(job["rows"], job["threads"], SpoolWriter(folder / "spool"), takedown)
+    rows = Rows(job["rows"], job["threads"], SpoolWriter(folder / "spool"), opener.takedown)
     for number, (batch, threads) in enumerate(rows.batches()):
         lane = Lane(rows, len(batch))
         threading.Thread(target=lane.run, args=(number, batch, threads, fetch, folder), daemon=True).start()

@@ -45,7 +45,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         super().__init__()
         self._policy = policy
         self._allowed = policy.allowed
-        self._takedown = policy.takedown.load() if policy.takedown else TakeDown()
+        self.takedown = policy.takedown.load() if policy.takedown else TakeDown()
         self._names = names or Names()
         self._context = context or ssl.create_default_context()
         self._hosts = Hosts(policy.per_host, policy.timeout)
@@ -98,7 +98,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
             if len(seen) > self._policy.max_redirects:
                 raise Refusal(Reason.REDIRECTS, f"more than {self._policy.max_redirects}")
             seen.add(target.url)
-            if self._takedown.refuses(url):
+            if self.takedown.refuses(url):
                 raise Refusal(Reason.TAKEN_DOWN, target.host)
             if rules:
                 rules.check(target)
@@ -155,8 +155,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
     def _status(self, answer: Answer) -> Refusal:
         """The refusal of an answer that is no 200. 429, and 503 with a wish, give the whole host its rest."""
         status = answer.status
-        name = f"http_{status}"
-        reason = Reason(name) if name in Reason.__members__.values() else Reason.HTTP_OTHER
+        reason = Reason.of_status(status)
         asked = _retry_after(answer.headers.get("Retry-After"))
         wait = asked or 0.0
         if status == 429 or (status == 503 and asked is not None):

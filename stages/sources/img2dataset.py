@@ -112,8 +112,7 @@ def _locator(path: Path, table: pq.ParquetFile, notes: Notes) -> Locate:
 def _reason(says: str) -> Reason:
     """The reason that img2dataset's message amounts to."""
     if match := re.search(r"HTTP Error (\d{3})", says):
-        code = f"http_{match[1]}"
-        return Reason(code) if code in list(Reason) else Reason.HTTP_OTHER
+        return Reason.of_status(int(match[1]))
     for words, reason in (
         ("failed_to_resize", Reason.UNREADABLE),
         ("timed out", Reason.TIMEOUT),
