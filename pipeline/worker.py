@@ -84,6 +84,9 @@ class Worker:
     """Runs tasks. It never raises: an exception in user data must not look like a dead process."""
 
     def __init__(self) -> None:
+        # Ray's working directory is empty, and goes when another node of this machine lets go of it: libraries that
+        # ask where they are would then fail. All paths here are absolute.
+        os.chdir(os.sep)
         self._opened: OrderedDict[str, Transform] = OrderedDict()
         self._pictures: DecodedPictures | None = None
 
