@@ -117,10 +117,6 @@ class CommittedInput:
     def progress(self, done: int, total: int, text: str) -> None:
         self._drop(Crumb((), done, total, text))
 
-    def _names(self, record: type[Record]) -> list[str]:
-        parts = self._by_record[record].parts
-        return [self.shard] if self.shard in parts else sorted(parts)
-
     def _file(self, record: type[Record], shard: str, *, keep: bool) -> pq.ParquetFile:
         upstream = self._by_record[record]
         buffer = self._buffers.get((upstream.stage, shard)) or self._ledger.read(
@@ -133,12 +129,19 @@ class CommittedInput:
     def has(self, record: type[Record]) -> bool:
         return record in self._by_record and bool(self._by_record[record].parts)
 
+    def names(self, record: type[Record]) -> list[str]:
+        parts = self._by_record[record].parts
+        return [self.shard] if self.shard in parts else sorted(parts)
+
+    def part(self, record: type[Record], shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        return self._file(record, shard, keep=False).read(columns=columns)
+
     def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        for shard in self._names(record):
-            yield self._file(record, shard, keep=False).read(columns=columns)
+        for shard in self.names(record):
+            yield self.part(record, shard, columns)
 
     def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
-        tables = [self._file(record, shard, keep=True).read(columns=columns) for shard in self._names(record)]
+        tables = [self._file(record, shard, keep=True).read(columns=columns) for shard in self.names(record)]
         return pa.concat_tables(tables)
 
     def stream(self, record: type[Record], rows: int) -> Iterator[pa.RecordBatch]:

@@ -29,9 +29,16 @@ class MemoryInput:
     def has(self, record: type[Record]) -> bool:
         return bool(self.tables.get(record))
 
+    def names(self, record: type[Record]) -> Sequence[str]:
+        return [f"{number:07d}" for number in range(len(self.tables[record]))]
+
+    def part(self, record: type[Record], shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        table = self.tables[record][int(shard)]
+        return table.select(columns or table.column_names)
+
     def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        for table in self.tables[record]:
-            yield table.select(columns or table.column_names)
+        for shard in self.names(record):
+            yield self.part(record, shard, columns)
 
     def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
         return pa.concat_tables(self.parts(record, columns))

@@ -46,7 +46,8 @@ class Site:
     ``scratch`` is private to the attempt and vanishes with it; the folder that ``lasting`` gives belongs to the
     stage and survives a failed attempt, so that a training can go on from its last checkpoint there. ``keep``
     makes what is in it survive the machine as well. ``decode`` gives the picture in an image's bytes, by its
-    image_id: a worker that runs several stages on a shard may keep it.
+    image_id: a worker that runs several stages on a shard may keep it. A training checkpoints after so many steps or
+    minutes, whatever comes first.
     """
 
     device: str
@@ -58,6 +59,8 @@ class Site:
     keep: Callable[[], None]
     progress: Callable[[int, int, str], None]
     decode: "Callable[[str, bytes], Image]"
+    checkpoint_steps: int = 200
+    checkpoint_minutes: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,18 @@ class ShardInput(Protocol):
 
 class StageInput(Protocol):
     """All committed parts of the upstream stages, by contract."""
+
+    def has(self, record: type[Record]) -> bool:
+        """Whether there is a part of that contract."""
+        ...
+
+    def names(self, record: type[Record]) -> Sequence[str]:
+        """The shards that have a part, in their order."""
+        ...
+
+    def part(self, record: type[Record], shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part."""
+        ...
 
     def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One table a part, in the order of the shards."""
@@ -171,3 +186,16 @@ class GlobalStage(Stage):
     @abstractmethod
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
         """Yields the parts (each with its shard's name) and at most one model, the model first."""
+
+
+@dataclass(frozen=True)
+class CollectiveStage(GlobalStage):
+    """A global stage whose work several workers may share: a training.
+
+    Every worker calls :meth:`work`, alone or in a process group of torch's; what it makes is left in
+    ``site.lasting()``, where :meth:`run` finds it.
+    """
+
+    @abstractmethod
+    def work(self, site: Site, inputs: StageInput) -> None:
+        """One worker's part of it."""

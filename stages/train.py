@@ -6,7 +6,7 @@ the human pairs, a filter by ITC + ITM and a captioner by LM (section 3.3).
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,18 +15,27 @@ import numpy as np
 import pyarrow.csv as pacsv
 
 from data_contracts.contract import Contract
-from data_contracts.errors import SourceError, TrainingError
+from data_contracts.errors import SourceError
 from data_contracts.records import HumanPicture, Metric, Picture, Record, Split, TrainingStep
-from models.text import normalise_caption
-from stages.stage import MODEL_LIBRARIES, GlobalStage, Model, ModelRef, Rows, Site, StageInput
+from stages.pairs import CommittedPairs, held_out_pairs
+from stages.stage import (
+    MODEL_LIBRARIES,
+    CollectiveStage,
+    GlobalStage,
+    Model,
+    ModelRef,
+    Rows,
+    Site,
+    StageInput,
+)
 
 if TYPE_CHECKING:
     from models.med.checkpoint import Checkpoint as Loaded
-    from models.training.data import PairSet
     from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
     from models.training.loop import Execution
 
 ONLY = "0000000"
+CURVE, MODEL = "steps.jsonl", "model"
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class TrainTokenizer(GlobalStage):
 
 
 @dataclass(frozen=True)
-class _Training(GlobalStage):
+class _Training(CollectiveStage):
     """What the four trainings share: a start, data, a loop that checkpoints, a model directory at the end."""
 
     consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
@@ -102,32 +111,38 @@ class _Training(GlobalStage):
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         """Train the model in place; what the model card says of it."""
 
-    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
+    def work(self, site: Site, inputs: StageInput) -> None:
         from models.med import checkpoint
         from models.training.loop import Execution
+        from models.training.world import World
 
+        world = World.here()
         loaded = self._load(site)
         lasting = site.lasting()
-        curve = lasting / "steps.jsonl"
-        with curve.open("a", buffering=1) as lines:  # what a checkpoint has behind it will not run again
-            if curve.stat().st_size:
+        with (lasting / CURVE).open(
+            "a", buffering=1
+        ) as lines:  # what a checkpoint has behind it will not run again
+            if lines.tell() and world.first:
                 lines.write("\n")  # a kill may have cut the last line short
-            what = self.train(
-                loaded,
-                site,
-                inputs,
-                Execution(
-                    threads=site.threads,
-                    device=site.device,
-                    checkpoints=lasting,
-                    on_checkpoint=site.keep,
-                    on_step=lambda record: self._note(record, lines.write, site),
-                ),
+            execution = Execution(
+                threads=site.threads,
+                device=site.device,
+                world=world,
+                checkpoints=lasting,
+                every=site.checkpoint_steps,
+                minutes=site.checkpoint_minutes,
+                on_checkpoint=site.keep,
+                on_step=(lambda record: self._note(record, lines.write, site)) if world.first else None,
             )
-        directory = site.scratch / "model"
-        checkpoint.save(directory, loaded.model, loaded.tokenizer, what=what)
-        yield Model(directory)
-        steps = _read_curve(curve)
+            what = self.train(loaded, site, inputs, execution)
+        if world.first:
+            checkpoint.save(lasting / MODEL, loaded.model, loaded.tokenizer, what=what)
+            site.keep()
+
+    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
+        lasting = site.lasting()
+        yield Model(lasting / MODEL)
+        steps = _read_curve(lasting / CURVE)
         yield Rows(Contract(TrainingStep).table(steps), shard=ONLY, units=len(steps))
 
     def _load(self, site: Site) -> "Loaded":
@@ -149,7 +164,10 @@ class _Training(GlobalStage):
         write(json.dumps(record) + "\n")
         done, total = int(record["step"]), int(record["steps"])
         if done % 10 == 0 or done == total:
-            site.progress(done, total, f"loss {record['loss']:.3f}")
+            shown = (("loss", "loss"), ("recall", "ITC recall"), ("itm_accuracy", "ITM accuracy"))
+            site.progress(
+                done, total, ", ".join(f"{name} {record[key]:.3f}" for key, name in shown if key in record)
+            )
 
 
 def _read_curve(path: Path) -> list[TrainingStep]:
@@ -174,8 +192,8 @@ class WarmUp(_Training):
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import warm_up
 
-        human = human_pairs(inputs, Split.TRAIN, loaded.model.config.image_size, site)
-        words = warm_up(loaded.model, human, self.settings, execution)
+        human = human_pairs(inputs, loaded.model.config.image_size, site)
+        words = warm_up(loaded.model, loaded.tokenizer, human, self.settings, execution)
         return f"Its image encoder was warmed up on {len(words)} words of {len(human)} captioned images."
 
 
@@ -211,7 +229,8 @@ class WarmUpOnLabels(_Training):
                     remedy=f"take it out of {self.labels}",
                 ) from error
         labels = [str(label) for label in table["label"].to_pylist()]
-        classes = warm_up_on_labels(loaded.model, pixels, labels, self.settings, execution)
+        settings, tokenizer = self.settings, loaded.tokenizer
+        classes = warm_up_on_labels(loaded.model, tokenizer, pixels, labels, settings, execution)
         return f"Its image encoder was warmed up on {len(labels)} pictures of {len(classes)} classes."
 
 
@@ -224,12 +243,15 @@ class Pretrain(_Training):
     settings: "PretrainSettings"
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
+        from models.training.data import Source
         from models.training.jobs import pretrain
 
         size = loaded.model.config.image_size
-        human = human_pairs(inputs, Split.TRAIN, size, site)
-        web = web_pairs(inputs, size, site)
-        pretrain(loaded.model, loaded.tokenizer, human, web, self.settings, execution)
+        human = human_pairs(inputs, size, site)
+        web = CommittedPairs(inputs, Picture, size, site)
+        held_out = held_out_pairs(inputs, size, site)
+        others = [Source(web, len(web))]
+        pretrain(loaded.model, loaded.tokenizer, human, others, self.settings, execution, held_out)
         return f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images."
 
 
@@ -242,8 +264,9 @@ class FinetuneFilter(_Training):
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_filter
 
-        human = human_pairs(inputs, Split.TRAIN, loaded.model.config.image_size, site)
-        finetune_filter(loaded.model, loaded.tokenizer, human, None, self.settings, execution)
+        size = loaded.model.config.image_size
+        human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
+        finetune_filter(loaded.model, loaded.tokenizer, human, (), self.settings, execution, held_out)
         return f"A filter: finetuned with ITC and ITM on {len(human)} human images."
 
 
@@ -256,44 +279,12 @@ class FinetuneCaptioner(_Training):
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_captioner
 
-        human = human_pairs(inputs, Split.TRAIN, loaded.model.config.image_size, site)
-        finetune_captioner(loaded.model, loaded.tokenizer, human, None, self.settings, execution)
+        size = loaded.model.config.image_size
+        human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
+        finetune_captioner(loaded.model, loaded.tokenizer, human, (), self.settings, execution, held_out)
         return f"A captioner: finetuned with LM on {len(human)} human images."
 
 
-def human_pairs(inputs: StageInput, split: Split, size: int, site: Site) -> "PairSet":
-    """The human images of a split with their captions."""
-    return _pairs(inputs, HumanPicture, size, site, split)
-
-
-def web_pairs(inputs: StageInput, size: int, site: Site) -> "PairSet":
-    """The crawled images that have a text."""
-    return _pairs(inputs, Picture, size, site, None)
-
-
-def _pairs(inputs: StageInput, record: type[Record], size: int, site: Site, split: Split | None) -> "PairSet":
-    """Pixels (n, size, size, 3), uint8, go to a memory map, so that memory does not grow with the set."""
-    from models.decode import decode
-    from models.images import square
-    from models.training.data import PairSet
-
-    columns = ["image_id", "image", "texts", *(["split"] if split else [])]
-    ids: list[str] = []
-    texts: list[Sequence[str]] = []
-    path = site.scratch / f"{record.__name__}.pixels"
-    with path.open("wb") as file:
-        for part in inputs.parts(record, columns):
-            for row in part.to_pylist():
-                usable = [text for text in row["texts"] if normalise_caption(text)]
-                if usable and row.get("split") == split:
-                    file.write(square(decode(row["image"]), size).tobytes())
-                    ids.append(row["image_id"])
-                    texts.append(usable)
-    if not ids:
-        raise TrainingError(
-            what="there is nothing to train on",
-            evidence=f"no {record.__name__} with a text" + (f" in split {split}" if split else ""),
-            remedy="look at `capfilt inspect RUN human` and `capfilt inspect RUN ingest`",
-        )
-    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=(len(ids), size, size, 3))
-    return PairSet(pixels, texts, ids)
+def human_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs:
+    """The human images of the train split."""
+    return CommittedPairs(inputs, HumanPicture, size, site, Split.TRAIN)

@@ -21,6 +21,9 @@ class KeyValue(NamedTuple):
         """The rows in ``index`` (int64), e.g. the image that each text looks at."""
         return KeyValue(self.key[index], self.value[index])
 
+    def followed_by_rows(self, other: "KeyValue") -> "KeyValue":
+        return KeyValue(torch.cat([self.key, other.key]), torch.cat([self.value, other.value]))
+
     def followed_by(self, later: "KeyValue") -> "KeyValue":
         return KeyValue(torch.cat([self.key, later.key], 2), torch.cat([self.value, later.value], 2))
 

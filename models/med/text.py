@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.med.activation import activation
 from models.med.attention import KeyValue, attend, split_heads
@@ -115,6 +116,8 @@ class TextLayer(nn.Module):
 
 
 class TextStack(nn.Module):
+    recompute = False  # as that of VisionEncoder
+
     def __init__(self, config: MedConfig, shared: "TextStack | None" = None) -> None:
         super().__init__()
         twins = shared.layers() if shared else [None] * config.text_layers
@@ -164,9 +167,11 @@ class TextModel(nn.Module):
         states = self.embeddings(ids, start)
         presents: list[KeyValue] = []
         for number, layer in enumerate(self.encoder.layer):
-            states, present = layer(
-                states, bias, image[number] if image else None, past[number] if past else None
-            )
+            given = (states, bias, image[number] if image else None, past[number] if past else None)
+            if self.encoder.recompute and self.training:
+                states, present = checkpoint(layer, *given, use_reentrant=False)
+            else:
+                states, present = layer(*given)
             presents.append(present)
         return states, presents
 

@@ -6,6 +6,7 @@ Names follow Hugging Face's BLIP, so that a state dict with the ``patch`` stem i
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from models.med.activation import activation
 from models.med.attention import KeyValue, attend, split_heads
@@ -109,13 +110,18 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoder(nn.Module):
+    recompute = False  # in training, a layer's activations in the backward pass instead of keeping them
+
     def __init__(self, config: MedConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.vision_layers))
 
     def forward(self, states: Tensor) -> Tensor:
         for layer in self.layers:
-            states = layer(states)
+            if self.recompute and self.training:
+                states = checkpoint(layer, states, use_reentrant=False)
+            else:
+                states = layer(states)
         return states
 
 

@@ -1,9 +1,14 @@
-"""Image-text pairs in memory or in a memory map, and the batches drawn from them."""
+"""Batches of image-text pairs, as a pure function of a step's number: a restart goes on exactly where it stopped.
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+Why not mosaicml-streaming or litdata: both read copies of the data in formats of their own, the first wants
+transformers 4 and numpy below 2.2, and both depend on torchvision, which pip replaces a CPU build of torch for.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -12,177 +17,184 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.errors import TrainingError
+from models.edits import Edits
 from models.images import normalise
 from models.med.tokenizer import CaptionTokenizer
 from models.text import normalise_caption
-from models.training.augment import random_resized_crop
+from models.training.augment import Crop, randaugment
+from models.training.loop import LoopSettings
+from models.training.order import Order, Place
+from models.training.pairs import Pairs, Shard
+from models.training.world import ALONE, World
 
 
-@dataclass(frozen=True)
-class PairSet:
-    """Images with one or more texts each.
+class Source(NamedTuple):
+    """A set of pairs and its weight: the share of a batch that comes from it."""
 
-    ``images`` (n, size, size, 3), uint8, an array or ``np.memmap``; ``texts[i]`` belong to image i.
-    ``scenes`` may name what an image shows: images of one scene are never taken for each other's negatives.
-    Raises :class:`TrainingError` if the lengths differ or an image has no text.
-    """
-
-    images: NDArray[np.uint8]
-    texts: Sequence[Sequence[str]]
-    image_ids: Sequence[str]
-    scenes: Sequence[str] = field(default=())
-
-    def __post_init__(self) -> None:
-        lengths = (len(self.images), len(self.texts), len(self.image_ids), len(self.scenes or self.texts))
-        if len(set(lengths)) > 1:
-            raise TrainingError(
-                what="images, texts, ids and scenes differ in number",
-                evidence=f"{lengths}",
-                remedy="give one entry of each per image",
-            )
-        if empty := [image for image, texts in zip(self.image_ids, self.texts, strict=True) if not texts]:
-            raise TrainingError(
-                what="images without a text cannot be trained on",
-                evidence=f"{len(empty)}, the first {empty[0]}",
-                remedy="leave them out",
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
+    pairs: Pairs
+    weight: float
 
 
 class Batch(NamedTuple):
-    """``pixels`` (rows, 3, size, size) float32; ``ids`` (rows, longest) int64; ``keys`` (rows, 3) int64.
+    """One worker's rows of a batch: ``pixels`` (rows, 3, size, size) float32; ``ids`` (rows, longest) int64;
+    ``keys`` (rows, 2) int64, of the image and of the text.
 
-    The first ``human`` rows are human pairs.
+    The first ``human`` rows of the whole batch, over all workers, are of the first source. ``edited`` (rows,
+    longest) are the texts with something made false, where ``changed`` (rows,) bool says so. ``texts`` are
+    the rows' own.
     """
 
     pixels: Tensor
     ids: Tensor
     keys: Tensor
     human: int
+    edited: Tensor
+    changed: Tensor
+    texts: list[str]
 
     def to(self, device: str) -> "Batch":
-        return Batch(self.pixels.to(device), self.ids.to(device), self.keys.to(device), self.human)
+        moved = (part.to(device) if isinstance(part, Tensor) else part for part in self)
+        return Batch(*moved)  # type: ignore[arg-type]  # each part goes to its own place
 
 
-class _Source:
-    """One pair set, its texts tokenized and keyed once, and an endless shuffled order through it."""
+class _Reader:
+    """A source's order, and the shards of it that are open."""
 
-    def __init__(
-        self,
-        pairs: PairSet,
-        tokenizer: CaptionTokenizer,
-        max_tokens: int,
-        prompt: str,
-        seed: int,
-        numbers: dict[str, int],
-    ) -> None:
-        self.images, self.counts, self.seed = pairs.images, [len(own) for own in pairs.texts], seed
-        self.first = np.cumsum([0, *self.counts])
-        texts = [normalise_caption(text) for own in pairs.texts for text in own]
-        self.ids = tokenizer.encode([f"{prompt} {text}" if prompt else text for text in texts], max_tokens)
-        self.lengths = self.ids.ne(tokenizer.pad).sum(1)
+    def __init__(self, pairs: Pairs, window: int, seed: int) -> None:
+        self.pairs, self.order = pairs, Order.of(pairs.counts, window, seed)
+        self._open: dict[int, Shard] = {}
 
-        def number(names: Iterable[str]) -> list[int]:
-            return [numbers.setdefault(name, len(numbers)) for name in names]
+    def places(self, step: int, count: int) -> list[Place]:
+        return self.order.places(step * count, count)
 
-        images = [f"image {image_id}" for image_id in pairs.image_ids]
-        scenes = [f"scene {scene}" for scene in pairs.scenes] or images
-        self.image_keys, self.scene_keys = number(images), number(scenes)
-        self.text_keys = number(f"text {text}" for text in texts)
+    def settle(self, places: Sequence[Place]) -> None:
+        """Close the shards that are not of these places' groups."""
+        near = frozenset[int]().union(*(self.order.beside(place) for place in places))
+        self._open = {number: shard for number, shard in self._open.items() if number in near}
 
-    def rows(self, step: int, count: int) -> list[tuple[int, int]]:
-        """(image, text) rows of a step; an image's texts take turns."""
-        images = shuffled(len(self.images), self.seed, step, count).tolist()
-        turn = step * count // len(self.images)
-        return [(image, int(self.first[image]) + (turn + image) % self.counts[image]) for image in images]
-
-    def keys(self, image: int, text: int) -> tuple[int, int, int]:
-        return self.image_keys[image], self.text_keys[text], self.scene_keys[image]
+    def shard(self, number: int) -> Shard:
+        if number not in self._open:
+            self._open[number] = self.pairs.shard(number)
+        return self._open[number]
 
 
-def shuffled(size: int, seed: int, step: int, count: int) -> NDArray[np.int64]:
-    """Step ``step``'s ``count`` places of an endless order: every one of ``size`` once an epoch."""
-    places = np.arange(step * count, (step + 1) * count)
-    epochs = places // size
-    spots = zip(epochs.tolist(), (places % size).tolist(), strict=True)
-    return np.array([_order(size, seed, epoch)[place] for epoch, place in spots])
-
-
-@lru_cache(maxsize=8)
-def _order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(size)
+class _Row(NamedTuple):
+    pixels: NDArray[np.uint8]
+    image_id: str
+    text: str
+    own: Sequence[str]
 
 
 class Batches:
-    """Batches as a pure function of (seed, step), so a restart carries on exactly where it stopped.
+    """``batch`` rows a step, weighed by source; with several workers each gets its slice of the same batch.
 
-    With ``web`` given, ``human_share`` of each batch is human. ``crop`` is the smallest share of the area
-    that a crop keeps; 1 means no crop. ``flip`` mirrors at random: leave it off where captions say left or
-    right.
+    While a batch is trained on, a thread reads and decodes the next. ``edits`` makes false texts of true ones.
     """
 
     def __init__(
         self,
-        human: PairSet,
-        web: PairSet | None,
+        sources: Sequence[Source],
         tokenizer: CaptionTokenizer,
+        settings: LoopSettings,
         *,
-        size: int,
         max_tokens: int,
-        human_share: float,
-        crop: float,
-        flip: bool,
-        seed: int,
         prompt: str = "",
+        edits: Edits | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.crop, self.flip, self.seed = crop, flip, seed
-        self.pad = tokenizer.pad
-        numbers: dict[str, int] = {}
-        self.human = _Source(human, tokenizer, max_tokens, prompt, seed, numbers)
-        self.web = None
-        if web is not None and len(web) and human_share < 1:
-            self.web = _Source(web, tokenizer, max_tokens, prompt, seed + 1, numbers)
-        self.humans = max(1, round(size * human_share)) if self.web else size
-        self.others = size - self.humans
+        self.settings, self.tokenizer, self.world, self.edits = settings, tokenizer, world, edits
+        self.prompt, self.max_tokens, self.pad = prompt, max_tokens, tokenizer.pad
+        self.size = settings.rows
+        if self.size % world.size or self.size < world.size:
+            raise TrainingError(
+                what="a batch cannot be shared out evenly",
+                evidence=f"{self.size} pairs a step, {world.size} workers",
+                remedy="make batch, divided by accumulate, a multiple of the stage's placement.actors",
+            )
+        self._readers = [
+            _Reader(source.pairs, settings.window, settings.seed + number)
+            for number, source in enumerate(sources)
+        ]
+        self.shares = shares([source.weight for source in sources], self.size)
+        self._ahead: tuple[int, Future[list[_Row]]] | None = None
+        self._thread = ThreadPoolExecutor(1, "batches")
 
-    def __call__(self, step: int) -> Batch:
-        parts = [(self.human, row) for row in self.human.rows(step, self.humans)]
-        if self.web:
-            parts += [(self.web, row) for row in self.web.rows(step, self.others)]
-        pixels = normalise(torch.from_numpy(np.stack([source.images[image] for source, (image, _) in parts])))
-        generator = torch.Generator().manual_seed(self.seed + 7919 * step)
-        pixels = random_resized_crop(pixels, self.crop, self.flip, generator)
-        longest = max(int(source.lengths[text]) for source, (_, text) in parts)
-        ids = torch.full((len(parts), longest), self.pad)
-        for number, (source, (_, text)) in enumerate(parts):
-            own = source.ids[text, :longest]
-            ids[number, : len(own)] = own
-        keys = torch.tensor([source.keys(*row) for source, row in parts])
-        return Batch(pixels, ids, keys, self.humans)
+    def __call__(self, number: int) -> Batch:
+        """Batch ``number``, on the CPU."""
+        rows = self._rows(number)
+        size = len(rows)
+        first = self.world.rank * size
+        pixels = normalise(torch.from_numpy(np.stack([row.pixels for row in rows])))
+        crop = Crop.draw(self.size, self.settings, number)
+        pixels = crop.rows(first, size)(pixels)
+        ids = self._encode([row.text for row in rows])
+        edited, changed = ids, torch.zeros(size, dtype=torch.bool)
+        if self.edits is not None:
+            false = [self._falsify(row, number, first + at) for at, row in enumerate(rows)]
+            changed = torch.tensor([text is not None for text in false])
+            edited = self._encode([text or row.text for text, row in zip(false, rows, strict=True)])
+        keys = torch.tensor([(key(f"image {row.image_id}"), key(f"text {row.text}")) for row in rows])
+        texts = [row.text for row in rows]
+        return Batch(pixels, ids, keys, self.shares[0], edited, changed, texts)
+
+    def _rows(self, number: int) -> list[_Row]:
+        """This worker's rows of a batch; the next batch's are on their way."""
+        ahead, self._ahead = self._ahead, None
+        rows = ahead[1].result() if ahead and ahead[0] == number else self._read(number)
+        self._ahead = (number + 1, self._thread.submit(self._read, number + 1))
+        return rows
+
+    def _read(self, number: int) -> list[_Row]:
+        wanted: list[tuple[_Reader, Place]] = []
+        for reader, count in zip(self._readers, self.shares, strict=True):
+            places = reader.places(number, count)
+            reader.settle(places)
+            wanted += [(reader, place) for place in places]
+        size = self.size // self.world.size
+        first = self.world.rank * size
+        rows = []
+        for at, (reader, place) in enumerate(wanted[first : first + size], first):
+            shard = reader.shard(place.shard)
+            own = shard.texts[place.row]
+            text = normalise_caption(own[(place.epoch + place.row) % len(own)])
+            pixels = shard.pixels(place.row)
+            if self.settings.randaugment:
+                pixels = randaugment(pixels, self.settings.randaugment, Random(f"{self._seed(number)} {at}"))
+            rows.append(_Row(pixels, shard.image_ids[place.row], text, own))
+        return rows
+
+    def _seed(self, number: int) -> int:
+        return self.settings.seed + 7919 * number
+
+    def _falsify(self, row: _Row, number: int, at: int) -> str | None:
+        assert self.edits is not None
+        true = {normalise_caption(text) for text in row.own}
+        return self.edits.any(row.text, Random(f"edit {self._seed(number)} {at}"), true)
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        """(rows, longest over all workers), int64."""
+        led = [f"{self.prompt} {text}" if self.prompt else text for text in texts]
+        ids = self.tokenizer.encode(led, self.max_tokens)
+        own = int(ids.ne(self.pad).sum(1).max())
+        longest = self.world.most(own)
+        trimmed = torch.full((len(ids), longest), self.pad)
+        trimmed[:, :own] = ids[:, :own]
+        return trimmed
 
 
-def frequent_words(pairs: PairSet, count: int) -> list[str]:
-    """The ``count`` most frequent content words of the texts, ties in alphabetical order.
-
-    A word is letters only, three or more; one in over 40% of the texts says nothing about its image. This
-    needs no stop list, hence no language.
-    """
-    texts = [set(normalise_caption(text).split()) for own in pairs.texts for text in own]
-    counts = Counter(word for words in texts for word in words if len(word) > 2 and word.isalpha())
-    telling = [(word, times) for word, times in counts.items() if times <= 0.4 * len(texts)]
-    return [word for word, _ in sorted(telling, key=lambda item: (-item[1], item[0]))[:count]]
+@lru_cache(maxsize=1 << 16)
+def key(name: str) -> int:
+    """63 bits of sha256: the same on every worker and in every attempt."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def word_targets(pairs: PairSet, words: Sequence[str]) -> Tensor:
-    """(images, words) float32: the share of each word among the listed words of an image's texts; may be
-    0."""
-    column = {word: number for number, word in enumerate(words)}
-    targets = torch.zeros(len(pairs), len(words))
-    for row, own in enumerate(pairs.texts):
-        for text in own:
-            for word in normalise_caption(text).split():
-                if word in column:
-                    targets[row, column[word]] += 1
-    return targets / targets.sum(1, keepdim=True).clamp_min(1.0)
+def shares(weights: Sequence[float], size: int) -> list[int]:
+    """``size`` rows shared out by weight, largest remainders first; whoever has a weight gets one row at least."""
+    exact = [weight / sum(weights) * size for weight in weights]
+    counts = [max(1, int(part)) for part in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda at: counts[at] - exact[at])
+    for at in by_remainder[: max(0, size - sum(counts))]:
+        counts[at] += 1
+    while sum(counts) > size:
+        counts[counts.index(max(counts))] -= 1
+    return counts

@@ -3,21 +3,26 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from data_contracts.errors import TrainingError
+from models.med.attention import KeyValue
 from models.med.model import Med
 from models.training.data import Batch, Batches
-from models.training.loop import LoopSettings
+from models.training.loop import Learner, LoopSettings
 from models.training.momentum import MomentumTeacher
 from models.training.objectives import (
+    Itm,
     draw_negatives,
+    full,
     itc_loss,
     itc_targets,
     itm_loss,
     lm_loss,
     same_pairs,
 )
+from models.training.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class GroundingSettings(LoopSettings):
     learn that two pairs in three are wrong. Its negatives are uniform at recall 0 and as hard as BLIP's from
     ``hard_from`` on. With ``queue`` 0 ITC compares within the batch; above, it uses BLIP's momentum encoders
     (decay ``momentum``), and soft targets weighted ``alpha``, ramped up over the first ``alpha_ramp`` of the
-    steps. ``human_share`` is that of a batch, if there are web pairs; ``smoothing`` that of LM's labels.
+    steps. ``human_share`` is that of a batch, if there are other pairs; ``smoothing`` that of LM's labels.
 
     ``itc`` and ``itm`` weigh the losses: BLIP's are all 1; one at 0 is switched off and not computed.
     """
@@ -62,74 +67,137 @@ class GroundingSettings(LoopSettings):
         return {"itc": self.itc, "itm": self.itm}
 
 
-class Grounding(nn.Module):
-    """The model with what must survive a restart beside it: the running recall, the momentum teacher."""
+class Grounding(Learner):
+    """The model with what must survive a restart beside it: the running recall, the momentum teacher.
 
-    def __init__(self, model: Med, settings: GroundingSettings, batches: Batches, device: str) -> None:
+    With several workers ITC and the hard negatives see the whole batch: embeddings and image states are gathered
+    with their gradients, as in BLIP's retrieval finetuning.
+    """
+
+    def __init__(
+        self,
+        model: Med,
+        settings: GroundingSettings,
+        batches: Batches,
+        device: str,
+        world: World = ALONE,
+        judged_by: str = "",
+    ) -> None:
         super().__init__()
         self.model, self.settings, self.batches = model.to(device), settings, batches
-        self.device, self.weights = device, settings.weights
+        self.device, self.weights, self.world, self.judged_by = device, settings.weights, world, judged_by
         self.recall: Tensor
         self.register_buffer("recall", torch.zeros((), device=device))
         self.skill: Tensor
         self.register_buffer("skill", torch.zeros((), device=device))
         self.teacher = MomentumTeacher(model, settings.queue, settings.momentum) if settings.queue else None
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """``loss`` and its parts at this step; ``itm`` and ``itm_accuracy`` once ITM has started."""
-        batch = self.batches(step).to(self.device)
-        model, settings = self.model, self.settings
+    def forward(self, number: int) -> dict[str, Tensor]:
+        """``loss`` and its parts; ``itm`` and ``itm_accuracy`` once ITM has started."""
+        batch = self.batches(number).to(self.device)
+        step = number // self.settings.accumulate
+        model, settings, world = self.model, self.settings, self.world
         states = model.encode_images(batch.pixels)
-        images, texts = model.embed_images(states), model.embed_texts(batch.ids)
-        similarity = images @ texts.T / model.temperature()
-        same = same_pairs(batch.keys, batch.keys)
+        images, texts = full(model.embed_images(states)), full(model.embed_texts(batch.ids))
+        all_images, all_texts, keys = world.gather(images), world.gather(texts), world.gather(batch.keys)
+        temperature = model.temperature()
         figures: dict[str, Tensor] = {}
         if settings.itc:
-            figures["itc"] = self._itc(batch, images, texts, similarity, same, step)
+            figures["itc"] = self._itc(batch, (images, texts), (all_images, all_texts), keys, step)
+        similarity = (all_images @ all_texts.T / temperature).detach()
+        same = same_pairs(keys, keys)
         self._measure(similarity, same, batch.human)
         started = self.recall >= settings.itm_from or step >= settings.itm_latest * settings.steps
         judging, captioning = bool(started and settings.itm), self.weights.get("lm", 0.0) > 0
         if judging or (captioning and model.config.shared):
             image = model.text_encoder.image_keys_values(states)
         if judging:
-            hardness = min(1.0, float(self.skill) / settings.hard_from) if settings.hard_from > 0 else 1.0
-            generator = torch.Generator().manual_seed(settings.seed + 104_729 * step)
-            drawn = draw_negatives(similarity.cpu(), same.cpu(), hardness, generator)
-            figures["itm"], accuracy, margins = itm_loss(model, batch.ids, image, drawn.to(self.device))
-            self.skill.lerp_(margins[: batch.human].mean().clamp_min(0.0), 0.1)
+            itm = self._itm(batch, states, image, similarity, same, number)
+            figures["itm"] = itm.loss
         if captioning:
             seen = image if model.config.shared else model.text_decoder.bert.image_keys_values(states)
-            figures["lm"] = lm_loss(model, batch.ids, seen, smoothing=settings.smoothing)
+            figures["lm"] = lm_loss(model, batch.ids, seen, smoothing=settings.smoothing, world=world)
         weighted = [self.weights[name] * value for name, value in figures.items()]
-        figures["loss"] = torch.stack(weighted).sum() if weighted else 0.0 * similarity.sum()
-        if judging:
-            figures["itm_accuracy"] = accuracy
-        return figures | {"recall": self.recall, "skill": self.skill}
+        figures["loss"] = torch.stack(weighted).sum() if weighted else 0.0 * images.sum()
+        if "itm" in figures:
+            figures["itm_accuracy"] = world.mean(itm.right, itm.answers)
+        return figures | {"recall": self.recall, "skill": self.skill, "temperature": temperature.detach()}
 
     def _itc(
-        self, batch: Batch, images: Tensor, texts: Tensor, similarity: Tensor, same: Tensor, step: int
+        self,
+        batch: Batch,
+        own: tuple[Tensor, Tensor],
+        every: tuple[Tensor, Tensor],
+        keys: Tensor,
+        step: int,
     ) -> Tensor:
+        """The mean over this worker's rows, which are compared with those of all."""
+        temperature = self.model.temperature()
         if self.teacher is None:
-            targets = itc_targets(same)
-            return itc_loss(similarity, similarity.T, targets, targets)
-        settings, temperature = self.settings, self.model.temperature()
+            targets = itc_targets(same_pairs(batch.keys, keys))
+            return itc_loss(
+                own[0] @ every[1].T / temperature, own[1] @ every[0].T / temperature, targets, targets
+            )
+        settings, world = self.settings, self.world
         self.teacher.update(self.model)
         slow = self.teacher(batch.pixels, batch.ids)
+        gathered = (world.gather(slow[0]), world.gather(slow[1]))
         alpha = settings.alpha * min(1.0, step / max(1.0, settings.alpha_ramp * settings.steps))
-        image_targets, text_targets = self.teacher.targets(slow, batch.keys, temperature, alpha)
-        all_images, all_texts = self.teacher.candidates(slow)
+        image_targets, text_targets = self.teacher.targets(
+            slow, gathered, batch.keys, keys, temperature, alpha
+        )
+        all_images, all_texts = self.teacher.candidates(gathered)
         loss = itc_loss(
-            images @ all_texts.T / temperature,
-            texts @ all_images.T / temperature,
+            own[0] @ all_texts.T / temperature,
+            own[1] @ all_images.T / temperature,
             image_targets,
             text_targets,
         )
-        self.teacher.enqueue(slow, batch.keys)
+        self.teacher.enqueue(gathered, keys)
         return loss
+
+    def _itm(
+        self,
+        batch: Batch,
+        states: Tensor,
+        image: list[KeyValue],
+        similarity: Tensor,
+        same: Tensor,
+        number: int,
+    ) -> Itm:
+        """This worker's pairs, each text with a hard negative image, each image with a hard negative text, and
+        with its own text made false, where there are such."""
+        settings, world = self.settings, self.world
+        hardness = min(1.0, float(self.skill) / settings.hard_from) if settings.hard_from > 0 else 1.0
+        generator = torch.Generator().manual_seed(settings.seed + 104_729 * number)
+        drawn = draw_negatives(similarity.cpu(), same.cpu(), hardness, generator).to(self.device)
+        rows = len(batch.ids)
+        own = torch.arange(rows, device=self.device)
+        mine = own + world.rank * rows
+        found, wrong = drawn.found[mine], drawn.images[mine]
+        if world.size > 1:  # the negative images may be another worker's
+            others = self.model.text_encoder.image_keys_values(world.gather(states)[wrong])
+            image = [mine_.followed_by_rows(other) for mine_, other in zip(image, others, strict=True)]
+            wrong = own + rows
+        ids, edited = self._level(batch.ids, batch.edited)
+        texts = [ids, ids[found], world.gather(ids)[drawn.texts[mine][found]], edited[batch.changed]]
+        shown = torch.cat([own, wrong[found], own[found], own[batch.changed]])
+        labels = torch.zeros(len(shown), dtype=torch.int64, device=self.device)
+        labels[:rows] = 1
+        itm = itm_loss(self.model, torch.cat(texts), image, shown, labels, world)
+        mismatch = world.average(world.mean(itm.mismatches, max(1, itm.answers - rows)))
+        skill = (world.gather(itm.matches)[: batch.human].mean() - mismatch).clamp_min(0.0)
+        self.skill.lerp_(world.agree(skill), 0.1)
+        return itm
+
+    def _level(self, *ids: Tensor) -> list[Tensor]:
+        """Token ids, all as wide as the widest."""
+        widest = max(part.shape[1] for part in ids)
+        return [F.pad(part, (0, widest - part.shape[1]), value=self.model.config.pad) for part in ids]
 
     @torch.no_grad()
     def _measure(self, similarity: Tensor, same: Tensor, human: int) -> None:
         """Running mean, over about ten steps, of recall at 1, image to text, of the batch's human pairs."""
         best = similarity[:human].argmax(1, keepdim=True)
         hits = same[:human].gather(1, best).float().mean()
-        self.recall.lerp_(hits, 0.1)
+        self.recall.lerp_(self.world.agree(hits), 0.1)

@@ -2,8 +2,10 @@
 
 Each takes a model and changes it in place; for two finetunings of one pretrained model give each its own copy
 (``copy.deepcopy``), as CapFilt does (BLIP, section 3.3). Saving is the caller's.
+``held_out`` are human pairs to look at on the way, never to learn from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_contracts.errors import TrainingError
-from models.images import normalise
+from models.edits import Edits
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.training.augment import random_resized_crop
-from models.training.data import Batches, PairSet, frequent_words, shuffled, word_targets
+from models.training.data import Batches, Source
 from models.training.grounding import Grounding, GroundingSettings
-from models.training.loop import Execution, LoopSettings, train
+from models.training.light import trainable
+from models.training.loop import Execution, Learner, LoopSettings, train
 from models.training.objectives import lm_loss
+from models.training.pairs import Pairs, PairSet, content_words, demand_variety, frequent_words
+from models.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,17 @@ class WarmupSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class PretrainSettings(GroundingSettings):
-    """ITC + ITM + LM, weighed by ``lm``, on human and web pairs."""
+    """ITC + ITM + LM, weighed by ``lm``, on human and web pairs.
+
+    ``cleaned_share`` of a batch comes from the cleaned pairs of another run, if they are given; with 0 they are
+    drawn from as the web pairs are, by number of images.
+    """
 
     steps: int = 700
     lr: float = 1e-3
     warmup: int = 100
     human_share: float = 0.3
+    cleaned_share: float = 0.0
     lm: float = 1.0
 
     @property
@@ -49,11 +58,16 @@ class PretrainSettings(GroundingSettings):
 
 @dataclass(frozen=True)
 class FilterSettings(GroundingSettings):
-    """ITC + ITM on human pairs, and on web pairs if given (rehearsal on trusted ones; beyond BLIP)."""
+    """ITC + ITM on human pairs, and on web pairs if given (rehearsal on trusted ones; beyond BLIP).
+
+    With ``edits`` each human text with something made false by rule (an object, a colour, a relation) is one more
+    hard negative of its image: beyond BLIP, in English only.
+    """
 
     steps: int = 250
     lr: float = 5e-4
     itm_from: float = 0.0
+    edits: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,148 +86,221 @@ class CaptionerSettings(LoopSettings):
 
 
 def warm_up(
-    model: Med,
-    human: PairSet,
-    settings: WarmupSettings,
-    execution: Execution,
+    model: Med, tokenizer: CaptionTokenizer, human: Pairs, settings: WarmupSettings, execution: Execution
 ) -> list[str]:
     """Words warm-up: cross-entropy between predicted words and their counts in each image's captions.
 
     BLIP starts from an ImageNet ViT; from scratch, noisy pairs alone do not get an image encoder started.
     Returns the words. Raises :class:`TrainingError` if the captions have fewer than two content words.
     """
-    words = frequent_words(human, settings.words)
+    words = frequent_words(human.texts(), settings.words)
     if len(words) < 2:
         raise TrainingError(
             what="the human captions have no words to warm up with",
             evidence=f"content words: {words}",
             remedy="leave the warm-up out, or warm up on labelled images",
         )
-    _classify(model, human.images, word_targets(human, words), settings, execution)
+    _classify(model, tokenizer, human, words, settings, execution)
     return words
 
 
 def warm_up_on_labels(
     model: Med,
+    tokenizer: CaptionTokenizer,
     images: NDArray[np.uint8],
     labels: list[str],
     settings: WarmupSettings,
     execution: Execution,
 ) -> list[str]:
-    """The same on other pictures with one label each: image classification. Returns the classes."""
+    """The same on other pictures (n, size, size, 3) with one label each; returns the classes."""
     classes = sorted(set(labels))
-    targets = F.one_hot(torch.tensor([classes.index(label) for label in labels]), len(classes)).float()
-    _classify(model, images, targets, settings, execution)
+    names = {
+        label: f"class{''.join(chr(97 + int(digit)) for digit in str(at))}"
+        for at, label in enumerate(classes)
+    }
+    pairs = PairSet(images, [[names[label]] for label in labels], [str(at) for at in range(len(labels))])
+    _classify(model, tokenizer, pairs, list(names.values()), settings, execution)
     return classes
 
 
 def pretrain(
     model: Med,
     tokenizer: CaptionTokenizer,
-    human: PairSet,
-    web: PairSet | None,
+    human: Pairs,
+    others: Sequence[Source],
     settings: PretrainSettings,
     execution: Execution,
+    held_out: Pairs | None = None,
 ) -> None:
-    """Pretraining on human and web pairs (BLIP, section 3.2): the three losses, unweighted."""
+    """Pretraining on human and other pairs (BLIP, section 3.2): the three losses."""
     model.require("filter", "captioner")
-    batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device)
-    train(learner, learner.losses, settings, execution)
+    validation = held_out and Validation.of(held_out)
+    demand_variety(human)
+    sources = _sources(human, others, settings.human_share)
+    with trainable(model, settings):
+        batches = _batches(model, tokenizer, sources, settings, execution)
+        learner = Grounding(model, settings, batches, execution.device, execution.world)
+
+        def look() -> dict[str, float]:
+            assert validation
+            return validation.filter(model, tokenizer) | validation.captioner(model, tokenizer)
+
+        train(learner, settings, execution, look if validation else None)
 
 
 def finetune_filter(
     model: Med,
     tokenizer: CaptionTokenizer,
-    human: PairSet,
-    web: PairSet | None,
+    human: Pairs,
+    others: Sequence[Source],
     settings: FilterSettings,
     execution: Execution,
+    held_out: Pairs | None = None,
 ) -> None:
     """Finetune ITC and ITM (BLIP, section 3.3: the filter)."""
     model.require("filter")
-    batches = _batches(model, tokenizer, human, web, settings, settings.human_share)
-    learner = Grounding(model, settings, batches, execution.device)
-    train(learner, learner.losses, settings, execution)
+    validation = held_out and Validation.of(held_out)
+    demand_variety(human)
+    sources = _sources(human, others, settings.human_share)
+    edits = Edits.of(text for own in human.texts() for text in own) if settings.edits else None
+    with trainable(model, settings):
+        batches = _batches(model, tokenizer, sources, settings, execution, edits=edits)
+        judged_by = "validation_itm" if settings.itm else ""
+        learner = Grounding(model, settings, batches, execution.device, execution.world, judged_by)
+        train(
+            learner,
+            settings,
+            execution,
+            (lambda: validation.filter(model, tokenizer)) if validation else None,
+        )
+
+
+class _Captioning(Learner):
+    """LM with a prompt that leads every text and is not learnt."""
+
+    judged_by = "validation_lm"
+
+    def __init__(
+        self,
+        model: Med,
+        tokenizer: CaptionTokenizer,
+        batches: Batches,
+        settings: CaptionerSettings,
+        execution: Execution,
+    ) -> None:
+        super().__init__()
+        self.model, self.batches, self.settings, self.execution = model, batches, settings, execution
+        self.prompt_tokens = len(tokenizer.pieces(settings.prompt))
+
+    def forward(self, number: int) -> dict[str, Tensor]:
+        batch = self.batches(number).to(self.execution.device)
+        image = self.model.text_decoder.bert.image_keys_values(self.model.encode_images(batch.pixels))
+        smoothing, world = self.settings.smoothing, self.execution.world
+        lm = lm_loss(self.model, batch.ids, image, self.prompt_tokens, smoothing, world)
+        return {"loss": lm, "lm": lm.detach()}
 
 
 def finetune_captioner(
     model: Med,
     tokenizer: CaptionTokenizer,
-    human: PairSet,
-    web: PairSet | None,
+    human: Pairs,
+    others: Sequence[Source],
     settings: CaptionerSettings,
     execution: Execution,
+    held_out: Pairs | None = None,
 ) -> None:
     """Finetune LM (BLIP, section 3.3: the captioner); the prompt leads every text and is not learnt."""
     model.require("captioner")
-    batches = _batches(model, tokenizer, human, web, settings, settings.human_share, settings.prompt)
-    prompt_tokens = len(tokenizer.pieces(settings.prompt))
+    validation = held_out and Validation.of(held_out)
+    demand_variety(human)
+    sources = _sources(human, others, settings.human_share)
+    with trainable(model, settings):
+        batches = _batches(model, tokenizer, sources, settings, execution, prompt=settings.prompt)
+        learner = _Captioning(model, tokenizer, batches, settings, execution)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        batch = batches(step).to(execution.device)
-        image = model.text_decoder.bert.image_keys_values(model.encode_images(batch.pixels))
-        lm = lm_loss(model, batch.ids, image, prompt_tokens, settings.smoothing)
-        return {"loss": lm, "lm": lm}
+        def look() -> dict[str, float]:
+            assert validation
+            prompt = settings.prompt
+            return validation.captioner(model, tokenizer, prompt) | validation.repetition(
+                model, tokenizer, prompt
+            )
 
-    train(model, losses, settings, execution)
+        train(learner, settings, execution, look if validation else None)
+
+
+def _sources(human: Pairs, others: Sequence[Source], human_share: float) -> list[Source]:
+    """The human pairs first, with their share; the others share the rest by their weights."""
+    rest = [source for source in others if sum(source.pairs.counts) and source.weight > 0]
+    if not rest or human_share >= 1:
+        return [Source(human, 1.0)]
+    whole = sum(source.weight for source in rest)
+    scaled = [source._replace(weight=(1 - human_share) * source.weight / whole) for source in rest]
+    return [Source(human, human_share), *scaled] if human_share > 0 else scaled
 
 
 def _batches(
     model: Med,
     tokenizer: CaptionTokenizer,
-    human: PairSet,
-    web: PairSet | None,
+    sources: Sequence[Source],
     settings: LoopSettings,
-    human_share: float,
+    execution: Execution,
     prompt: str = "",
+    edits: Edits | None = None,
 ) -> Batches:
     return Batches(
-        human,
-        web,
+        sources,
         tokenizer,
-        size=settings.batch,
+        settings,
         max_tokens=model.config.max_tokens,
-        human_share=human_share,
-        crop=settings.crop,
-        flip=settings.flip,
-        seed=settings.seed,
         prompt=prompt,
+        edits=edits,
+        world=execution.world,
     )
 
 
-class _Classifier(nn.Module):
-    """The image encoder with a temporary linear head on [CLS]."""
+class _Classifier(Learner):
+    """The image encoder with a temporary linear head on [CLS] that predicts words of the texts.
 
-    def __init__(self, model: Med, classes: int) -> None:
+    Soft cross-entropy against each listed word's share among those of the text; texts with none do not count.
+    """
+
+    def __init__(self, model: Med, words: Sequence[str], batches: Batches, execution: Execution) -> None:
         super().__init__()
-        self.vision_model = model.vision_model
-        self.head = nn.Linear(model.config.vision_width, classes)
+        self.vision_model, self.batches, self.execution = model.vision_model, batches, execution
+        self.column = {word: number for number, word in enumerate(words)}
+        self.head = nn.Linear(model.config.vision_width, len(words))
         nn.init.normal_(self.head.weight, std=0.02)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.vision_model(pixels)[:, 0])
-        return logits
+    def forward(self, number: int) -> dict[str, Tensor]:
+        batch, world = self.batches(number).to(self.execution.device), self.execution.world
+        wanted = self._wanted(batch.texts).to(self.execution.device)
+        usable = wanted.sum(1) > 0
+        logits = self.head(self.vision_model(batch.pixels)[:, 0]).float()
+        total = F.cross_entropy(logits[usable], wanted[usable], reduction="sum")
+        hits = wanted.gather(1, logits.argmax(1, keepdim=True)).gt(0).float().sum()
+        count = int(usable.sum())
+        return {"loss": world.mean(total, max(1, count)), "accuracy": world.mean(hits, max(1, count))}
+
+    def _wanted(self, texts: Sequence[str]) -> Tensor:
+        """(texts, words) float32, rows that sum to 1, or to 0."""
+        counts = torch.zeros(len(texts), len(self.column))
+        for row, text in enumerate(texts):
+            for word in content_words(text):
+                if word in self.column:
+                    counts[row, self.column[word]] += 1
+        return counts / counts.sum(1, keepdim=True).clamp_min(1.0)
 
 
 def _classify(
-    model: Med, images: NDArray[np.uint8], targets: Tensor, settings: LoopSettings, execution: Execution
+    model: Med,
+    tokenizer: CaptionTokenizer,
+    pairs: Pairs,
+    words: Sequence[str],
+    settings: LoopSettings,
+    execution: Execution,
 ) -> None:
-    """Soft cross-entropy of [CLS] against ``targets`` (images, classes); all-zero rows are left out."""
-    usable = targets.sum(1).nonzero()[:, 0].numpy()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        learner = _Classifier(model, targets.shape[1]).to(execution.device)
-
-    def losses(step: int) -> dict[str, Tensor]:
-        rows = shuffled(len(usable), settings.seed, step, settings.batch)
-        generator = torch.Generator().manual_seed(settings.seed + 7919 * step)
-        pixels = normalise(torch.from_numpy(images[usable[rows]]))
-        pixels = random_resized_crop(pixels, settings.crop, settings.flip, generator).to(execution.device)
-        wanted = targets[usable[rows]].to(execution.device)
-        logits = learner(pixels)
-        loss = F.cross_entropy(logits, wanted)
-        hit = wanted.gather(1, logits.argmax(1, keepdim=True)).gt(0).float().mean()
-        return {"loss": loss, "accuracy": hit}
-
-    train(learner, losses, settings, execution)
+        batches = _batches(model, tokenizer, [Source(pairs, 1.0)], settings, execution)
+        learner = _Classifier(model, words, batches, execution).to(execution.device)
+    train(learner, settings, execution)

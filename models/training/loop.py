@@ -4,18 +4,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import TrainingError
+from models.training.watch import Watch
+from models.training.world import ALONE, World
 
 Record = dict[str, float]
 OnStep = Callable[[Record], None]
+Validate = Callable[[], Record]
+
+# Validation noise: an earlier state is taken for the better one only if it is better by more than this share.
+BETTER = 0.02
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,14 @@ class LoopSettings:
 
     ``batch`` pairs a step; ``lr`` after ``warmup`` linear steps, then a cosine to zero; ``crop`` is the
     smallest share of an image's area that augmentation keeps; ``flip`` mirrors half of the images, off by
-    default because captions that say left or right would become false; ``seed`` orders pairs and draws crops
-    and negatives.
+    default because captions that say left or right would become false; ``randaugment`` operations an image
+    (BLIP: 2); ``seed`` orders pairs and draws crops and negatives; ``window``: see :mod:`models.training.order`.
+
+    ``accumulate``: a batch is gone through in so many parts, each a batch of its own to ITC and ITM, whose
+    gradients are averaged. ``precision`` bf16 computes in bfloat16 where torch's autocast does; weights stay
+    float32. ``recompute`` trades a third more time for the memory of activations. ``freeze`` names what is not
+    trained; ``lora`` trains matrices of so low a rank instead of the layers (arXiv 2106.09685). The held-out
+    human pairs are looked at every ``validate`` steps, a tenth of all if left out; 0: never.
     """
 
     steps: int
@@ -36,76 +48,153 @@ class LoopSettings:
     clip: float = 1.0
     crop: float = 0.8
     flip: bool = False
+    randaugment: int = 0
+    window: int = 100_000
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    freeze: tuple[Literal["vision", "text"], ...] = ()
+    lora: int = 0
+    validate: int | None = None
     seed: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Pairs that are gone through at once. Raises :class:`TrainingError` when ``batch`` has no such part."""
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise TrainingError(
+                what="a batch cannot be gone through in so many parts",
+                evidence=f"batch {self.batch}, accumulate {self.accumulate}",
+                remedy="make batch a multiple of accumulate",
+            )
+        return self.batch // self.accumulate
+
+    def looks(self, done: int) -> bool:
+        """Whether the held-out pairs are looked at after so many steps."""
+        every = max(1, self.steps // 10) if self.validate is None else self.validate
+        return bool(every) and (done % every == 0 or done == self.steps)
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a job runs; none of it changes what is learnt, except that sums depend on ``threads`` in the last
-    bit.
+    """How a job runs; none of it changes what is learnt, except that sums depend on ``threads`` and on the number
+    of workers in the last bit.
 
-    ``checkpoints`` is a directory for the running job's state, written every ``checkpoint_every`` steps and
-    removed by the caller once the model is saved; ``on_checkpoint`` is called after each. ``on_step`` gets each
-    step's record: step, steps, loss, its parts, lr, grad_norm, seconds.
+    ``checkpoints`` is a directory for the running job's states, the last ``keep`` of them, written every
+    ``every`` steps or ``minutes``, whatever comes first, and removed by the caller once the model is saved;
+    ``on_checkpoint`` is called after each. ``on_step`` gets each step's record: step, steps, loss, its parts,
+    lr, grad_norm, seconds, and what validation found.
     """
 
     threads: int = 1
     device: str = "cpu"
+    world: World = ALONE
     checkpoints: Path | None = None
-    checkpoint_every: int = 200
+    every: int = 200
+    minutes: float = 10.0
+    keep: int = 2
     on_checkpoint: Callable[[], None] | None = None
     on_step: OnStep | None = None
 
 
-def train(
-    learner: nn.Module,
-    losses: Callable[[int], dict[str, Tensor]],
-    settings: LoopSettings,
-    execution: Execution,
-) -> None:
-    """Train ``learner`` in place: at each step ``losses(step)`` gives ``loss`` and figures to record beside
-    it.
+class Learner(nn.Module):
+    """What a job trains: a call with a number gives the figures of that part of a step, `loss` among them.
 
-    Everything a step depends on must be a function of the step or live in ``learner``'s state dict, so that a
-    restart from a checkpoint gives what an unbroken run gives. Raises :class:`TrainingError` for a loss that
-    is not finite, or a checkpoint of a job with other settings.
+    Everything a step depends on must be a function of the number or live in the state dict, so that a restart from
+    a checkpoint gives what an unbroken run gives. ``watch`` judges the figures; ``judged_by`` names the one of
+    validation by which the best state is known, if there is one.
     """
+
+    judged_by = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = Watch()
+
+    def forward(self, number: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+def train(
+    learner: Learner, settings: LoopSettings, execution: Execution, validate: Validate | None = None
+) -> None:
+    """Train ``learner`` in place; at the end it is in its best state by validation, if it is judged by that.
+
+    Raises:
+        TrainingError: a loss that is not finite, whatever the watch finds, a checkpoint of a job with other
+            settings.
+    """
+    world = execution.world
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-8, fused=True)
+    optimizer = _optimizer(parameters, settings)
     with _threads(execution.threads):
-        first = _restore(learner, optimizer, settings, execution)
+        states = _States(learner, optimizer, settings, execution)
+        first = states.restore()
+        wrapped = world.wrap(learner)
         learner.train()
         for step in range(first, settings.steps):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
-            figures = losses(step)
-            loss = figures["loss"]
-            if not math.isfinite(loss.item()):
-                raise _not_finite(step, figures)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            figures = _gradients(wrapped, settings, execution, step)
+            record = {name: float(value) for name, value in figures.items()}
+            if not math.isfinite(record["loss"]):
+                raise _not_finite(step, record)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             done = step + 1
+            record |= {"step": done, "steps": settings.steps, "lr": learning_rate(settings, step)}
+            record |= {"grad_norm": float(norm)}
+            if validate and settings.looks(done):
+                record |= _validated(learner, validate, world)
+                states.judge(record)
+            record["seconds"] = time.perf_counter() - began
+            learner.watch(record)
             if execution.on_step:
-                record = {name: float(value.detach()) for name, value in figures.items()}
-                record |= {"step": done, "steps": settings.steps, "lr": learning_rate(settings, step)}
-                record |= {"grad_norm": float(norm), "seconds": time.perf_counter() - began}
                 execution.on_step(record)
             # After the step's record: what a checkpoint has behind it does not run again.
-            if execution.checkpoints and (done % execution.checkpoint_every == 0 or done == settings.steps):
-                _write(execution.checkpoints, learner, optimizer, settings, done)
-                if execution.on_checkpoint:
-                    execution.on_checkpoint()
+            states.write_if_due(done)
+        states.take_best()
         learner.eval()
+
+
+def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-8, fused=True)
+
+
+def _gradients(
+    learner: nn.Module, settings: LoopSettings, execution: Execution, step: int
+) -> dict[str, Tensor]:
+    """Go through a step's parts; the means of their figures, over all workers."""
+    world, parts = execution.world, settings.accumulate
+    sums: dict[str, Tensor] = {}
+    for part in range(parts):
+        number = step * parts + part
+        torch.manual_seed((settings.seed * 1_000_003 + number) * world.size + world.rank)  # dropout
+        last = part == parts - 1
+        waiting = nullcontext() if last or world.size == 1 else learner.no_sync()  # type: ignore[operator]
+        kind = torch.device(execution.device).type
+        with waiting:
+            with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+                figures = learner(number)
+            (figures["loss"] / parts).backward()
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + world.average(value.float()) / parts
+    return sums
+
+
+def _validated(learner: Learner, validate: Validate, world: World) -> Record:
+    """The first worker looks, for all."""
+    learner.eval()
+    with torch.no_grad():
+        found: Record = world.share(validate() if world.first else None)
+    learner.train()
+    return found
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
@@ -116,57 +205,107 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _checkpoint(directory: Path) -> Path:
-    return directory / "checkpoint.pt"
+class _States:
+    """The states of a running job on disk: checkpoints to go on from, and the best one so far.
+
+    The first worker writes; all read what it has.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        optimizer: torch.optim.Optimizer,
+        settings: LoopSettings,
+        execution: Execution,
+    ) -> None:
+        self.learner, self.optimizer, self.settings, self.execution = learner, optimizer, settings, execution
+        self.identity = {"job": type(settings).__name__, **asdict(settings)}
+        self.best, self.last = math.inf, math.inf
+        self.best_state: dict[str, Tensor] = {}
+        self.written = time.monotonic()
+
+    def restore(self) -> int:
+        """Load the newest checkpoint that can be read; the step to go on with, 0 without one."""
+        self.learner.to(self.execution.device)
+        state = self.execution.world.share(self._newest() if self.execution.world.first else None)
+        if state is None:
+            return 0
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.last, self.best_state = state["best"], state["last"], state["best_state"]
+        return int(state["step"])
+
+    def _paths(self) -> list[Path]:
+        folder = self.execution.checkpoints
+        return sorted(folder.glob("checkpoint-*.pt")) if folder else []
+
+    def _newest(self) -> dict[str, Any] | None:
+        for path in reversed(self._paths()):
+            try:
+                state: dict[str, Any] = torch.load(
+                    path, map_location=self.execution.device, weights_only=True
+                )
+                found = state["settings"]
+            except (
+                Exception
+            ):  # torch raises many kinds for a file that is cut or damaged: the one before it serves
+                path.unlink()
+                continue
+            if found != self.identity:
+                raise TrainingError(
+                    what="the training checkpoint does not belong to this job",
+                    evidence=f"{path}: it was written with {found}",
+                    remedy="remove it to start the training again",
+                )
+            return state
+        return None
+
+    def write_if_due(self, done: int) -> None:
+        """Whole or not at all: a temporary file beside it, synced, then renamed."""
+        folder, world = self.execution.checkpoints, self.execution.world
+        minutes = (time.monotonic() - self.written) / 60
+        due = done % self.execution.every == 0 or minutes >= self.execution.minutes
+        if folder is None or not world.first or not (due or done == self.settings.steps):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".checkpoint-{os.getpid()}.tmp"
+        state = {
+            "settings": self.identity,
+            "step": done,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "last": self.last,
+            "best_state": self.best_state,
+        }
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / f"checkpoint-{done:09d}.pt")
+        for old in self._paths()[: -self.execution.keep]:
+            old.unlink()
+        self.written = time.monotonic()
+        if self.execution.on_checkpoint:
+            self.execution.on_checkpoint()
+
+    def judge(self, record: Record) -> None:
+        """Note how good the state is that validation has just looked at."""
+        if not self.learner.judged_by:
+            return
+        self.last = record[self.learner.judged_by]
+        if self.last < self.best:
+            self.best = self.last
+            self.best_state = {name: value.clone() for name, value in self.learner.state_dict().items()}
+
+    def take_best(self) -> None:
+        """The state that validation liked best, if it likes the last one clearly less."""
+        if self.best_state and self.last > self.best * (1 + BETTER):
+            self.learner.load_state_dict(self.best_state)
 
 
-def _write(
-    directory: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, settings: LoopSettings, done: int
-) -> None:
-    """Whole or not at all: a temporary file beside it, synced, then renamed over the last one."""
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".checkpoint-{os.getpid()}.tmp"
-    state = {
-        "settings": _identity(settings),
-        "step": done,
-        "learner": learner.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, _checkpoint(directory))
-
-
-def _restore(
-    learner: nn.Module, optimizer: torch.optim.Optimizer, settings: LoopSettings, execution: Execution
-) -> int:
-    """Load the last checkpoint, if there is one; returns the step to go on with."""
-    learner.to(execution.device)
-    if execution.checkpoints is None or not (path := _checkpoint(execution.checkpoints)).exists():
-        return 0
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=execution.device, weights_only=True)
-        if state["settings"] != _identity(settings):
-            raise ValueError(f"it was written with {state['settings']}")
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:  # torch raises many kinds for a file that is not ours
-        raise TrainingError(
-            what="the training checkpoint does not belong to this job",
-            evidence=f"{path}: {error}",
-            remedy="remove it to start the training again",
-        ) from error
-    return int(state["step"])
-
-
-def _identity(settings: LoopSettings) -> dict[str, Any]:
-    return {"job": type(settings).__name__, **asdict(settings)}
-
-
-def _not_finite(step: int, figures: dict[str, Tensor]) -> TrainingError:
-    parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in figures.items())
+def _not_finite(step: int, figures: Record) -> TrainingError:
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     return TrainingError(
         what="the training loss is no longer a finite number",
         evidence=f"step {step + 1}: {parts}",

@@ -32,7 +32,7 @@ class MomentumTeacher(nn.Module):
         for name in ("images", "texts"):
             rows = torch.randn(size, model.config.projection, generator=noise)
             self.register_buffer(name, F.normalize(rows, dim=1).to(device))
-        self.register_buffer("keys", torch.full((size, 3), -1, device=device))
+        self.register_buffer("keys", torch.full((size, 2), -1, device=device))
 
     @torch.no_grad()
     def update(self, model: Med) -> None:
@@ -53,14 +53,23 @@ class MomentumTeacher(nn.Module):
         return torch.cat([batch[0], self.images]), torch.cat([batch[1], self.texts])
 
     def targets(
-        self, batch: tuple[Tensor, Tensor], keys: Tensor, temperature: Tensor, alpha: float
+        self,
+        own: tuple[Tensor, Tensor],
+        batch: tuple[Tensor, Tensor],
+        own_keys: Tensor,
+        keys: Tensor,
+        temperature: Tensor,
+        alpha: float,
     ) -> tuple[Tensor, Tensor]:
-        """Soft targets image to text and text to image, (rows, rows + queue) each."""
+        """Soft targets image to text and text to image, (own rows, batch + queue) each.
+
+        ``own`` are the teacher's embeddings of this worker's rows, ``batch`` of the whole batch.
+        """
         images, texts = self.candidates(batch)
-        hard = itc_targets(same_pairs(keys, torch.cat([keys, self.keys])))
+        hard = itc_targets(same_pairs(own_keys, torch.cat([keys, self.keys])))
         temperature = temperature.detach()
-        towards_texts = F.softmax(batch[0] @ texts.T / temperature, 1)
-        towards_images = F.softmax(batch[1] @ images.T / temperature, 1)
+        towards_texts = F.softmax(own[0] @ texts.T / temperature, 1)
+        towards_images = F.softmax(own[1] @ images.T / temperature, 1)
         return alpha * towards_texts + (1 - alpha) * hard, alpha * towards_images + (1 - alpha) * hard
 
     def enqueue(self, batch: tuple[Tensor, Tensor], keys: Tensor) -> None:

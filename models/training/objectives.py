@@ -1,7 +1,7 @@
 """BLIP's three objectives as pure functions (arXiv 2201.12086, section 3.2, and its training code).
 
-Keys (rows, 3), int64, say which pairs of a batch are the same: one column each for the image, the text and
-the scene. Pairs equal in any column are positives of one another for ITC and never negatives for ITM.
+Keys (rows, 2), int64, say which pairs of a batch are the same: one column for the image, one for the text. Pairs
+equal in any column are positives of one another for ITC and never negatives for ITM.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,18 @@ from torch.nn import functional as F
 
 from models.med.attention import KeyValue
 from models.med.model import Med
+from models.training.world import ALONE, World
 
 IGNORED = -100
 
 
+def full(values: Tensor) -> Tensor:
+    """Out of bfloat16, in which a softmax over many says little."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
 def same_pairs(left: Tensor, right: Tensor) -> Tensor:
-    """(a, b) bool: whether pair i of ``left`` (a, 3) and pair j of ``right`` (b, 3) share a key."""
+    """(a, b) bool: whether pair i of ``left`` (a, 2) and pair j of ``right`` (b, 2) share a key."""
     return (left[:, None] == right[None]).any(-1)
 
 
@@ -76,34 +82,47 @@ def draw_negatives(
 
 
 class Itm(NamedTuple):
-    """The loss; the accuracy; and each positive's probability minus its negatives' mean, (rows,)."""
+    """The loss; how many answers are right, and of how many; each positive's probability of a match, (rows,);
+    and the sum of the mismatches' probabilities."""
 
     loss: Tensor
-    accuracy: Tensor
-    margins: Tensor
+    right: Tensor
+    answers: int
+    matches: Tensor
+    mismatches: Tensor
 
 
-def itm_loss(model: Med, ids: Tensor, image: list[KeyValue], negatives: Negatives) -> Itm:
-    """Cross-entropy over each pair (1), its text with a negative image (0), a negative text with its image
-    (0).
+def itm_loss(
+    model: Med,
+    ids: Tensor,
+    image: list[KeyValue],
+    shown: Tensor,
+    labels: Tensor,
+    world: World = ALONE,
+) -> Itm:
+    """Cross-entropy of texts that do or do not belong to the image that they are shown with.
 
-    ``ids`` (rows, length) of the texts, whose first token is replaced by [ENC].
+    ``ids`` (pairs, length), whose first token is replaced by [ENC]; ``shown`` (pairs,) int64, the row of ``image``
+    of each; ``labels`` (pairs,) int64, 1 = match, the matches first. BLIP: each pair of a batch, its text with
+    a negative image, a negative text with its image.
     """
-    own = torch.arange(len(ids), device=ids.device)
-    texts = torch.cat([own, own[negatives.found], negatives.texts[negatives.found]])
-    images = torch.cat([own, negatives.images[negatives.found], own[negatives.found]])
-    labels = torch.zeros(len(texts), dtype=torch.int64, device=ids.device)
-    labels[: len(own)] = 1
     ids = ids.clone()
     ids[:, 0] = model.config.first("filter")
-    logits = model.match(ids[texts], [layer.rows(images) for layer in image])
+    logits = full(model.match(ids, [layer.rows(shown) for layer in image]))
+    loss = world.mean(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
     probability = logits.detach().softmax(1)[:, 1]
-    margins = probability[: len(own)] - probability[len(own) :].mean()
-    return Itm(F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean(), margins)
+    right = (logits.argmax(1) == labels).float().sum()
+    matches = probability[labels == 1]
+    return Itm(loss, right, len(labels), matches, probability[labels == 0].sum())
 
 
 def lm_loss(
-    model: Med, ids: Tensor, image: list[KeyValue], prompt_tokens: int = 0, smoothing: float = 0.1
+    model: Med,
+    ids: Tensor,
+    image: list[KeyValue],
+    prompt_tokens: int = 0,
+    smoothing: float = 0.1,
+    world: World = ALONE,
 ) -> Tensor:
     """Label-smoothed cross-entropy of the next token; pads and the first ``prompt_tokens`` targets do not
     count.
@@ -116,5 +135,6 @@ def lm_loss(
     labels[:, :prompt_tokens] = IGNORED
     states, _ = model.text_decoder.bert(inputs, image=image, causal=True)
     counted = labels != IGNORED
-    logits = model.text_decoder.cls.predictions(states[counted])
-    return F.cross_entropy(logits, labels[counted], label_smoothing=smoothing)
+    logits = full(model.text_decoder.cls.predictions(states[counted]))
+    total = F.cross_entropy(logits, labels[counted], label_smoothing=smoothing, reduction="sum")
+    return world.mean(total, int(counted.sum()))

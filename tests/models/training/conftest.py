@@ -7,7 +7,7 @@ import torch
 from models.med.config import preset
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.training.data import PairSet
+from models.training.pairs import PairSet
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
 COLOURS["yellow"] = (230, 220, 40)
@@ -37,7 +37,7 @@ def pairs() -> PairSet:
 
 @pytest.fixture(scope="session")
 def tokenizer(pairs: PairSet) -> CaptionTokenizer:
-    return CaptionTokenizer.train([*(text for own in pairs.texts for text in own), "a picture of"], 100)
+    return CaptionTokenizer.train([*(text for own in pairs.own for text in own), "a picture of"], 100)
 
 
 @pytest.fixture

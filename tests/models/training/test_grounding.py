@@ -7,22 +7,21 @@ import torch
 from data_contracts.errors import TrainingError
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
-from models.training.data import Batches, PairSet
+from models.training.data import Batches, Source
+from models.training.pairs import PairSet
 from models.training.grounding import Grounding
 from models.training.jobs import FilterSettings, PretrainSettings
 
-SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, seed=3)
+SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, crop=1.0, seed=3)
 
 
 def losses(
     model: Med, tokenizer: CaptionTokenizer, pairs: PairSet, step: int = 0, **changes: Any
 ) -> dict[str, float]:
     settings = replace(SETTINGS, **changes)
-    batches = Batches(
-        pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
-    )
+    batches = Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
     learner = Grounding(model.eval(), settings, batches, "cpu")
-    return {name: float(value.detach()) for name, value in learner.losses(step).items()}
+    return {name: float(value.detach()) for name, value in learner(step).items()}
 
 
 def test_the_loss_is_the_weighted_sum(model: Med, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:
@@ -61,9 +60,7 @@ def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pai
         learner = Grounding(
             model,
             replace(SETTINGS, queue=16, alpha=0.4, alpha_ramp=0.5),
-            Batches(
-                pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
-            ),
+            Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20),
             "cpu",
         )
         assert learner.teacher is not None
@@ -74,7 +71,7 @@ def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pai
             return targets(*given)
 
         learner.teacher.targets = noting  # type: ignore[method-assign]
-        learner.losses(step)
+        learner(step)
 
     for step in (0, 1, 5, 9):
         itc(step)
@@ -86,11 +83,9 @@ def test_a_model_that_shares_nothing_learns_in_both_halves(
 ) -> None:
     torch.manual_seed(0)
     apart = Med(replace(model.config, shared=False))
-    batches = Batches(
-        pairs, None, tokenizer, size=8, max_tokens=20, human_share=1.0, crop=1.0, flip=False, seed=3
-    )
+    batches = Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
     learner = Grounding(apart, SETTINGS, batches, "cpu")
-    learner.losses(0)["loss"].backward()
+    learner(0)["loss"].backward()
     for half in (apart.text_encoder, apart.text_decoder.bert):
         gradient = half.encoder.layers()[0].crossattention.self.key.weight.grad
         assert gradient is not None

@@ -72,8 +72,8 @@ def test_soft_targets_with_a_queue(teacher: MomentumTeacher, alpha: float) -> No
         for count, seed in ((4, 10), (3, 20), (3, 30))
     )
     # pair 0 has the image of pair 2, pair 1 the text of the queue's third; the queue's last is empty
-    keys = [[1, 11, 21], [2, 12, 22], [1, 13, 23]]
-    queue_keys = [[5, 15, 25], [6, 16, 26], [7, 12, 27], [-1, -1, -1]]
+    keys = [[1, 11], [2, 12], [1, 13]]
+    queue_keys = [[5, 15], [6, 16], [7, 12], [-1, -1]]
 
     def tensor(vectors: list[Vector]) -> Tensor:
         return torch.tensor(vectors, dtype=torch.float64)
@@ -81,7 +81,8 @@ def test_soft_targets_with_a_queue(teacher: MomentumTeacher, alpha: float) -> No
     teacher.enqueue((tensor(old[0]), tensor(old[1])), torch.tensor(queue_keys))
     batch = (tensor(slow[0]), tensor(slow[1]))
     images, texts = teacher.candidates(batch)
-    targets = teacher.targets(batch, torch.tensor(keys), torch.tensor(temperature), alpha)
+    own_keys = torch.tensor(keys)
+    targets = teacher.targets(batch, batch, own_keys, own_keys, torch.tensor(temperature), alpha)
     found = itc_loss(
         tensor(own[0]) @ texts.T / temperature, tensor(own[1]) @ images.T / temperature, *targets
     )
@@ -105,7 +106,7 @@ def test_the_queue_forgets_the_oldest(teacher: MomentumTeacher) -> None:
     width = teacher.model.config.projection
     for number in range(3):
         part = torch.full((2, width), float(number), dtype=torch.float64)
-        teacher.enqueue((part, -part), torch.full((2, 3), number))
+        teacher.enqueue((part, -part), torch.full((2, 2), number))
     assert teacher.images[:, 0].tolist() == [2.0, 2.0, 1.0, 1.0]
     assert teacher.texts[:, 0].tolist() == [-2.0, -2.0, -1.0, -1.0]
     assert teacher.keys[:, 0].tolist() == [2, 2, 1, 1]
@@ -113,5 +114,6 @@ def test_the_queue_forgets_the_oldest(teacher: MomentumTeacher) -> None:
 
 def test_an_empty_queue_has_no_positives(teacher: MomentumTeacher) -> None:
     batch = (teacher.images[:2], teacher.texts[:2])
-    towards_texts, _ = teacher.targets(batch, torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor(0.1), 0.0)
+    keys = torch.tensor([[1, 2], [4, 5]])
+    towards_texts, _ = teacher.targets(batch, batch, keys, keys, torch.tensor(0.1), 0.0)
     assert towards_texts[:, 2:].sum() == 0

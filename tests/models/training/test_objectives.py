@@ -8,7 +8,6 @@ from torch import Tensor
 
 from models.med.model import Med
 from models.training.objectives import (
-    Negatives,
     draw_negatives,
     itc_loss,
     itc_targets,
@@ -33,7 +32,7 @@ def look(model: Med) -> tuple[Tensor, list[object]]:
 
 
 def test_itc_counts_every_positive_alike() -> None:
-    keys = torch.tensor([[0, 5, 9], [1, 6, 8], [0, 7, 7], [4, 6, 2]])  # 0 and 2 one image, 1 and 3 one text
+    keys = torch.tensor([[0, 5], [1, 6], [0, 7], [4, 6]])  # 0 and 2 one image, 1 and 3 one text
     same = same_pairs(keys, keys)
     assert same.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     similarity = torch.randn(4, 4, dtype=torch.float64)
@@ -47,29 +46,23 @@ def test_itc_counts_every_positive_alike() -> None:
     assert itc_loss(similarity, similarity.T, targets, targets).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_itm_is_one_match_to_two_mismatches(exact: Med) -> None:
+def test_itm_is_the_cross_entropy_of_every_text_with_the_image_it_is_shown_with(exact: Med) -> None:
     _, image = look(exact)
-    negatives = Negatives(torch.tensor([1, 2, 0]), torch.tensor([2, 0, 1]), torch.tensor([True, True, True]))
-    found = itm_loss(exact, TEXTS, image, negatives)  # type: ignore[arg-type]
-    losses = []
-    for text, picture, label in (
-        [(n, n, 1) for n in range(3)] + [(0, 1, 0), (1, 2, 0), (2, 0, 0)] + [(2, 0, 0), (0, 1, 0), (1, 2, 0)]
-    ):
+    pairs = [(0, 0, 1), (1, 1, 1), (2, 2, 1), (0, 1, 0), (1, 2, 0), (2, 0, 0), (2, 1, 0)]
+    texts, shown, labels = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    found = itm_loss(exact, TEXTS[texts], image, shown, labels)  # type: ignore[arg-type]
+    losses, right, probabilities = [], 0, []
+    for text, picture, label in pairs:
         ids = TEXTS[text : text + 1].clone()
         ids[0, 0] = exact.config.enc
         logits = exact.match(ids, [layer.rows(torch.tensor([picture])) for layer in image])  # type: ignore[attr-defined]
         losses.append(-logits.log_softmax(1)[0, label].item())
-    assert found.loss.item() == pytest.approx(sum(losses) / 9, abs=1e-10)
-
-
-def test_a_pair_without_a_negative_counts_as_a_match_only(exact: Med) -> None:
-    _, image = look(exact)
-    none = Negatives(torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(3).bool())
-    found = itm_loss(exact, TEXTS, image, none)  # type: ignore[arg-type]
-    ids = TEXTS.clone()
-    ids[:, 0] = exact.config.enc
-    expected = -exact.match(ids, image).log_softmax(1)[:, 1].mean()  # type: ignore[arg-type]
-    assert found.loss.item() == pytest.approx(expected.item(), abs=1e-10)
+        right += int(logits.argmax()) == label
+        probabilities.append(logits.softmax(1)[0, 1].item())
+    assert found.loss.item() == pytest.approx(sum(losses) / 7, abs=1e-10)
+    assert (found.right.item(), found.answers) == (right, 7)
+    assert found.matches.tolist() == pytest.approx(probabilities[:3])
+    assert found.mismatches.item() == pytest.approx(sum(probabilities[3:]))
 
 
 @pytest.mark.parametrize("prompt_tokens", [0, 1])
