@@ -13,7 +13,7 @@ from pipeline.index import Index, Part
 from pipeline.placement import PlacementKeys
 from pipeline.survey import Standing, model_digest, sharded
 from pipeline.task import Resources, Task, Upstream
-from stages.stage import Checkpoint, GlobalStage, ModelRef
+from stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
 
 FEW = 100
 SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
@@ -235,6 +235,8 @@ class Flow:
             parts = held.one(shard) if own else held.all()
             upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
         deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
+        each = Resources(placement.cpus, placement.gpus)
+        ranks = (placement.actors or 1) if isinstance(node.stage, CollectiveStage) else 1
         return Task(
             run=self._run,
             name=node.name,
@@ -247,11 +249,16 @@ class Flow:
                 model.where if isinstance(model, Checkpoint) else model.stage: self._digest(model)
                 for model in node.stage.models
             },
-            needs=Resources(placement.cpus, placement.gpus),
+            needs=each if ranks == 1 else Resources(0.0, 0.0),
             device="cuda" if placement.gpus else "cpu",
-            threads=placement.threads or (cpus if stage.whole else max(1, int(placement.cpus))),
+            threads=placement.threads
+            or (cpus if stage.whole and ranks == 1 else max(1, int(placement.cpus))),
             batch=placement.batch,
             deadline=placement.deadline or deadline,
+            ranks=ranks,
+            each=each,
+            checkpoint_steps=placement.checkpoint_steps,
+            checkpoint_minutes=placement.checkpoint_minutes,
             fuse=any(stage.fuse for stage in self._plan.recipe.placement.values()),
             generation=stage.held.index.generation(shard) if shard else 0,
         )

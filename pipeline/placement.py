@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class PlacementKeys(BaseModel):
     """One stage's. ``deadline`` is in seconds for one shard.
 
+    ``actors`` of a training are the workers that share it: each takes ``cpus`` and ``gpus``, and they have the
+    cluster to themselves. It checkpoints every ``checkpoint_steps`` or ``checkpoint_minutes``, whatever comes first.
+
     ``fuse``: right after the stage before it, on the same worker, which keeps a shard's decoded pictures for it.
     """
 
@@ -18,3 +21,5 @@ class PlacementKeys(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     deadline: float | None = Field(default=None, gt=0)
     fuse: bool = False
+    checkpoint_steps: int = Field(default=200, ge=1)
+    checkpoint_minutes: float = Field(default=10.0, gt=0)

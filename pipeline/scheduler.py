@@ -124,7 +124,14 @@ class Crew:
 
     def _dispatch(self, flow: Flow) -> None:
         """Hand out every task that has a place now. Rounds end when one places nothing."""
+        if any(task.ranks > 1 for task, _ in self._running().values()):
+            return  # several workers share a training: they have the cluster to themselves
         room = _Room([*self._actors.values(), *self._idle])
+        shared = next((task for task in flow.ready(room.most_cpus) if task.ranks > 1), None)
+        if shared and self._can_ever(shared, room):
+            if self._running():
+                return
+            self._dismiss(shared.needs)
         placed = True
         while placed:
             placed = False
@@ -142,13 +149,15 @@ class Crew:
 
     def _can_ever(self, task: Task, room: "_Room") -> bool:
         """Whether some node could run the task if it were idle; an error when none could for a while."""
-        if room.holds(task.needs):
-            self._unfit.pop(task.needs, None)
+        needs = task.each if task.ranks > 1 else task.needs
+        if room.holds(needs, task.ranks):
+            self._unfit.pop(needs, None)
             return True
-        if time.monotonic() > self._unfit.setdefault(task.needs, time.monotonic()) + NODE_SECONDS:
+        if time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + NODE_SECONDS:
+            workers = f"the {task.ranks} workers" if task.ranks > 1 else "a worker"
             raise StageError(
-                what=f"no node of the cluster can hold a worker of {task.name}: "
-                f"{task.needs.cpus:g} CPUs and {task.needs.gpus:g} GPUs",
+                what=f"no node of the cluster can hold {workers} of {task.name}: "
+                f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs" + (" each" if task.ranks > 1 else ""),
                 evidence=f"the largest have {room.largest}" if room.nodes else "no node is alive any more",
                 remedy="ask for less in the recipe's `placement`, or add nodes",
             )
@@ -168,7 +177,7 @@ class Crew:
             self._idle.remove(actor)
             room.take(actor.node, task)
             return actor
-        if task.threads > task.needs.cpus:
+        if task.threads > task.needs.cpus and task.ranks == 1:
             room.reserve(task, [actor.node for actor in (*self._idle, *self._actors.values())])
         starting = sum(not actor.node and actor.needs == task.needs for actor in self._actors.values())
         if starting >= backlog:
@@ -182,6 +191,12 @@ class Crew:
             room.give_back(spare)
         self._start(task.needs)
         return None
+
+    def _dismiss(self, but: Resources) -> None:
+        """Let the idle actors go, so that others can have what they hold."""
+        for actor in [actor for actor in self._idle if actor.needs != but]:
+            self._idle.remove(actor)
+            ray.kill(actor.handle, no_restart=True)
 
     def _start(self, needs: Resources) -> None:
         """Ask for another actor; it is idle once it answers."""
@@ -268,9 +283,24 @@ class _Room:
     def largest(self) -> str:
         return f"{max(self._cpus.values(), default=0):g} CPUs, {max(self._gpus.values(), default=0):g} GPUs"
 
-    def holds(self, needs: Resources) -> bool:
-        """Whether a node has that much when it is idle."""
-        return any(self._cpus[node] >= needs.cpus and self._gpus[node] >= needs.gpus for node in self._cpus)
+    def holds(self, needs: Resources, workers: int = 1) -> bool:
+        """Whether the nodes have room for so many workers when they are idle."""
+        return workers <= sum(
+            int(
+                min(
+                    workers,
+                    *(
+                        has / asked + 1e-9
+                        for has, asked in (
+                            (self._cpus[node], needs.cpus),
+                            (self._gpus[node], needs.gpus),
+                        )
+                        if asked
+                    ),
+                )
+            )
+            for node in self._cpus
+        )
 
     def free(self, node: str, task: Task) -> bool:
         """Whether the node has threads left for the task and is not kept for another one."""

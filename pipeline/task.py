@@ -26,7 +26,18 @@ from pipeline.failpoints import failpoint
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger
 from pipeline.storage import patience
-from stages.stage import GlobalStage, Model, ModelRef, Rows, ShardStage, Site, Stage, Trained, Transform
+from stages.stage import (
+    CollectiveStage,
+    GlobalStage,
+    Model,
+    ModelRef,
+    Rows,
+    ShardStage,
+    Site,
+    Stage,
+    Trained,
+    Transform,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +70,8 @@ class Task:
     ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings;
     ``digests`` has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are
     handled one by one. ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
-    With ``fuse`` the worker keeps the shard's decoded pictures for the next stage.
+    With ``fuse`` the worker keeps the shard's decoded pictures for the next stage. ``ranks`` workers share the work
+    of a :class:`~stages.stage.CollectiveStage`, each of which takes ``each``; one does it in the task's own process.
     """
 
     run: str
@@ -76,6 +88,10 @@ class Task:
     batch: int = 64
     deadline: float = 3600.0
     fuse: bool = False
+    ranks: int = 1
+    each: Resources = Resources()
+    checkpoint_steps: int = 200
+    checkpoint_minutes: float = 10.0
     attempt: int = 1
     generation: int = 0
     suspects: frozenset[str] = frozenset()
@@ -254,6 +270,7 @@ class PartWriter:
 
 
 Opened = Callable[[Task, Site], Transform]
+Together = Callable[[Task], None]
 
 
 def decode_again(image_id: str, data: bytes) -> "Image":
@@ -264,12 +281,17 @@ def decode_again(image_id: str, data: bytes) -> "Image":
 
 
 def run_task(
-    task: Task, open_stage: Opened, drop: Drop = lambda crumb: None, decode: Decode = decode_again
+    task: Task,
+    open_stage: Opened,
+    drop: Drop = lambda crumb: None,
+    decode: Decode = decode_again,
+    together: Together | None = None,
 ) -> list[tuple[Part, bool]]:
     """Do the work and commit it; the parts that stand now, and whether this attempt wrote each.
 
     ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard. ``drop`` is
-    called with a breadcrumb before every batch, ``decode`` for every picture that a model looks at.
+    called with a breadcrumb before every batch, ``decode`` for every picture that a model looks at. ``together`` has
+    the ranks of a task work, if there are several.
 
     Raises:
         ContractError, ConservationError: nothing of the shard is committed.
@@ -284,7 +306,7 @@ def run_task(
     wait, until = 0.1, 0.0
     while True:
         try:
-            return _run_task(task, open_stage, dropping, decode)
+            return _run_task(task, open_stage, dropping, decode, together)
         except OSError as error:
             if error.errno not in _DISK:
                 raise
@@ -301,7 +323,9 @@ def run_task(
         wait = min(2 * wait, 5.0)
 
 
-def _run_task(task: Task, open_stage: Opened, drop: Drop, decode: Decode) -> list[tuple[Part, bool]]:
+def _run_task(
+    task: Task, open_stage: Opened, drop: Drop, decode: Decode, together: Together | None
+) -> list[tuple[Part, bool]]:
     ledger = Ledger(task.run)
     if task.shard and (stands := ledger.standing(task.name, task.shard, task.generation)):
         return [(stands, False)]
@@ -314,32 +338,56 @@ def _run_task(task: Task, open_stage: Opened, drop: Drop, decode: Decode) -> lis
         ),
         key=lambda part: (part.stage, part.name),
     )
-    lasting = f"{task.name}-{task.fingerprint[:12]}"
     with ledger.storage.scratch() as scratch:
-        site = Site(
-            device=task.device,
-            threads=task.threads,
-            batch=task.batch,
-            models={model: _place(ledger, task, model) for model in task.stage.models},
-            scratch=scratch,
-            lasting=lambda: ledger.storage.lasting(lasting),
-            keep=lambda: ledger.storage.keep(lasting),
-            progress=inputs.progress,
-            decode=decode,
-        )
+        site = _site(task, ledger, inputs, scratch, decode)
         if isinstance(task.stage, ShardStage):
             part = _run_shard(task, ledger, inputs, open_stage(task, site), read, scratch)
             if inputs.lasts:
                 ledger.storage.forget(inputs.lasts)
             return [part]
         if isinstance(task.stage, GlobalStage):
-            committed = _run_global(task, task.stage, ledger, inputs, site, read)
+            started = time.monotonic()
+            if isinstance(task.stage, CollectiveStage) and len(ledger.index(task.name)) == 0:
+                if task.ranks > 1 and together is not None:
+                    together(task)
+                else:
+                    task.stage.work(site, inputs)
+            committed = _run_global(task, task.stage, ledger, inputs, site, read, started)
             if all(part.record is not None for part, _ in committed):
                 # Closed here, before its checkpoints go: a driver that dies now must not train again.
                 ledger.close(ledger.index(task.name).totals(task.name, task.fingerprint))
-            ledger.storage.forget(lasting)
+            ledger.storage.forget(_lasting(task))
             return committed
         raise TypeError(type(task.stage))
+
+
+def run_rank(task: Task, drop: Drop) -> None:
+    """One worker's part of a collective stage, in a process of its own."""
+    ledger = Ledger(task.run)
+    assert isinstance(task.stage, CollectiveStage)
+    with ledger.storage.scratch() as scratch:
+        inputs = CommittedInput(task, ledger, drop)
+        task.stage.work(_site(task, ledger, inputs, scratch, decode_again), inputs)
+
+
+def _lasting(task: Task) -> str:
+    return f"{task.name}-{task.fingerprint[:12]}"
+
+
+def _site(task: Task, ledger: Ledger, inputs: CommittedInput, scratch: Path, decode: Decode) -> Site:
+    return Site(
+        device=task.device,
+        threads=task.threads,
+        batch=task.batch,
+        models={model: _place(ledger, task, model) for model in task.stage.models},
+        scratch=scratch,
+        lasting=lambda: ledger.storage.lasting(_lasting(task)),
+        keep=lambda: ledger.storage.keep(_lasting(task)),
+        progress=inputs.progress,
+        decode=decode,
+        checkpoint_steps=task.checkpoint_steps,
+        checkpoint_minutes=task.checkpoint_minutes,
+    )
 
 
 def _place(ledger: Ledger, task: Task, model: ModelRef) -> str:
@@ -388,12 +436,12 @@ def _run_global(
     inputs: CommittedInput,
     site: Site,
     read: Sequence[InputPart],
+    started: float,
 ) -> list[tuple[Part, bool]]:
     """Parts that an earlier attempt committed stand: the same inputs make the same rows."""
     committed, seen = [], set()
     facts: dict[str, object] = {}
     index = ledger.index(task.name)
-    started = time.monotonic()
     for made in stage.run(site, inputs):
         if isinstance(made, Model):
             facts["model"] = ledger.publish_model(made.directory, task.name)

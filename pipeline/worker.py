@@ -17,6 +17,7 @@ import ray
 from data_contracts.errors import CapfiltError
 from pipeline.index import Part
 from pipeline.task import Crumb, Decode, Task, decode_again, run_task
+from pipeline.training import train_together
 from stages.stage import ShardStage, Site, Transform
 
 if TYPE_CHECKING:
@@ -116,7 +117,17 @@ class Worker:
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
             faulthandler.dump_traceback_later(task.deadline, exit=True, file=crash)
             try:
-                return Result(tuple(run_task(task, self._open, drop, self._decode(task))))
+                return Result(
+                    tuple(
+                        run_task(
+                            task,
+                            self._open,
+                            drop,
+                            self._decode(task),
+                            lambda task: train_together(task, board),
+                        )
+                    )
+                )
             except CapfiltError as error:
                 return Result(error=error)
             except Exception:  # everything else is data for the scheduler, which judges and retries

@@ -37,7 +37,7 @@ class LoopSettings:
     gradients are averaged. ``precision`` bf16 computes in bfloat16 where torch's autocast does; weights stay
     float32. ``recompute`` trades a third more time for the memory of activations. ``freeze`` names what is not
     trained; ``lora`` trains matrices of so low a rank instead of the layers (arXiv 2106.09685). The held-out
-    human pairs are looked at every ``validate`` steps, a tenth of all if left out; 0: never.
+    human pairs are looked at every ``validate_every`` steps, a tenth of all if left out; 0: never.
     """
 
     steps: int
@@ -55,7 +55,7 @@ class LoopSettings:
     recompute: bool = False
     freeze: tuple[Literal["vision", "text"], ...] = ()
     lora: int = 0
-    validate: int | None = None
+    validate_every: int | None = None
     seed: int = 0
 
     @property
@@ -71,7 +71,7 @@ class LoopSettings:
 
     def looks(self, done: int) -> bool:
         """Whether the held-out pairs are looked at after so many steps."""
-        every = max(1, self.steps // 10) if self.validate is None else self.validate
+        every = max(1, self.steps // 10) if self.validate_every is None else self.validate_every
         return bool(every) and (done % every == 0 or done == self.steps)
 
 

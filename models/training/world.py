@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn import functional as collective
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -96,9 +95,9 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(given)
         size = dist.get_world_size()
-        moments = torch.stack([given.mean((0, 2, 3)), given.square().mean((0, 2, 3))])
-        mean, square = collective.all_reduce(moments) / size  # type: ignore[no-untyped-call]
-        variance = square - mean.square()
+        mean = collective.all_reduce(given.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        centred = given - mean[:, None, None]
+        variance = collective.all_reduce(centred.square().mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -107,7 +106,9 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum or 0.1)
             self.running_var.lerp_(variance * cells / (cells - 1), self.momentum or 0.1)
-        return F.batch_norm(given, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normed: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normed
 
 
 def synchronise_batch_norms(module: nn.Module) -> None:

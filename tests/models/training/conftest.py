@@ -40,8 +40,7 @@ def tokenizer(pairs: PairSet) -> CaptionTokenizer:
     return CaptionTokenizer.train([*(text for own in pairs.own for text in own), "a picture of"], 100)
 
 
-@pytest.fixture
-def model(tokenizer: CaptionTokenizer) -> Med:
+def small_model(tokenizer: CaptionTokenizer) -> Med:
     """32 px, 4 patches, 2 layers of width 32."""
     sizes = {"vision_width": 32, "text_width": 32, "vision_hidden": 64, "text_hidden": 64, "projection": 16}
     ids = {name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")}
@@ -51,3 +50,8 @@ def model(tokenizer: CaptionTokenizer) -> Med:
             preset("tiny"), image_size=32, stem_widths=(8, 8, 16), vocabulary=tokenizer.size, **sizes, **ids
         )
     )
+
+
+@pytest.fixture
+def model(tokenizer: CaptionTokenizer) -> Med:
+    return small_model(tokenizer)

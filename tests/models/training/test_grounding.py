@@ -8,9 +8,9 @@ from data_contracts.errors import TrainingError
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.training.data import Batches, Source
-from models.training.pairs import PairSet
 from models.training.grounding import Grounding
 from models.training.jobs import FilterSettings, PretrainSettings
+from models.training.pairs import PairSet
 
 SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, crop=1.0, seed=3)
 

@@ -12,7 +12,6 @@ from models.engine.matcher import EngineMatcher
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.protocols import Decoding
-from models.training.pairs import PairSet
 from models.training.data import Source
 from models.training.jobs import (
     CaptionerSettings,
@@ -26,6 +25,7 @@ from models.training.jobs import (
     warm_up_on_labels,
 )
 from models.training.loop import Execution, learning_rate
+from models.training.pairs import PairSet
 
 QUICK = PretrainSettings(steps=6, warmup=2, batch=8, itm_latest=0.3)
 

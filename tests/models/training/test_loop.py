@@ -76,7 +76,7 @@ def test_the_best_state_by_validation_is_taken_if_the_last_is_clearly_worse(
         weights.append(learner.layer.weight.detach().clone())
         return {"validation": next(values)}
 
-    train(learner, LoopSettings(steps=3, lr=1e-2, warmup=1, validate=1), Execution(), look)
+    train(learner, LoopSettings(steps=3, lr=1e-2, warmup=1, validate_every=1), Execution(), look)
     assert torch.equal(learner.layer.weight, weights[best - 1])
 
 
