@@ -1,17 +1,15 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_contracts.errors import TrainingError
-from data_contracts.records import HumanPicture, Split
+from data_contracts.records import HumanPicture
 from models.training.jobs import FilterSettings
 from models.training.loop import Execution
 from stages.memory import MemoryInput
 from stages.stage import Checkpoint, Model, Site, StageInput, Trained
-from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, human_pairs, web_pairs
+from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve
 from tests.stages.rows import human, picture, run_global, site
 
 
@@ -46,7 +44,7 @@ def test_every_step_is_on_disk_before_the_next_and_after_a_line_that_was_cut(tmp
     path.parent.mkdir()
     path.write_text(line(1) + line(2)[:20])
     with pytest.raises(InterruptedError):
-        list(Attempt(Trained("pretrain"), FilterSettings()).run(site(tmp_path), MemoryInput({})))
+        Attempt(Trained("pretrain"), FilterSettings()).work(site(tmp_path), MemoryInput({}))
     assert [(step.step, step.loss) for step in _read_curve(path)] == [(1, 1.0), (2, 0.5), (3, 0.5)]
 
 
@@ -61,29 +59,6 @@ def test_a_line_that_is_no_step_is_not_taken_for_one(tmp_path: Path) -> None:
     path.write_text(line(1, lr=-1.0))
     with pytest.raises(ValidationError):
         _read_curve(path)
-
-
-def test_human_pairs_are_those_of_the_split_that_have_words(tmp_path: Path) -> None:
-    inputs = MemoryInput.of(
-        human(1, "one", "..."), human(2, "two", split=Split.TEST), human(3, "!"), human(4, "four", "vier")
-    )
-    pairs = human_pairs(inputs, Split.TRAIN, 4, site(tmp_path))
-    assert list(pairs.image_ids) == [picture(1).image_id, picture(4).image_id]
-    assert list(pairs.texts) == [["one"], ["four", "vier"]]
-    assert pairs.images.shape == (2, 4, 4, 3)
-    assert pairs.images[:, 0, 0, 0].tolist() == [1, 4]
-    assert isinstance(pairs.images, np.memmap)
-
-
-def test_web_pairs_are_those_with_a_text(tmp_path: Path) -> None:
-    pairs = web_pairs(MemoryInput.of(picture(1), picture(2, "two")), 4, site(tmp_path))
-    assert list(pairs.image_ids) == [picture(2).image_id]
-
-
-def test_nothing_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="nothing to train on") as caught:
-        human_pairs(MemoryInput.of(human(1, "a", split=Split.TEST)), Split.TRAIN, 4, site(tmp_path))
-    assert caught.value.evidence == "no HumanPicture with a text in split train"
 
 
 def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
