@@ -375,12 +375,23 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
 
 def _settled(recipe: Recipe) -> Recipe:
-    """With the precision that ``auto`` means here: a run must not depend on the machine that carries it on."""
-    if recipe.models.precision != "auto":
-        return recipe
-    gpu = any(recipe.placement[stage].gpus > 0 for stage in ("caption", "score") if stage in recipe.placement)
-    models = recipe.models.model_copy(update={"precision": fast_precision(gpu)})
-    return recipe.model_copy(update={"models": models})
+    """With the precisions that are fast here: a run must not depend on the machine that carries it on.
+
+    Trainings compute in bfloat16 on GPUs: on CPUs its backward pass is slower than float32's.
+    """
+
+    def gpu(*stages: str) -> bool:
+        return any(recipe.placement[stage].gpus > 0 for stage in stages if stage in recipe.placement)
+
+    models: Any = recipe.models
+    update: dict[str, Any] = {
+        stage: keys.model_copy(update={"precision": "bf16" if gpu(stage) else "fp32"})
+        for stage in ("warmup", "pretrain", "filter", "captioner")
+        if (keys := getattr(models, stage)) is not None and keys.precision is None
+    }
+    if models.precision == "auto":
+        update["precision"] = fast_precision(gpu("caption", "score"))
+    return recipe.model_copy(update={"models": models.model_copy(update=update)})
 
 
 def settings_of(kind: type[Any], keys: Any, seed: int) -> Any:
