@@ -11,6 +11,10 @@ PATIENCE = 150  # steps
 EVEN = 0.55  # an AUC below says nothing
 FEW = 40  # validation images: with fewer a figure at chance proves nothing
 LOUD = 0.9  # the share of images that get one and the same caption
+LOOK = (
+    "look whether the human captions fit their images: capfilt inspect RUN human; then train longer, lower lr, or "
+    "bring more pairs"
+)
 
 
 class Watch(nn.Module):
@@ -84,32 +88,36 @@ class Watch(nn.Module):
         """What validation says of the trained model; with few images it proves nothing."""
         if record.get("validation_images", 0) < FEW:
             return
-        auc, yes = record.get("validation_itm_auc"), record.get("validation_yes")
-        if auc is not None and yes in (0.0, 1.0) and auc < EVEN:
+        itc = record.get("validation_itc_auc", 1.0)
+        if itc < EVEN and "lm" in record:  # pretraining: whatever ITM answers, it had nothing to go by
+            raise self._unlearnt(record, itc)
+        auc, yes = record.get("validation_itm_auc", 1.0), record.get("validation_yes")
+        if yes in (0.0, 1.0) and auc < EVEN:
             raise TrainingError(
                 what="the filter predicts one class only: it calls "
                 + ("everything a match" if yes else "nothing a match"),
                 evidence=f"held-out human pairs against shuffled ones: AUC {auc:.3f}, where chance is 0.5",
-                remedy="look whether the human captions fit their images: capfilt inspect RUN human; then train "
-                "longer, or lower lr",
+                remedy=LOOK,
             )
-        itc = record.get("validation_itc_auc")
-        if itc is not None and itc < EVEN:
-            raise TrainingError(
-                what="nothing was learnt that holds for other human pairs: they score as shuffled ones do",
-                evidence=f"held-out human pairs: ITC AUC {itc:.3f}, where chance is 0.5; in training recall at 1 is "
-                f"{record.get('recall', 0.0):.2f}",
-                remedy="look whether the human captions fit their images: capfilt inspect RUN human; then train "
-                "longer, or bring more pairs",
-            )
+        if itc < EVEN:
+            raise self._unlearnt(record, itc)
         same, human = record.get("validation_same"), record.get("validation_same_human", 0.0)
         if same is not None and same >= LOUD and human < LOUD / 2:
             raise TrainingError(
                 what="the captioner writes the same for every image",
                 evidence=f"{same:.0%} of the held-out images get one caption; of the human captions the most "
                 f"frequent stands under {human:.0%}",
-                remedy="train longer or lower lr; look whether the human captions fit their images",
+                remedy=LOOK,
             )
+
+    @staticmethod
+    def _unlearnt(record: dict[str, float], auc: float) -> TrainingError:
+        return TrainingError(
+            what="nothing was learnt that holds for other human pairs: they score as shuffled ones do",
+            evidence=f"held-out human pairs: ITC AUC {auc:.3f}, where chance is 0.5; in training recall at 1 is "
+            f"{record.get('recall', 0.0):.2f}",
+            remedy=LOOK,
+        )
 
     @staticmethod
     def _count(counter: Tensor, so: bool) -> None:

@@ -47,6 +47,8 @@ def test_one_class_nothing_learnt_and_one_caption_at_the_end() -> None:
         feed(Watch(), 5, total=5, **flat)
     with pytest.raises(TrainingError, match="nothing was learnt that holds for other human pairs"):
         feed(Watch(), 5, total=5, **flat | {"validation_yes": 0.3})
+    with pytest.raises(TrainingError, match="nothing was learnt that holds for other human pairs"):
+        feed(Watch(), 5, total=5, lm=1.0, **flat)
     same = {"validation_images": 50, "validation_same": 0.95}
     with pytest.raises(TrainingError, match="writes the same for every image"):
         feed(Watch(), 5, total=5, **same, validation_same_human=0.1)
