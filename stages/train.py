@@ -16,7 +16,17 @@ import pyarrow.csv as pacsv
 
 from data_contracts.contract import Contract
 from data_contracts.errors import SourceError, TrainingError
-from data_contracts.records import HumanPicture, Metric, Picture, Record, Split, TrainingStep
+from data_contracts.records import (
+    Alignment,
+    CleanedPicture,
+    HumanPicture,
+    Metric,
+    Picture,
+    Record,
+    Score,
+    Split,
+    TrainingStep,
+)
 from models.text import normalise_caption
 from stages.stage import MODEL_LIBRARIES, GlobalStage, Model, ModelRef, Rows, Site, StageInput
 
@@ -219,7 +229,7 @@ class WarmUpOnLabels(_Training):
 class Pretrain(_Training):
     """ITC + ITM + LM on human and web pairs (BLIP, section 3.2)."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, CleanedPicture)
 
     settings: "PretrainSettings"
 
@@ -235,9 +245,12 @@ class Pretrain(_Training):
 
 @dataclass(frozen=True)
 class FinetuneFilter(_Training):
-    """ITC + ITM on the human pairs (BLIP, section 3.3)."""
+    """ITC + ITM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on confident web pairs, too."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Alignment)
 
     settings: "FilterSettings"
+    rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_filter
@@ -249,9 +262,12 @@ class FinetuneFilter(_Training):
 
 @dataclass(frozen=True)
 class FinetuneCaptioner(_Training):
-    """LM on the human pairs (BLIP, section 3.3)."""
+    """LM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on web pairs that the filter vetted, too."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Score)
 
     settings: "CaptionerSettings"
+    rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_captioner
