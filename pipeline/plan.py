@@ -16,6 +16,7 @@ from models.med.config import preset
 from models.open import ENGINE, ModelFacts, check_model, digest_of
 from models.protocols import Decoding, Inference
 from pipeline.graph import Graph
+from pipeline.parent import cleaned_of
 from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
 from stages.align import AlignTexts
 from stages.calibrate import Calibrate
@@ -246,7 +247,13 @@ class _Builder:
             from models.training.jobs import PretrainSettings
 
             settings = settings_of(PretrainSettings, models.pretrain, seed)
-            self.plan.add("pretrain", Pretrain(start, settings), "human", "ingest")
+            upstream = ["human", "ingest"]
+            if models.pretrain.from_run:
+                listing, cleaned = cleaned_of(models.pretrain.from_run)
+                self.plan.add("list_cleaned", listing)
+                self.plan.add("cleaned", cleaned, "list_cleaned")
+                upstream.append("cleaned")
+            self.plan.add("pretrain", Pretrain(start, settings), *upstream)
             start = Trained("pretrain")
         return start
 

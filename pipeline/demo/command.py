@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_contracts.errors import UsageError
+from pipeline.demo.concepts import by_concepts, table_of
 from pipeline.demo.web import LIST, over_http, write_list
 from pipeline.inspection import files, query
 from pipeline.ledger import Ledger
@@ -19,7 +20,7 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
-def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int) -> Path:
+def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int | None) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
 
     With ``http`` the recipe has the crawl fetched, by a list of urls. ``sizes`` are those of
@@ -71,6 +72,8 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
             _percent(row["true_kept"]),
         )
     console.print(table)
+    if found["concepts"]:
+        console.print(table_of(found["concepts"]))
     auc = found["web_auc_itm"]
     console.print(
         f"noise is a text that says something false, or nothing, about its picture. The filter tells true from "
@@ -106,13 +109,14 @@ def _percent(share: float | None) -> str:
 
 
 def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
-    """Noise and counts by source, and the filter's AUC on web texts, by the known truth."""
+    """Noise and counts by source, the filter's AUC on web texts, what people captioned, by the known truth."""
     from pipeline.demo.crawl import read_truth
     from pipeline.demo.grammar import Verdict, truth
 
     scenes = read_truth(out)
     known = {Verdict.MATCH: Truth.MATCH, Verdict.PARTIAL: Truth.PARTIAL}
-    return against(ledger, lambda file, text: known.get(truth(scenes[Path(file).name], text), Truth.NOISE))
+    found = against(ledger, lambda file, text: known.get(truth(scenes[Path(file).name], text), Truth.NOISE))
+    return found | {"concepts": by_concepts(ledger, scenes)}
 
 
 def _funnel(ledger: Ledger, console: Console) -> None:
