@@ -44,10 +44,10 @@ class CoverWords(GlobalStage):
                 own = part.filter(pc.equal(part["split"], str(Split.TRAIN)))
                 _add(database, own["texts"], "0, count")
             web = sum(_add(database, part["texts"], "count, 0") for part in inputs.parts(Picture, ["texts"]))
-            words = database.execute(
+            words = database.sql(
                 "SELECT word, sum(web)::BIGINT AS web_texts, sum(human)::BIGINT AS human_texts, "
                 "sum(human) >= ? AS covered FROM seen GROUP BY word HAVING sum(web) BETWEEN ? AND ? ORDER BY word",
-                [ENOUGH, max(RARE, RARE_SHARE * web), COMMON * web],
+                params=[ENOUGH, max(RARE, RARE_SHARE * web), COMMON * web],
             ).to_arrow_table()
         schema = Contract(Word).schema
         words = pa.table([words[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
