@@ -104,7 +104,9 @@ class CleanedPart(Record):
 
     export: str = Field(description="the part of the export")
     sha256: Hex256
-    pictures: str | None = Field(description="the part of `ingest` or `human` with the original bytes, if it stands")
+    pictures: str | None = Field(
+        description="the part of `ingest` or `human` with the original bytes, if it stands"
+    )
     scores: str | None = Field(description="the part of `score`; null of human pairs")
 
 
@@ -112,7 +114,7 @@ class CleanedPicture(Picture):
     """An image that a parent run kept, with the texts that it kept, and where each comes from."""
 
     sources: list[Source] = Field(description="of each text: web, synthetic or human")
-    pair_ids: list[Hex128] = Field(description="of each text")
+    pair_ids: list[str] = Field(description="of each text")
     rounds: list[int] = Field(description="of each text: the round that made it")
     parent: str = Field(description="the parent run's name")
 

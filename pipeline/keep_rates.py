@@ -10,9 +10,11 @@ from pipeline.ledger import Ledger
 from stages.rehearsal import NARROW, covered_share
 
 LIKELY = 0.3  # of the texts, those most like their image by ITC: most of the others are rightly dropped
-FAR_LESS = 0.8  # the keep-rate of likely texts with a word that people did not use, against that of the others
+FAR_LESS = (
+    0.8  # the keep-rate of likely texts with a word that people did not use, against that of the others
+)
 FEW = 50  # likely texts on either side from which their rates are compared
-SHOWN, OFTEN = 12, 10  # words that are shown, and how many likely texts each has at least
+SHOWN = 12  # words
 
 _COVERED = pa.schema([pa.field("web_texts", pa.int64()), pa.field("covered", pa.bool_())])
 # The words of a text as `models.text.content_words` finds them; only those that `coverage` lists matter.
@@ -39,8 +41,8 @@ _BY_GROUP = """
 _BY_WORD = """
     SELECT word, covered, count(*) AS likely, count(*) FILTER (judged.stays) AS likely_kept,
         likely_kept / likely AS likely_kept_share
-    FROM known JOIN judged USING (pair_id) WHERE top GROUP BY word, covered HAVING count(*) >= $2
-    ORDER BY likely_kept_share, likely DESC, word LIMIT $3
+    FROM known JOIN judged USING (pair_id) WHERE top
+    GROUP BY word, covered HAVING likely_kept < likely ORDER BY likely - likely_kept DESC, word LIMIT $2
 """
 
 
@@ -59,7 +61,7 @@ def keep_rates(ledger: Ledger) -> dict[str, Any]:
     scores = files(ledger, "score")
     found: dict[str, Any] = {
         "covered_share": covered_share(pa.Table.from_pylist(rows, _COVERED)),
-        "worst_words": query(_TOLD + _BY_WORD, scores, 1 - LIKELY, OFTEN, SHOWN, **tables),
+        "worst_words": query(_TOLD + _BY_WORD, scores, 1 - LIKELY, SHOWN, **tables),
     }
     groups = {row.pop("known"): row for row in query(_TOLD + _BY_GROUP, scores, 1 - LIKELY, **tables)}
     for name, known in (("covered", True), ("uncovered", False)):
@@ -97,15 +99,15 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
         f"The filter drops what people did not caption: of the web texts most like their images it kept "
         f"{other['likely_kept_share']:.0%} where a word is one that hardly any human caption has, and "
         f"{known['likely_kept_share']:.0%} of the others. The human captions know {found['covered_share']:.0%} of what "
-        f"the web says. Kept least: {examples}. {remedy}"
+        f"the web says. It dropped most of {examples}. {remedy}"
     ]
 
 
 def table_of(found: dict[str, Any]) -> Table:
-    """The words whose texts were kept least, for a terminal."""
+    """The words that lost most likely texts, for a terminal."""
     table = Table(
         *("word", "human captions have it", "likely web texts", "kept"),
-        title="words kept least",
+        title="words whose likely texts were dropped most",
         title_justify="left",
     )
     for row in found["worst_words"]:

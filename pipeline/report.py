@@ -229,7 +229,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(
             f"  {name:<24} {figure['value']:.3f}{interval}  [dim]{figure['note']}[/dim]", highlight=False
         )
-    if report["words"]:
+    if report["words"] and report["words"]["worst_words"]:
         console.print(keep_rates.table_of(report["words"]))
     for name, known in report.get("truth", {}).items():
         said = ", ".join(f"{key} {_said(value)}" for key, value in known.items())

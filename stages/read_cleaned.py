@@ -89,7 +89,9 @@ class ReadCleaned(ShardStage):
 
     def _pairs(self, export: pa.Table, part: _Row, pictures: Mapping[str, _Row]) -> list[_Row]:
         """The pairs with their texts, sorted by picture and otherwise in their order."""
-        columns = [name for name in ("pair_id", "row_id", "source", "text", "round") if name in export.column_names]
+        columns = [
+            name for name in ("pair_id", "row_id", "source", "text", "round") if name in export.column_names
+        ]
         pairs: list[_Row] = export.select(columns).to_pylist()
         if "text" not in columns:
             texts = self._judged(part) if part["scores"] else {}
@@ -132,7 +134,9 @@ class ReadCleaned(ShardStage):
         stage = str(name).partition("/")[0]
         path = Path(self.homes.get(stage, "")) / str(name)
         if name is None or not path.is_file():
-            raise self._gone(f"there is no {path}" if name else "it has neither `ingest` nor `human` any more")
+            raise self._gone(
+                f"there is no {path}" if name else "it has neither `ingest` nor `human` any more"
+            )
         return path
 
     def _sound(self, path: Path, sha256: str) -> bytes:

@@ -65,7 +65,9 @@ def confident(inputs: StageInput, share: float = SHARE) -> Trusted:
         return Trusted(_packed([]))
     place = len(every) - max(1, round(share * len(every)))
     cut = np.partition(every, place)[place]
-    return _trusted(part.filter(_from(part["itc"], cut)) for part in inputs.parts(Alignment, ["pair_id", "itc"]))
+    return _trusted(
+        part.filter(_from(part["itc"], cut)) for part in inputs.parts(Alignment, ["pair_id", "itc"])
+    )
 
 
 def vetted(inputs: StageInput, threshold: float = EVEN) -> Trusted:

@@ -65,7 +65,8 @@ def table_of(found: dict[str, dict[str, Any]]) -> Table:
     )
     for group, row in found.items():
         shares = [
-            "-" if row[name] is None else f"{row[name]:.1%}" for name in ("true_kept", "objects_right", "true")
+            "-" if row[name] is None else f"{row[name]:.1%}"
+            for name in ("true_kept", "objects_right", "true")
         ]
         table.add_row(group, f"{row['true_texts']:,}", shares[0], f"{row['captions']:,}", *shares[1:])
     return table

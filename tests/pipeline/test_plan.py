@@ -197,7 +197,10 @@ def test_checkpoints_are_identity_by_content_not_by_place(
     with (moved / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         weights.write(b"\x99")
-    assert changed(before, make(**brought(moved, blip_captioner))) == {"calibrate", "evaluate", "score"} | AFTER_SELECT
+    assert (
+        changed(before, make(**brought(moved, blip_captioner)))
+        == {"calibrate", "evaluate", "score"} | AFTER_SELECT
+    )
 
 
 def test_two_checkpoints_and_a_number_need_no_human_set(
@@ -307,7 +310,9 @@ def test_the_filter_rehearses_on_what_pretraining_aligned_and_the_captioner_on_w
     make: Make,
 ) -> None:
     plan = make()
-    order = [name for name in plan.nodes if name in {"pretrain", "coverage", "filter", "captioner"} | REHEARSAL]
+    order = [
+        name for name in plan.nodes if name in {"pretrain", "coverage", "filter", "captioner"} | REHEARSAL
+    ]
     assert order == ["pretrain", "coverage", "align", "filter", "vet", "captioner"]
     nodes = plan.nodes
     assert nodes["align"].needs == ("ingest", "coverage", "pretrain")
@@ -328,7 +333,10 @@ def test_blips_own_order_is_one_key_away(make: Make, off: object) -> None:
     for name in ("filter", "captioner"):
         assert plan.nodes[name].upstream == ("human",)
         assert not plan.nodes[name].stage.rehearsal  # type: ignore[attr-defined]
-    assert plan.nodes["coverage"].upstream == ("human", "ingest")  # for the report alone: nothing comes after it
+    assert plan.nodes["coverage"].upstream == (
+        "human",
+        "ingest",
+    )  # for the report alone: nothing comes after it
     assert not [node.name for node in plan if "coverage" in node.needs]
     assert changed(plan, make(models__rehearsal="off", select__threshold=0.5)) == {"calibrate"} | AFTER_SELECT
 
