@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from pipeline.inspection import files, query
+from pipeline.inspection import Files, files, query
 from pipeline.ledger import Ledger
 from stages.rehearsal import NARROW, covered_share
 
@@ -26,7 +26,8 @@ _TOLD = """, told AS (
     SELECT told.*, covered, decisions.pair_id IS NOT NULL AS stays
     FROM told JOIN words USING (word) LEFT JOIN decisions ON told.pair_id = decisions.pair_id
 ), texts AS (
-    SELECT pair_id, bool_and(covered) AS known, any_value(itc) AS itc, bool_or(stays) AS stays FROM known GROUP BY pair_id
+    SELECT pair_id, bool_and(covered) AS known, any_value(itc) AS itc, bool_or(stays) AS stays
+    FROM known GROUP BY pair_id
 ), cuts AS (
     SELECT known, quantile_cont(itc, $1) AS cut FROM texts GROUP BY known
 ), judged AS (
@@ -53,12 +54,14 @@ def keep_rates(ledger: Ledger) -> dict[str, Any]:
     reason, and has words that nobody captions with. Only the words that the stage `coverage` lists count. Empty where
     there is none, or nothing is selected yet.
     """
-    words, decisions = files(ledger, "coverage"), files(ledger, "select")
-    if not words.paths or not decisions.paths:
-        return {}
+    words, scores, decisions = (files(ledger, stage) for stage in ("coverage", "score", "select"))
+    return rates(words, scores, decisions) if words.paths and decisions.paths else {}
+
+
+def rates(words: Files, scores: Files, decisions: Files) -> dict[str, Any]:
+    """The same of the files of the three stages."""
     rows = query("SELECT web_texts, covered FROM files", words)
     tables = {"words": words, "decisions": decisions}
-    scores = files(ledger, "score")
     found: dict[str, Any] = {
         "covered_share": covered_share(pa.Table.from_pylist(rows, _COVERED)),
         "worst_words": query(_TOLD + _BY_WORD, scores, 1 - LIKELY, SHOWN, **tables),
@@ -98,8 +101,8 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
     return [
         f"The filter drops what people did not caption: of the web texts most like their images it kept "
         f"{other['likely_kept_share']:.0%} where a word is one that hardly any human caption has, and "
-        f"{known['likely_kept_share']:.0%} of the others. The human captions know {found['covered_share']:.0%} of what "
-        f"the web says. It dropped most of {examples}. {remedy}"
+        f"{known['likely_kept_share']:.0%} of the others. The human captions know {found['covered_share']:.0%} of "
+        f"what the web says. It dropped most of {examples}. {remedy}"
     ]
 
 

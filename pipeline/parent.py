@@ -10,6 +10,7 @@ from stages.list_cleaned import ListCleaned
 from stages.read_cleaned import ReadCleaned
 
 PREFIX = "c"
+_READ: tuple[str, ...] = ("export", "ingest", "human", "score")
 
 
 def cleaned_of(run: str) -> tuple[ListCleaned, ReadCleaned]:
@@ -26,11 +27,7 @@ def cleaned_of(run: str) -> tuple[ListCleaned, ReadCleaned]:
     totals = ledger.totals("export")
     if totals is None:
         raise _refusal("is not finished", f"{run} has no complete export", f"capfilt resume {run}")
-    held = {
-        stage: ledger.index(stage).held()
-        for stage in ("export", "ingest", "human", "score")
-        if stage in record.fingerprints
-    }
+    held = {stage: ledger.index(stage).held() for stage in _READ if stage in record.fingerprints}
     if lost := [shard for shard in totals.shards if shard not in held["export"]]:
         evidence = f"{len(lost)} of {len(totals.shards)} parts of its export are damaged or gone"
         raise _refusal("has lost data", evidence, f"capfilt resume {run}")

@@ -169,8 +169,9 @@ class _Builder:
 
     def _align(self, start: Start) -> tuple[str, ...]:
         """What the filter rehearses on: the web texts of which the pretrained model is sure, if there is one."""
-        aligned = isinstance(start, Checkpoint) or start == Trained("pretrain")
-        if self.models.rehearsal == "off" or not aligned:
+        if self.models.rehearsal == "off" or not isinstance(start, Checkpoint | Trained):
+            return ()
+        if start == Trained("warmup"):  # its encoders have never been compared with each other
             return ()
         inference = replace(inference_of(self.models), itm_token=None)  # the encoders have no such token
         self.plan.add("align", AlignTexts(start, inference, self._always), "ingest", "coverage")

@@ -53,7 +53,8 @@ class ReadCleaned(ShardStage):
         (part,) = shard.table(CleanedPart).to_pylist()
         path = self._file(part["export"])
         export = pq.read_table(pa.BufferReader(self._sound(path, part["sha256"])))
-        pictures = self._embedded(export) or self._referred(export, part)
+        embeds = "image" in export.column_names and not export["image"].null_count
+        pictures = self._embedded(export) if embeds else self._referred(export, part)
         pairs = self._pairs(export, part, pictures)
         groups = [(row, list(own)) for row, own in groupby(pairs, key=lambda pair: pair["row_id"])]
         for start in range(0, len(groups), BATCH):
@@ -110,10 +111,8 @@ class ReadCleaned(ShardStage):
         return dict(zip(scores["pair_id"].to_pylist(), scores["text"].to_pylist(), strict=True))
 
     def _embedded(self, export: pa.Table) -> dict[str, _Row]:
-        """The pictures of an export that holds their bytes, by row_id; none of another."""
-        if "image" not in export.column_names or export["image"].null_count:
-            return {}
-        pictures = {}
+        """The pictures of an export that holds their bytes, by row_id."""
+        pictures: dict[str, _Row] = {}
         for row in export.to_pylist():
             if row["row_id"] not in pictures:
                 pictures[row["row_id"]] = {**row, **measure(row["image"], _ANY)._asdict()}

@@ -20,11 +20,13 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
-def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int | None) -> Path:
+def prepare(
+    out: Path, seed: int, *, http: bool = False, human_concepts: int | None = None, **sizes: int
+) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
 
-    With ``http`` the recipe has the crawl fetched, by a list of urls. ``sizes`` are those of
-    :func:`pipeline.demo.crawl.write_demo`.
+    With ``http`` the recipe has the crawl fetched, by a list of urls. ``human_concepts`` and ``sizes`` are those
+    of :func:`pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
@@ -37,7 +39,7 @@ def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int | None) ->
             evidence=str(error),
             remedy="pip install 'capfilt[demo]'",
         ) from error
-    write_demo(out, seed, **sizes)
+    write_demo(out, seed, human_concepts=human_concepts, **sizes)
     recipe = out / RECIPE
     if recipe.exists() and http is not (out / LIST).exists():
         raise UsageError(

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from data_contracts.contract import Contract
 from data_contracts.errors import CapfiltError, SourceError
 from data_contracts.identity import image_id, pair_id
 from data_contracts.records import CleanedPart, CleanedPicture
@@ -21,8 +20,6 @@ from stages.stage import Rows
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.stages.rows import site
-
-EXPORTS = ["embed", "reference", "ids"]
 
 
 def read(ledger: Ledger, scratch: Path) -> tuple[list[dict[str, Any]], list[Reject]]:
@@ -43,7 +40,7 @@ def read(ledger: Ledger, scratch: Path) -> tuple[list[dict[str, Any]], list[Reje
     return kept, rejected
 
 
-@pytest.mark.parametrize("images", EXPORTS)
+@pytest.mark.parametrize("images", ["embed", "reference", "ids"])
 def test_what_was_kept_is_read_with_its_bytes_texts_and_provenance(
     world: World, images: str, tmp_path: Path
 ) -> None:
@@ -100,32 +97,31 @@ def test_pictures_that_are_gone_are_said_to_be(world: World, images: str, tmp_pa
     assert "export.images: embed needs its export alone" in caught.value.remedy
 
 
-def test_an_export_that_embeds_needs_nothing_else(world: World, tmp_path: Path) -> None:
-    ledger = run(world.plan())
-    whole = read(ledger, tmp_path)[0]
+def test_an_export_that_embeds_needs_nothing_else(copied: Ledger, tmp_path: Path) -> None:
+    whole = read(copied, tmp_path)[0]
+    assert whole
     for stage in ("ingest", "human", "score", "caption"):
-        shutil.rmtree(ledger.storage.path / stage)
-    assert read(ledger, tmp_path)[0] == whole
+        shutil.rmtree(copied.storage.path / stage)
+    assert read(copied, tmp_path)[0] == whole
 
 
-def test_an_altered_part_and_an_unfinished_run_are_refused(world: World, tmp_path: Path) -> None:
-    begun = run(world.plan(name="begun"), until="score")
-    with pytest.raises(CapfiltError, match="is not finished"):
-        cleaned_of(str(begun.storage.path))
-    ledger = run(world.plan())
-    part = next((ledger.storage.path / "export").glob("part-*.parquet"))
-    listing, reading = cleaned_of(str(ledger.storage.path))
+def test_an_altered_part_and_a_lost_one_are_refused(copied: Ledger, tmp_path: Path) -> None:
+    part = next((copied.storage.path / "export").glob("part-*.parquet"))
     data = bytearray(part.read_bytes())
     data[10] ^= 0xFF
     part.write_bytes(bytes(data))
     with pytest.raises(SourceError, match="cannot be read") as caught:
-        for shard, row in listing.parts:
-            table = Contract(CleanedPart).table([row])
-            list(reading.open(site(tmp_path))(MemoryInput({CleanedPart: [table]}, shard)))
+        read(copied, tmp_path)
     assert "instead of" in caught.value.evidence
     part.unlink()
     with pytest.raises(CapfiltError, match="has lost data"):
-        cleaned_of(str(ledger.storage.path))
+        cleaned_of(str(copied.storage.path))
+
+
+def test_an_unfinished_run_is_refused(copied: Ledger) -> None:
+    copied.reopen("export")
+    with pytest.raises(CapfiltError, match="is not finished"):
+        cleaned_of(str(copied.storage.path))
 
 
 def plan_after(world: World, parent: str) -> Plan:
@@ -148,7 +144,8 @@ def test_it_joins_the_pretraining_of_another_run(world: World) -> None:
     child = run(plan, until="cleaned")
     rows = query("SELECT row_id, sources FROM files", files(child, "cleaned"))
     totals, exported = child.totals("cleaned"), parent.totals("export")
-    assert totals is not None and exported is not None
+    assert totals is not None
+    assert exported is not None
     assert totals.kept == len(rows) > 0
     assert set(totals.shards) == {f"c{shard}" for shard in exported.shards}
     assert {source for row in rows for source in row["sources"]} == {"web", "synthetic", "human"}
