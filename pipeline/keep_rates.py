@@ -43,7 +43,8 @@ _BY_WORD = """
     SELECT word, covered, count(*) AS likely, count(*) FILTER (judged.stays) AS likely_kept,
         likely_kept / likely AS likely_kept_share
     FROM known JOIN judged USING (pair_id) WHERE top
-    GROUP BY word, covered HAVING likely_kept < likely ORDER BY likely - likely_kept DESC, word LIMIT $2
+    GROUP BY word, covered HAVING likely_kept < likely
+    ORDER BY covered, likely - likely_kept DESC, word LIMIT $2
 """
 
 
@@ -102,7 +103,7 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
         f"The filter drops what people did not caption: of the web texts most like their images it kept "
         f"{other['likely_kept_share']:.0%} where a word is one that hardly any human caption has, and "
         f"{known['likely_kept_share']:.0%} of the others. The human captions know {found['covered_share']:.0%} of "
-        f"what the web says. It dropped most of {examples}. {remedy}"
+        f"what the web says. It dropped texts with {examples}. {remedy}"
     ]
 
 

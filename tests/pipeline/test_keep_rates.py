@@ -79,7 +79,7 @@ def test_the_alarm_says_what_to_do(tmp_path: Path) -> None:
     rows = found(tmp_path, 1.0, 0.25)
     (off,) = alarm(rows, "off")
     assert "kept 25% where a word is one that hardly any human caption has, and 100% of the others" in off
-    assert "dropped most of `owl`. Set models.rehearsal to auto or on" in off
+    assert "dropped texts with `owl`. Set models.rehearsal to auto or on" in off
     (on,) = alarm(rows, "auto")
     assert "Look at them with capfilt inspect RUN select --rejects" in on
     console = Console(record=True, width=100)
