@@ -97,6 +97,28 @@ class HumanPicture(Picture):
     split: Split
 
 
+class CleanedPart(Record):
+    """A part of the cleaned dataset of a parent run. Names are relative to the folders of its runs."""
+
+    key: ClassVar[tuple[str, ...]] = ("export",)
+
+    export: str = Field(description="the part of the export")
+    sha256: Hex256
+    pictures: str | None = Field(
+        description="the part of `ingest` or `human` with the original bytes, if it stands"
+    )
+    scores: str | None = Field(description="the part of `score`; null of human pairs")
+
+
+class CleanedPicture(Picture):
+    """An image that a parent run kept, with the texts that it kept, and where each comes from."""
+
+    sources: list[Source] = Field(description="of each text: web, synthetic or human")
+    pair_ids: list[str] = Field(description="of each text")
+    rounds: list[int] = Field(description="of each text: the round that made it")
+    parent: str = Field(description="the parent run's name")
+
+
 class Caption(Record):
     """A synthetic text written by the captioner."""
 
@@ -107,6 +129,27 @@ class Caption(Record):
     caption_index: int = Field(ge=0)
     text: str
     logprob: float = Field(le=1e-3, description="sum over tokens under the model, nats")
+
+
+class Word(Record):
+    """A content word that is frequent in the web texts, and whether the human captions know it."""
+
+    key: ClassVar[tuple[str, ...]] = ("word",)
+
+    word: str
+    web_texts: int = Field(ge=1, description="web texts that have it")
+    human_texts: int = Field(ge=0, description="human captions of the train split that have it")
+    covered: bool = Field(description="whether that is enough of them to learn it from")
+
+
+class Alignment(Record):
+    """How well a web text fits its image by the pretrained model, before anything is finetuned."""
+
+    key: ClassVar[tuple[str, ...]] = ("pair_id",)
+
+    pair_id: Hex128
+    row_id: Hex128
+    itc: Cosine = Field(description="cosine of the unimodal embeddings")
 
 
 class Score(Record):

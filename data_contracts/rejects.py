@@ -61,6 +61,7 @@ class Reason(StrEnum):
     TEXT_BOILERPLATE = "text_boilerplate"
     TEXT_TOO_SHORT = "text_too_short"
     TEXT_TOO_LONG = "text_too_long"
+    HELD_OUT = "held_out"
     POISON = "poison"
 
     @classmethod
@@ -121,6 +122,7 @@ MEANING: dict[Reason, str] = {
     Reason.TEXT_BOILERPLATE: "a text that says nothing of the picture, as in `click to enlarge`",
     Reason.TEXT_TOO_SHORT: "a text of fewer characters than texts.min_length",
     Reason.TEXT_TOO_LONG: "a text of more characters than texts.max_length",
+    Reason.HELD_OUT: "a human picture that a parent run sets its threshold with, or tests on",
     Reason.POISON: "its process died or raised whenever it was handled, its neighbours' did not",
 }
 

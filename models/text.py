@@ -14,3 +14,8 @@ def normalise_caption(text: str, max_words: int = 30) -> str:
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     words = text.split(" ")
     return " ".join(words[:max_words]) if len(words) > max_words else text
+
+
+def content_words(text: str) -> set[str]:
+    """The words of a text as BLIP reads it that may name what is seen: letters only, three or more."""
+    return {word for word in normalise_caption(text).split() if len(word) > 2 and word.isalpha()}

@@ -487,13 +487,16 @@ def demo(
     http: Annotated[
         bool, typer.Option("--http", help="Have the crawl fetched, from a server on loopback.")
     ] = False,
+    human_concepts: Annotated[
+        int | None, typer.Option(help="Let people caption so many of its 24 things; without it, all.")
+    ] = None,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
     from pipeline.demo.command import close, prepare
     from pipeline.demo.web import served
     from pipeline.recipe import load
 
-    recipe = load(prepare(out, seed, http=http))
+    recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts))
     with served(out) if http else nullcontext():
         _run(recipe, None, None, None)
     close(out, Ledger(recipe.run), console)

@@ -16,9 +16,12 @@ from models.med.config import preset
 from models.open import ENGINE, ModelFacts, check_model, digest_of
 from models.protocols import Decoding, Inference
 from pipeline.graph import Graph
+from pipeline.parent import cleaned_of
 from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
+from stages.align import AlignTexts
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
+from stages.coverage import CoverWords
 from stages.evaluate import Evaluate
 from stages.export import ExportIds, ExportPairs
 from stages.fetch.policy import FetchPolicy
@@ -46,6 +49,7 @@ from stages.train import (
     WarmUp,
     WarmUpOnLabels,
 )
+from stages.vet import VetTexts
 
 
 class Plan(Graph):
@@ -143,20 +147,55 @@ class _Builder:
         start: Start | None = self._pretrained(fresh) if fresh else None
         for role in sorted(trained, reverse=True):  # the filter first
             self._demand_human(f"training the {role}")
+            if "coverage" not in self.plan.nodes:
+                self.plan.add("coverage", CoverWords(), "human", "ingest")
             begin = brought[role] or start
             assert begin is not None
             if role == "filter":
                 from models.training.jobs import FilterSettings
 
-                stage: Stage = FinetuneFilter(begin, settings_of(FilterSettings, models.filter, seed))
+                rehearses = self._align(begin)
+                filter_keys = settings_of(FilterSettings, models.filter, seed)
+                stage: Stage = FinetuneFilter(begin, filter_keys, bool(rehearses))
             else:
                 from models.training.jobs import CaptionerSettings
 
+                rehearses = self._vet("filter" in trained, brought["filter"])
                 settings = settings_of(CaptionerSettings, models.captioner, seed)
-                stage = FinetuneCaptioner(begin, settings)
-            self.plan.add(role, stage, "human")
+                stage = FinetuneCaptioner(begin, settings, bool(rehearses))
+            self.plan.add(role, stage, "human", *rehearses)
         refs = {role: Trained(role) if role in trained else ref for role, ref in brought.items()}
         return refs["filter"], refs["captioner"]  # type: ignore[return-value]  # none is left None
+
+    def _align(self, start: Start) -> tuple[str, ...]:
+        """What the filter rehearses on: the web texts of which the pretrained model is sure, if there is one."""
+        if self.models.rehearsal == "off" or not isinstance(start, Checkpoint | Trained):
+            return ()
+        if start == Trained("warmup"):  # its encoders have never been compared with each other
+            return ()
+        inference = replace(inference_of(self.models), itm_token=None)  # the encoders have no such token
+        self.plan.add("align", AlignTexts(start, inference, self._always), "ingest", "coverage")
+        return ("ingest", "align")
+
+    def _vet(self, trained: bool, brought: Checkpoint | None) -> tuple[str, ...]:
+        """What the captioner rehearses on: the web texts that the filter keeps.
+
+        A filter that was trained here on human pairs alone is as blind as the captioner would be, and one that
+        gives no probability has no threshold.
+        """
+        facts = self.facts.get("filter")
+        usable = "align" in self.plan.nodes if trained else bool(facts and facts.probability)
+        if self.models.rehearsal == "off" or not usable:
+            return ()
+        filter = Trained("filter") if trained else brought
+        assert filter is not None
+        stage = VetTexts(filter, inference_of(self.models), self._always)
+        self.plan.add("vet", stage, "ingest", "coverage")
+        return ("ingest", "vet")
+
+    @property
+    def _always(self) -> bool:
+        return bool(self.models.rehearsal == "on")
 
     def _brought(self, role: Role, keys: Any) -> Checkpoint | None:
         """The checkpoint that the recipe names for a role, looked at before anything runs."""
@@ -209,7 +248,13 @@ class _Builder:
             from models.training.jobs import PretrainSettings
 
             settings = settings_of(PretrainSettings, models.pretrain, seed)
-            self.plan.add("pretrain", Pretrain(start, settings), "human", "ingest")
+            upstream = ["human", "ingest"]
+            if models.pretrain.from_run:
+                listing, cleaned = cleaned_of(models.pretrain.from_run)
+                self.plan.add("list_cleaned", listing)
+                self.plan.add("cleaned", cleaned, "list_cleaned")
+                upstream.append("cleaned")
+            self.plan.add("pretrain", Pretrain(start, settings), *upstream)
             start = Trained("pretrain")
         return start
 

@@ -43,6 +43,11 @@ def _bytes(value: object) -> object:
     return int(float(match[1]) * _SIZES[(match[2] or "").upper()]) if match else value
 
 
+def _switch(value: object) -> object:
+    """YAML reads `on` and `off` as truth values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,7 +81,7 @@ def _keys(name: str, settings: type, **extra: Any) -> type[Strict]:
 
 _Where = (str | None, None)
 WarmupKeys = _keys("WarmupKeys", WarmupSettings, images=_Where, labels=_Where)
-PretrainKeys = _keys("PretrainKeys", PretrainSettings)
+PretrainKeys = _keys("PretrainKeys", PretrainSettings, from_run=_Where)
 FilterKeys = _keys("FilterKeys", FilterSettings, checkpoint=_Where)
 CaptionerKeys = _keys("CaptionerKeys", CaptionerSettings, checkpoint=_Where)
 GuardKeys = _keys("GuardKeys", CaptionGuard)
@@ -96,12 +101,14 @@ class ModelsKeys(Strict):
     """Models brought (`checkpoint`) or trained here, from ``init``: a preset, a model directory, or two parents.
 
     ``precision`` is that of captioning and scoring; ``auto``, what this machine is fast at, is settled when the
-    recipe is loaded, and the run keeps it. ``itm_token`` overrides what the filter records.
+    recipe is loaded, and the run keeps it. ``itm_token`` overrides what the filter records. ``rehearsal`` on web
+    texts when finetuning, beyond BLIP: ``auto`` is on where the human captions are narrower than the web.
     """
 
     init: str | ParentsKeys | None = None
     precision: Literal["auto"] | Precision = "auto"
     itm_token: Literal["cls", "enc"] | None = None
+    rehearsal: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     tokenizer: str = "wordpiece:8000"
     warmup: WarmupKeys | None = None  # type: ignore[valid-type]  # made by create_model above
     pretrain: PretrainKeys | None = None  # type: ignore[valid-type]
@@ -163,8 +170,9 @@ class ShardKeys(Strict):
 
 
 STAGES = (
-    *("list_web", "list_human", "preflight", "human", "ingest", "placeholders"),
-    *("tokenizer", "warmup", "pretrain", "filter", "captioner", "calibrate", "evaluate"),
+    *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
+    *("tokenizer", "warmup", "pretrain", "coverage", "align", "filter", "vet", "captioner"),
+    *("calibrate", "evaluate"),
     *("caption", "score", "threshold", "select", "export"),
 )
 
@@ -333,6 +341,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     def path(value: str) -> str:
         return value and os.path.normpath(base / Path(value).expanduser())
 
+    def where(value: str) -> str:
+        return value if is_url(value) else path(value)
+
     def model(value: str | None) -> str | None:
         return (
             path(value) if value and (value.startswith((".", "/", "~")) or (base / value).exists()) else value
@@ -340,20 +351,18 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
     def sources(given: tuple[SourceKeys, ...]) -> Iterator[SourceKeys]:
         for source in given:
-            where = (
-                source.path if is_url(source.path) else path(source.path)
-            )  # a source refuses a store itself
-            yield source.model_copy(update={"path": where, "captions": path(source.captions)})
+            # a source refuses a store itself
+            yield source.model_copy(update={"path": where(source.path), "captions": path(source.captions)})
 
     def keys(given: Any, **update: Any) -> Any:
         return given and given.model_copy(update=update)
 
     models: Any = recipe.models
     fetch: Any = recipe.fetch
-    warmup = models.warmup
+    warmup, pretrain = models.warmup, models.pretrain
     return recipe.model_copy(
         update={
-            "output": recipe.output if is_url(recipe.output) else path(recipe.output.removeprefix("file://")),
+            "output": where(recipe.output.removeprefix("file://")),
             "fetch": keys(recipe.fetch, takedown=path(fetch.takedown or "") or None),
             "export": keys(recipe.export, takedown=path(recipe.export.takedown or "") or None),
             "web": tuple(sources(recipe.web)),
@@ -366,6 +375,7 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
                     "tokenizer": model(models.tokenizer),
                     "filter": keys(models.filter, checkpoint=model(models.filter.checkpoint)),
                     "captioner": keys(models.captioner, checkpoint=model(models.captioner.checkpoint)),
+                    "pretrain": pretrain and keys(pretrain, from_run=where(pretrain.from_run or "") or None),
                     "warmup": warmup
                     and keys(warmup, images=path(warmup.images or ""), labels=path(warmup.labels or "")),
                 }

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from data_contracts.rejects import MEANING
 from models.metrics import diversity, most_shared
+from pipeline import keep_rates
 from pipeline.inspection import figures, files, query, stages
 from pipeline.ledger import Ledger
 
@@ -55,6 +56,8 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "selection": record.recipe.get("select", {}) | {"threshold_used": _threshold(ledger)},
         "texts": _texts(ledger),
         "stock": _stock(ledger),
+        "words": keep_rates.keep_rates(ledger),
+        "rehearsal": record.recipe.get("models", {}).get("rehearsal", "auto"),
         "exported": _exported(ledger),
         "evaluation": evaluation,
         "test_images_in_crawl": _leaked(ledger),
@@ -163,6 +166,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"The captions are poor: CIDEr {cider['value']:.2f} on test images, where the human captions of "
             f"other images reach {chance['value']:.2f}. Do not train on the synthetic texts of this run."
         )
+    warnings += keep_rates.alarm(report["words"], report["rehearsal"])
     tested = evaluation.get("test_images")
     if tested and tested["value"] < 50:
         warnings.append(f"Only {tested['value']:.0f} test images: every figure has a wide error.")
@@ -225,6 +229,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(
             f"  {name:<24} {figure['value']:.3f}{interval}  [dim]{figure['note']}[/dim]", highlight=False
         )
+    if report["words"] and report["words"]["worst_words"]:
+        console.print(keep_rates.table_of(report["words"]))
     for name, known in report.get("truth", {}).items():
         said = ", ".join(f"{key} {_said(value)}" for key, value in known.items())
         console.print(f"  by the truth, {name}: {said}", highlight=False, soft_wrap=True)

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from data_contracts.contract import Contract
 from data_contracts.identity import pair_id
 from data_contracts.records import Caption, Picture, Record, Score, Source
 from data_contracts.rejects import Reason, Reject
-from models.protocols import FLOAT32, Inference, Matcher
+from models.protocols import FLOAT32, Inference
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from models.open import Filter
 
 
 class _Text(NamedTuple):
@@ -17,6 +22,16 @@ class _Text(NamedTuple):
     source: Source
     caption: int | None
     text: str
+
+
+class Shown(NamedTuple):
+    """An image with the texts that are to be judged, and as what a model reads them."""
+
+    row_id: str
+    image_id: str
+    image: "Image"
+    texts: list[_Text]
+    readings: list[str]
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class ScorePairs(ShardStage):
     produces: ClassVar[type[Record]] = Score
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "text"
+    name: ClassVar[str] = "score"
 
     filter: ModelRef
     inference: Inference = FLOAT32
@@ -36,8 +52,8 @@ class ScorePairs(ShardStage):
         from models.threads import use_threads
 
         use_threads(site.threads)
-        matcher = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
-        return lambda shard: self._transform(shard, matcher, site)
+        model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
+        return lambda shard: self._transform(shard, model, site)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
         return {row: [text.pair for text in texts] for row, texts in self._texts(shard).items()}
@@ -54,15 +70,14 @@ class ScorePairs(ShardStage):
             texts[row["row_id"]].append(_Text(pair, Source.SYNTHETIC, row["caption_index"], row["text"]))
         return texts
 
-    def _transform(self, shard: ShardInput, matcher: Matcher, site: Site) -> Iterator[Rows]:
+    def _transform(self, shard: ShardInput, model: "Filter", site: Site) -> Iterator[Rows]:
         from models.text import normalise_caption
 
         texts = self._texts(shard)
         seen: set[str] = set()
         for batch in shard.stream(Picture, site.batch):
             rejected: list[Reject] = []
-            to_judge: list[tuple[str, str, list[_Text]]] = []
-            pictures, readings = [], []
+            shown: list[Shown] = []
             for row, image, data in zip(*map(batch.column, ("row_id", "image_id", "image")), strict=True):
                 judged = []
                 for text in texts[row.as_py()]:
@@ -74,33 +89,35 @@ class ScorePairs(ShardStage):
                             Reject(
                                 id=text.pair,
                                 row_id=row.as_py(),
-                                stage="score",
+                                stage=self.name,
                                 unit=self.unit,
                                 reason=reason,
                                 detail=f"{text.source}: {text.text[:200]}",
                             )
                         )
                 if judged:
-                    to_judge.append((row.as_py(), image.as_py(), judged))
-                    pictures.append(site.decode(image.as_py(), data.as_py()))
-                    readings.append([normalise_caption(text.text) for text in judged])
-            kept = [
-                Score(
-                    pair_id=text.pair,
-                    row_id=row_id,
-                    image_id=image_id,
-                    source=text.source,
-                    caption_index=text.caption,
-                    text=text.text,
-                    itm=match.itm,
-                    itc=match.itc,
-                )
-                for (row_id, image_id, judged), matches in zip(
-                    to_judge, matcher.match(pictures, readings), strict=True
-                )
-                for text, match in zip(judged, matches, strict=True)
-            ]
-            yield Rows(Contract(Score).table(kept), rejected)
+                    picture = site.decode(image.as_py(), data.as_py())
+                    readings = [normalise_caption(text.text) for text in judged]
+                    shown.append(Shown(row.as_py(), image.as_py(), picture, judged, readings))
+            yield Rows(Contract(self.produces).table(self._judge(shown, model)), rejected)
+
+    def _judge(self, shown: Sequence[Shown], model: "Filter") -> Sequence[Record]:
+        """A row for each text."""
+        matches = model.match([one.image for one in shown], [one.readings for one in shown])
+        return [
+            Score(
+                pair_id=text.pair,
+                row_id=one.row_id,
+                image_id=one.image_id,
+                source=text.source,
+                caption_index=text.caption,
+                text=text.text,
+                itm=match.itm,
+                itc=match.itc,
+            )
+            for one, own in zip(shown, matches, strict=True)
+            for text, match in zip(one.texts, own, strict=True)
+        ]
 
     @staticmethod
     def _refuse(text: _Text, reading: str, seen: set[str]) -> Reason | None:

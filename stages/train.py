@@ -16,8 +16,19 @@ import pyarrow.csv as pacsv
 
 from data_contracts.contract import Contract
 from data_contracts.errors import SourceError
-from data_contracts.records import HumanPicture, Metric, Picture, Record, Split, TrainingStep
+from data_contracts.records import (
+    Alignment,
+    CleanedPicture,
+    HumanPicture,
+    Metric,
+    Picture,
+    Record,
+    Score,
+    Split,
+    TrainingStep,
+)
 from stages.pairs import CommittedPairs, held_out_pairs
+from stages.rehearsal import Trusted, confident, vetted
 from stages.stage import (
     MODEL_LIBRARIES,
     CollectiveStage,
@@ -31,6 +42,7 @@ from stages.stage import (
 
 if TYPE_CHECKING:
     from models.med.checkpoint import Checkpoint as Loaded
+    from models.training.data import Source
     from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
     from models.training.loop import Execution
 
@@ -236,9 +248,9 @@ class WarmUpOnLabels(_Training):
 
 @dataclass(frozen=True)
 class Pretrain(_Training):
-    """ITC + ITM + LM on human and web pairs (BLIP, section 3.2)."""
+    """ITC + ITM + LM on human and web pairs (BLIP, section 3.2), and on those that another run has cleaned."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, CleanedPicture)
 
     settings: "PretrainSettings"
 
@@ -246,45 +258,73 @@ class Pretrain(_Training):
         from models.training.data import Source
         from models.training.jobs import pretrain
 
-        size = loaded.model.config.image_size
-        human = human_pairs(inputs, size, site)
+        size, settings = loaded.model.config.image_size, self.settings
+        human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
         web = CommittedPairs(inputs, Picture, size, site)
-        held_out = held_out_pairs(inputs, size, site)
         others = [Source(web, len(web))]
-        pretrain(loaded.model, loaded.tokenizer, human, others, self.settings, execution, held_out)
-        return f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images."
+        what = f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images"
+        if inputs.has(CleanedPicture):
+            cleaned = CommittedPairs(inputs, CleanedPicture, size, site)
+            weights = settings.other_shares(len(web), len(cleaned))
+            others = [Source(web, weights[0]), Source(cleaned, weights[1])]
+            what += f", and on {len(cleaned)} that another run has cleaned"
+        pretrain(loaded.model, loaded.tokenizer, human, others, settings, execution, held_out)
+        return f"{what}."
 
 
 @dataclass(frozen=True)
 class FinetuneFilter(_Training):
-    """ITC + ITM on the human pairs (BLIP, section 3.3)."""
+    """ITC + ITM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on confident web pairs, too."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Alignment)
 
     settings: "FilterSettings"
+    rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_filter
 
         size = loaded.model.config.image_size
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
-        finetune_filter(loaded.model, loaded.tokenizer, human, (), self.settings, execution, held_out)
-        return f"A filter: finetuned with ITC and ITM on {len(human)} human images."
+        web = _trusted_pairs(inputs, confident(inputs), size, site) if self.rehearsal else None
+        others = _only(web)
+        finetune_filter(loaded.model, loaded.tokenizer, human, others, self.settings, execution, held_out)
+        rehearsed = f" and {len(web)} web images of which the pretrained model was sure" if web else ""
+        return f"A filter: finetuned with ITC and ITM on {len(human)} human images{rehearsed}."
 
 
 @dataclass(frozen=True)
 class FinetuneCaptioner(_Training):
-    """LM on the human pairs (BLIP, section 3.3)."""
+    """LM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on web pairs that the filter vetted, too."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Score)
 
     settings: "CaptionerSettings"
+    rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
         from models.training.jobs import finetune_captioner
 
         size = loaded.model.config.image_size
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
-        finetune_captioner(loaded.model, loaded.tokenizer, human, (), self.settings, execution, held_out)
-        return f"A captioner: finetuned with LM on {len(human)} human images."
+        web = _trusted_pairs(inputs, vetted(inputs), size, site) if self.rehearsal else None
+        others = _only(web)
+        finetune_captioner(loaded.model, loaded.tokenizer, human, others, self.settings, execution, held_out)
+        rehearsed = f" and {len(web)} web images whose text the filter kept" if web else ""
+        return f"A captioner: finetuned with LM on {len(human)} human images{rehearsed}."
 
 
 def human_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs:
     """The human images of the train split."""
     return CommittedPairs(inputs, HumanPicture, size, site, Split.TRAIN)
+
+
+def _trusted_pairs(inputs: StageInput, trusted: Trusted, size: int, site: Site) -> CommittedPairs | None:
+    """The web images with a trusted text, and only these texts; ``None`` where there is nothing to rehearse."""
+    return CommittedPairs(inputs, Picture, size, site, trusted=trusted.of) if len(trusted) else None
+
+
+def _only(pairs: CommittedPairs | None) -> "list[Source]":
+    from models.training.data import Source
+
+    return [Source(pairs, 1.0)] if pairs is not None else []

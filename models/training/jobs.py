@@ -55,6 +55,20 @@ class PretrainSettings(GroundingSettings):
     def weights(self) -> dict[str, float]:
         return {**super().weights, "lm": self.lm}
 
+    def other_shares(self, web: int, cleaned: int) -> tuple[float, float]:
+        """The weights of so many web images and so many cleaned ones in what the human pairs leave of a batch.
+
+        Raises :class:`TrainingError` when the shares are more than a batch.
+        """
+        rest = 1 - self.human_share - self.cleaned_share
+        if rest < -1e-9:
+            raise TrainingError(
+                what="the shares of a batch are more than a batch",
+                evidence=f"human_share {self.human_share}, cleaned_share {self.cleaned_share}",
+                remedy="lower one of them",
+            )
+        return (max(0.0, rest), self.cleaned_share) if self.cleaned_share else (float(web), float(cleaned))
+
 
 @dataclass(frozen=True)
 class FilterSettings(GroundingSettings):

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_contracts.errors import UsageError
+from pipeline.demo.concepts import by_concepts, table_of
 from pipeline.demo.web import LIST, over_http, write_list
 from pipeline.inspection import files, query
 from pipeline.ledger import Ledger
@@ -19,11 +20,13 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
-def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int) -> Path:
+def prepare(
+    out: Path, seed: int, *, http: bool = False, human_concepts: int | None = None, **sizes: int
+) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
 
-    With ``http`` the recipe has the crawl fetched, by a list of urls. ``sizes`` are those of
-    :func:`pipeline.demo.crawl.write_demo`.
+    With ``http`` the recipe has the crawl fetched, by a list of urls. ``human_concepts`` and ``sizes`` are those
+    of :func:`pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
@@ -36,7 +39,7 @@ def prepare(out: Path, seed: int, *, http: bool = False, **sizes: int) -> Path:
             evidence=str(error),
             remedy="pip install 'capfilt[demo]'",
         ) from error
-    write_demo(out, seed, **sizes)
+    write_demo(out, seed, human_concepts=human_concepts, **sizes)
     recipe = out / RECIPE
     if recipe.exists() and http is not (out / LIST).exists():
         raise UsageError(
@@ -71,6 +74,8 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
             _percent(row["true_kept"]),
         )
     console.print(table)
+    if found["concepts"]:
+        console.print(table_of(found["concepts"]))
     auc = found["web_auc_itm"]
     console.print(
         f"noise is a text that says something false, or nothing, about its picture. The filter tells true from "
@@ -106,13 +111,14 @@ def _percent(share: float | None) -> str:
 
 
 def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
-    """Noise and counts by source, and the filter's AUC on web texts, by the known truth."""
+    """Noise and counts by source, the filter's AUC on web texts, what people captioned, by the known truth."""
     from pipeline.demo.crawl import read_truth
     from pipeline.demo.grammar import Verdict, truth
 
     scenes = read_truth(out)
     known = {Verdict.MATCH: Truth.MATCH, Verdict.PARTIAL: Truth.PARTIAL}
-    return against(ledger, lambda file, text: known.get(truth(scenes[Path(file).name], text), Truth.NOISE))
+    found = against(ledger, lambda file, text: known.get(truth(scenes[Path(file).name], text), Truth.NOISE))
+    return found | {"concepts": by_concepts(ledger, scenes)}
 
 
 def _funnel(ledger: Ledger, console: Console) -> None:

@@ -30,13 +30,24 @@ def write_demo(
     web: int = 6000,
     concepts: int = 24,
     inverse: float = 0.0,
+    human_concepts: int | None = None,
 ) -> None:
     """Write the demo's data to ``out``; the same arguments always write the same bytes.
 
     A complete folder of the same arguments is left as it is, an interrupted one is written again, and any
     other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
-    lower object first ("right of", "below").
+    lower object first ("right of", "below"). With ``human_concepts`` people captioned pictures of so many of the
+    concepts alone, as human sets are narrower than a crawl.
+
+    Raises:
+        UsageError: the folder holds something else, or the world has not so many concepts.
     """
+    if human_concepts is not None and not 2 <= human_concepts <= concepts:
+        raise UsageError(
+            what=f"people cannot have captioned {human_concepts} concepts",
+            evidence=f"the world has {concepts}, and a picture shows up to two",
+            remedy=f"give a number from 2 to {concepts}",
+        )
     identity = {
         "format": 1,
         "openmoji": VERSION,
@@ -45,6 +56,7 @@ def write_demo(
         "web": web,
         "concepts": concepts,
         "inverse": inverse,
+        "human_concepts": human_concepts,
     }
     if _is_complete(out, identity):
         return
@@ -53,7 +65,8 @@ def write_demo(
     _mark(out, identity, complete=False)
     for folder in _FOLDERS:
         (out / folder).mkdir(exist_ok=True)
-    truths = [*_human(out, world, seed, human, inverse), *_web(out, world, seed, web, inverse)]
+    captioned = World(world.concepts[:human_concepts])
+    truths = [*_human(out, captioned, seed, human, inverse), *_web(out, world, seed, web, inverse)]
     header = ("file", "set", "kind", "verdict", "text", "first", "second", "relation", "colour")
     _write_csv(out / "truth.csv", header, truths)
     (out / "ATTRIBUTION.md").write_text(_attribution(), "utf-8")

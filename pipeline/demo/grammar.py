@@ -72,6 +72,12 @@ def truth(scene: Scene, text: str) -> Verdict:
     return Verdict.MATCH if (len(said.objects), said.relation, said.colour) == everything else Verdict.PARTIAL
 
 
+def objects_named(text: str) -> tuple[str, ...]:
+    """The objects that a sentence names; none if it is no sentence about a picture."""
+    said = _parse(text)
+    return said.objects if said else ()
+
+
 @dataclass(frozen=True)
 class _Said:
     """The claims of a sentence, in reading order: the left or upper object first."""

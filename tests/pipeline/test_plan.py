@@ -64,8 +64,8 @@ def changed(before: Plan, after: Plan) -> set[str]:
 
 AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
-AFTER_FILTER = {"filter", "calibrate", "evaluate", "score"} | AFTER_SELECT
-AFTER_PRETRAIN = AFTER_FILTER | AFTER_CAPTION | {"pretrain", "captioner"}
+AFTER_FILTER = {"filter", "vet", "captioner", "calibrate", "evaluate"} | AFTER_CAPTION
+AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "align"}
 
 
 def test_the_stages_come_in_an_order_in_which_they_can_run(make: Make) -> None:
@@ -96,9 +96,12 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"images__placeholder": 11}, {"placeholders"} | AFTER_SELECT),
         (
             {"images__max_aspect": 3},
-            {"human", "ingest", "placeholders", "tokenizer", "warmup"} | AFTER_PRETRAIN,
+            {"human", "ingest", "placeholders", "tokenizer", "warmup", "coverage"} | AFTER_PRETRAIN,
         ),
-        ({"texts__rules": ["url"]}, {"ingest", "placeholders", "tokenizer", "warmup"} | AFTER_PRETRAIN),
+        (
+            {"texts__rules": ["url"]},
+            {"ingest", "placeholders", "tokenizer", "warmup", "coverage"} | AFTER_PRETRAIN,
+        ),
         ({"texts__rules": ["url", "boilerplate", "file_name", "url"]}, set()),  # all of them, in any order
         ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
         ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
@@ -109,7 +112,7 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"models__pretrain": None}, AFTER_PRETRAIN),
         ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
         ({"seed": 1}, {"warmup"} | AFTER_PRETRAIN),
-        ({"shards__target": 10}, set(STAGES) - {"threshold", "preflight"}),
+        ({"shards__target": 10}, set(STAGES) - {"threshold", "preflight", "list_cleaned", "cleaned"}),
         ({"placement": {"caption": {"gpus": 1, "batch": 3}, "score": {"actors": 9}}}, set()),
         ({"name": "other", "output": "/elsewhere"}, set()),
     ],
@@ -129,7 +132,7 @@ def test_of_a_list_of_urls_patience_is_no_identity_and_what_may_be_fetched_is(
     listed = partial(make, web={"format": "urls", "path": str(path)})
     patient = {"timeout": 60, "threads": 4, "user_agent": "other/1", "preflight": 7, "shard_deadline": 9}
     assert changed(listed(), listed(fetch=patient)) == set()
-    fetched = {"ingest", "placeholders", "tokenizer", "warmup", "preflight"} | AFTER_PRETRAIN
+    fetched = {"ingest", "placeholders", "tokenizer", "warmup", "preflight", "coverage"} | AFTER_PRETRAIN
     assert changed(listed(), listed(fetch={"max_bytes": 7})) == fetched
     (tmp_path / "gone.txt").write_text("a.org\n")
     gone = str(tmp_path / "gone.txt")
@@ -194,7 +197,10 @@ def test_checkpoints_are_identity_by_content_not_by_place(
     with (moved / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         weights.write(b"\x99")
-    assert changed(before, make(**brought(moved, blip_captioner))) == AFTER_FILTER - {"filter"}
+    assert (
+        changed(before, make(**brought(moved, blip_captioner)))
+        == {"calibrate", "evaluate", "score"} | AFTER_SELECT
+    )
 
 
 def test_two_checkpoints_and_a_number_need_no_human_set(
@@ -231,9 +237,16 @@ def test_a_model_may_start_from_two_parents(make: Make, tmp_path: Path) -> None:
 
 
 def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
-    plans = [make(models__precision=precision) for precision in ("fp32", "bf16")]
-    assert changed(*plans) == {"calibrate", "evaluate", "caption", "score", "select", "export"}
-    assert changed(plans[0], make(models__precision="fp32", models__itm_token="cls")) == changed(*plans)
+    def computed(**how: Any) -> set[str]:
+        return changed(make(models__precision="fp32"), make(**how))
+
+    literal = {"models__rehearsal": "off", "models__precision": "fp32"}
+    judging = {"calibrate", "evaluate", "caption", "score", "select", "export"}
+    assert changed(make(**literal), make(**literal | {"models__precision": "bf16"})) == judging
+    assert changed(make(**literal), make(**literal, models__itm_token="cls")) == judging
+    # and of what a training reads that follows from a judgement; the encoders know no ITM token
+    assert computed(models__precision="bf16") == judging | {"align", "filter", "vet", "captioner"}
+    assert computed(models__precision="fp32", models__itm_token="cls") == judging | {"vet", "captioner"}
 
 
 def test_a_checkpoint_of_another_family_is_not_finetuned(
@@ -288,3 +301,62 @@ def test_a_list_of_urls_is_planned_by_its_content_and_its_rows_a_shard(make: Mak
     assert "list_web" in changed(plan, make(web={**keys, "keep_columns": ["text"]}))
     (tmp_path / "list.csv").write_text("url,text\nhttp://a,c\n")
     assert "list_web" in changed(plan, make(web=keys))
+
+
+REHEARSAL = {"align", "vet"}
+
+
+def test_the_filter_rehearses_on_what_pretraining_aligned_and_the_captioner_on_what_the_filter_kept(
+    make: Make,
+) -> None:
+    plan = make()
+    order = [
+        name for name in plan.nodes if name in {"pretrain", "coverage", "filter", "captioner"} | REHEARSAL
+    ]
+    assert order == ["pretrain", "coverage", "align", "filter", "vet", "captioner"]
+    nodes = plan.nodes
+    assert nodes["align"].needs == ("ingest", "coverage", "pretrain")
+    assert nodes["filter"].upstream == ("human", "ingest", "align")
+    assert nodes["vet"].needs == ("ingest", "coverage", "filter")
+    assert nodes["captioner"].upstream == ("human", "ingest", "vet")
+    for name in ("filter", "captioner"):
+        assert nodes[name].stage.rehearsal  # type: ignore[attr-defined]
+    on = make(models__rehearsal="on")
+    assert prints(make(models__rehearsal=True)) == prints(on)
+    assert changed(plan, on) == AFTER_FILTER | {"align"}
+
+
+@pytest.mark.parametrize("off", ["off", False])
+def test_blips_own_order_is_one_key_away(make: Make, off: object) -> None:
+    plan = make(models__rehearsal=off)
+    assert REHEARSAL.isdisjoint(plan.nodes)
+    for name in ("filter", "captioner"):
+        assert plan.nodes[name].upstream == ("human",)
+        assert not plan.nodes[name].stage.rehearsal  # type: ignore[attr-defined]
+    assert plan.nodes["coverage"].upstream == (
+        "human",
+        "ingest",
+    )  # for the report alone: nothing comes after it
+    assert not [node.name for node in plan if "coverage" in node.needs]
+    assert changed(plan, make(models__rehearsal="off", select__threshold=0.5)) == {"calibrate"} | AFTER_SELECT
+
+
+def test_without_a_pretrained_model_there_is_nothing_to_rehearse_by(
+    make: Make, blip_filter: Path, blip_captioner: Path, adapter_checkpoint: Callable[[str], Path]
+) -> None:
+    def stages(**changes: Any) -> set[str]:
+        return REHEARSAL & make(**changes).nodes.keys()
+
+    assert stages(models__pretrain=None) == set()
+    assert stages(**brought(blip_filter, blip_captioner)) == set()
+    assert "coverage" not in make(**brought(blip_filter, blip_captioner)).nodes
+    assert stages(**brought(blip_filter, blip_captioner, steps=5)) == {"align"}
+    # a captioner that is trained here rehearses on what any filter keeps that gives a probability
+    assert stages(models__filter={"checkpoint": str(blip_filter)}) == {"vet"}
+    assert stages(models__filter={"checkpoint": str(adapter_checkpoint("clip"))}) == set()
+
+
+@pytest.mark.parametrize("run", ["/nowhere", "s3://bucket/run"])
+def test_a_parent_that_cannot_be_read_is_refused(make: Make, run: str) -> None:
+    with pytest.raises(CapfiltError, match=r"is not a run|has to be a folder"):
+        make(models__pretrain={"from_run": run})

@@ -63,6 +63,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "stages": stages,
         "texts": texts,
         "stock": [],
+        "words": {},
+        "rehearsal": "auto",
         "test_images_in_crawl": 0,
         **changes,
     }

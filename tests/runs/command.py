@@ -134,7 +134,9 @@ def table(run: Path | str, stage: str) -> pa.Table:
     parts = [home.storage.read(f"{stage}/{name}") for name, _ in home.index(stage).held().values()]
     rows = pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)
     keys = [
-        name for name in ("row_id", "pair_id", "caption_index", "step", "name") if name in rows.column_names
+        name
+        for name in ("row_id", "pair_id", "caption_index", "step", "name", "word")
+        if name in rows.column_names
     ]
     return rows.sort_by([(key, "ascending") for key in keys])
 

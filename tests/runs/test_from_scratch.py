@@ -113,3 +113,24 @@ def test_a_human_set_too_small_to_calibrate_is_refused(head: Any, recipe: dict[s
     assert "needed: 20" in ended.err
     assert "bring 300 human images or more, or set select.threshold to a number" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_human_captions_that_know_the_webs_words_need_no_rehearsal(run: Path):
+    words = {row["word"]: row["covered"] for row in table(run, "coverage").to_pylist()}
+    assert set(words) & set(COLOURS)
+    assert all(words.values())
+    assert table(run, "align").num_rows == table(run, "vet").num_rows == 0
+
+
+def test_rehearsal_that_is_on_aligns_and_vets_every_web_text(head: Any, run: Path):
+    recipe = run.parent.parent / "recipe.yaml"
+    capfilt(
+        *("run", recipe, "--fork", "rehearsed", "--set", "models.rehearsal=on", "--until", "vet"), **head.env
+    )
+    fork = run.parent / "rehearsed"
+    texts = {row["row_id"]: row["texts"] for row in table(run, "ingest").to_pylist()}
+    vetted, aligned = table(fork, "vet"), table(fork, "align")
+    assert vetted["row_id"].to_pylist() == sorted(texts) == aligned["row_id"].to_pylist()
+    assert all(row["text"] in texts[row["row_id"]] for row in vetted.to_pylist())
+    assert set(vetted["source"].to_pylist()) == {"web"}
+    assert len(set(aligned["itc"].to_pylist())) > WEB / 2

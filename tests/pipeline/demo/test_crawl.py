@@ -112,3 +112,20 @@ def test_the_artwork_is_attributed(demo: Path) -> None:
     text = (demo / "ATTRIBUTION.md").read_text("utf-8")
     assert "OpenMoji" in text
     assert "CC BY-SA 4.0" in text
+
+
+def test_people_may_have_captioned_few_of_the_things_in_the_crawl(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo", 7, human=60, web=60, human_concepts=8)
+    scenes = read_truth(tmp_path / "demo")
+    things = {
+        folder: {
+            thing for file, scene in scenes.items() if file.startswith(folder) for thing in scene.objects
+        }
+        for folder in ("human", "web")
+    }
+    assert len(things["human"]) == 8
+    assert len(things["web"]) > 16
+    with pytest.raises(UsageError, match="human_concepts: 8 there"):
+        write_demo(tmp_path / "demo", 7, human=60, web=60)
+    with pytest.raises(UsageError, match="cannot have captioned 25 concepts"):
+        write_demo(tmp_path / "other", 7, human_concepts=25)
