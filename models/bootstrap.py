@@ -1,14 +1,21 @@
 """How sure a figure is, when the pairs of one image are not independent: images are drawn again, not pairs."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.metrics import Interval
-
 Floats = NDArray[np.float64]
 ROUNDS = 400
+
+
+class Interval(NamedTuple):
+    """A figure with its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def image_weights(images: ArrayLike, seed: int, rounds: int = ROUNDS) -> Iterator[Floats]:

@@ -34,9 +34,7 @@ class Bins:
     @classmethod
     def of(cls, scores: ArrayLike, matches: int, *also: float) -> "Bins":
         """With about as many of these scores in each; ``also`` are edges to have, such as a threshold."""
-        bins = int(np.clip(matches // BLIND = 0.7  # ROC AUC below which a kind of mismatch cannot be told from matches
-FEWEST = 10  # pairs of a kind, for a density
-PAIRS_A_BIN, FEWEST_BINS, MOST_BINS))
+        bins = int(np.clip(matches // PAIRS_A_BIN, FEWEST_BINS, MOST_BINS))
         inner = np.quantile(np.asarray(scores, np.float64), np.linspace(0, 1, bins + 1)[1:-1])
         return cls(tuple(np.unique([*inner, *also]).tolist()))
 

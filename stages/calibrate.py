@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,12 @@ import pyarrow as pa
 from data_contracts.contract import Contract
 from data_contracts.errors import CalibrationError
 from data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
-from models.calibration import Calibration, calibrate
 from models.mixture import Held
 from models.target import Target, reach
 from stages.stage import GlobalStage, Rows, Site, StageInput
+
+if TYPE_CHECKING:
+    from models.calibration import Calibration
 
 MINIMUM = 20
 
@@ -40,6 +42,8 @@ class Calibrate(GlobalStage):
     target: Target | None = None
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
+        from models.calibration import calibrate
+
         pairs = pa.concat_tables(inputs.parts(JudgedPair))
         pairs = pairs.filter(
             pa.array([split == Split.CALIBRATE for split in pairs["split"].to_pylist()], pa.bool_())
@@ -64,7 +68,7 @@ class Calibrate(GlobalStage):
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
 
     def _threshold(
-        self, found: Calibration, inputs: StageInput, itm: np.ndarray, kinds: np.ndarray, images: np.ndarray
+        self, found: "Calibration", inputs: StageInput, itm: np.ndarray, kinds: np.ndarray, images: np.ndarray
     ) -> Iterator[Metric]:
         of = f"from {len(np.unique(images))} calibrate images"
         if self.target is None:
@@ -97,7 +101,7 @@ class Calibrate(GlobalStage):
             yield _figure("precision", reached.precision, len(kinds), "on the pairs of the fit")
 
 
-def _platt(found: Calibration) -> Iterator[Metric]:
+def _platt(found: "Calibration") -> Iterator[Metric]:
     count = found.positives + found.negatives
     yield _figure("temperature", found.temperature, count, "")
     yield _figure("bias", found.bias, count, "")
