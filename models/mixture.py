@@ -104,7 +104,8 @@ class Held:
         """``match`` is the kind that matches, ``also`` are thresholds to have as edges of bins."""
         scores, names, images = np.asarray(itm, np.float64), np.asarray(kind, dtype=str), np.asarray(image)
         own = names == match
-        sees, blind = [], []
+        sees: list[str] = []
+        blind: list[str] = []
         for other in dict.fromkeys(names[~own].tolist()):
             both = own | (names == other)
             if (names == other).sum() >= FEWEST:

@@ -12,6 +12,7 @@ from models.bootstrap import Floats, image_weights
 
 FEWEST = 10  # human pairs above a threshold, for its precision to mean anything
 ROUNDS = 200
+UNSEEN = 0.5  # pairs: none among 300 mismatches above a threshold does not mean that there are none
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,24 @@ def curve(itm: ArrayLike, kinds: ArrayLike, shares: Sequence[tuple[str, float]],
     """
     scores, kind, weight = np.asarray(itm, np.float64), np.asarray(kinds), np.asarray(weights, np.float64)
     thresholds = np.unique(scores[kind == shares[0][0]])
-    kept = [
-        share * _at_least(scores[kind == name], weight[kind == name], thresholds) for name, share in shares
-    ]
+    kept = []
+    for number, (name, share) in enumerate(shares):
+        of = kind == name
+        kept.append(share * _at_least(scores[of], weight[of], thresholds, UNSEEN if number else 0.0))
     total = np.sum(kept, axis=0)
     precision = np.divide(kept[0], total, out=np.ones_like(total), where=total > 0)
     prior = shares[0][1]
     return Curve(thresholds, kept[0] / prior if prior else np.zeros_like(total), precision)
 
 
-def _at_least(scores: Floats, weights: Floats, thresholds: Floats) -> Floats:
-    """The weighted share of scores at or above each threshold."""
+def _at_least(scores: Floats, weights: Floats, thresholds: Floats, unseen: float) -> Floats:
+    """The weighted share of scores at or above each threshold, as if ``unseen`` more had been above and below."""
     if not weights.sum():
         return np.zeros_like(thresholds)
     order = np.argsort(scores)
-    below = np.concatenate([[0.0], np.cumsum(weights[order])])
-    return np.asarray(1 - below[np.searchsorted(scores[order], thresholds, side="left")] / below[-1])
+    above = weights.sum() - np.concatenate([[0.0], np.cumsum(weights[order])])
+    some = above[np.searchsorted(scores[order], thresholds, side="left")]
+    return np.asarray((np.maximum(some, 0.0) + unseen) / (weights.sum() + 2 * unseen))
 
 
 def reach(

@@ -72,10 +72,10 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
     for image, (own, name) in enumerate(zip(pairs.texts, pairs.image_ids, strict=True)):
         for text in own:
             wanted[image][PairKind.OWN, text] = None
-            for kind in Kind:
-                edited = edits.edit(text, kind, Random(f"{seed} {name} {kind} {text}"), own)
+            for edit in Kind:
+                edited = edits.edit(text, edit, Random(f"{seed} {name} {edit} {text}"), own)
                 if edited is not None:
-                    wanted[image][PairKind(kind), edited] = None
+                    wanted[image][PairKind(edit), edited] = None
     for kind, image, text in _mismatched(pairs, model, seed):
         wanted[image][kind, text] = None
     texts = [list(dict.fromkeys(text for _, text in some)) for some in wanted]

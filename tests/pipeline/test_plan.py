@@ -64,7 +64,7 @@ def changed(before: Plan, after: Plan) -> set[str]:
 
 AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
-AFTER_FILTER = {"filter", "calibrate", "evaluate", "score"} | AFTER_SELECT
+AFTER_FILTER = {"filter", "judge", "calibrate", "evaluate", "score"} | AFTER_SELECT
 AFTER_PRETRAIN = AFTER_FILTER | AFTER_CAPTION | {"pretrain", "captioner"}
 
 
@@ -90,6 +90,8 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"select__rule": "best"}, AFTER_SELECT),
         ({"select__threshold": 0.5}, {"calibrate"} | AFTER_SELECT),
         ({"select__threshold": {"keep_fraction": 0.5}}, {"calibrate", "threshold"} | AFTER_SELECT),
+        ({"select__threshold": {"precision": 0.9}}, {"calibrate"} | AFTER_SELECT),
+        ({"select__threshold": {"recall": 0.9}}, {"calibrate"} | AFTER_SELECT),
         ({"export__images": "reference"}, {"export"}),
         ({"export__images": "ids"}, {"export"}),
         ({"images__placeholder": 0}, {"placeholders"} | AFTER_SELECT),
@@ -232,7 +234,7 @@ def test_a_model_may_start_from_two_parents(make: Make, tmp_path: Path) -> None:
 
 def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
     plans = [make(models__precision=precision) for precision in ("fp32", "bf16")]
-    assert changed(*plans) == {"calibrate", "evaluate", "caption", "score", "select", "export"}
+    assert changed(*plans) == {"judge", "calibrate", "evaluate", "caption", "score", "select", "export"}
     assert changed(plans[0], make(models__precision="fp32", models__itm_token="cls")) == changed(*plans)
 
 
@@ -288,3 +290,11 @@ def test_a_list_of_urls_is_planned_by_its_content_and_its_rows_a_shard(make: Mak
     assert "list_web" in changed(plan, make(web={**keys, "keep_columns": ["text"]}))
     (tmp_path / "list.csv").write_text("url,text\nhttp://a,c\n")
     assert "list_web" in changed(plan, make(web=keys))
+
+
+def test_only_a_precision_waits_for_the_scores_of_the_crawl(make: Make) -> None:
+    def calibrate(threshold: object) -> tuple[str, ...]:
+        return make(select__threshold=threshold).nodes["calibrate"].needs
+
+    assert calibrate("calibrated") == calibrate({"recall": 0.9}) == ("judge",)
+    assert calibrate({"precision": 0.9}) == ("judge", "score")
