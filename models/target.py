@@ -41,12 +41,19 @@ class Reached(NamedTuple):
     precision: float
 
 
-def curve(itm: ArrayLike, kinds: ArrayLike, shares: Sequence[tuple[str, float]], weights: ArrayLike) -> Curve:
+def curve(
+    itm: ArrayLike,
+    kinds: ArrayLike,
+    shares: Sequence[tuple[str, float]],
+    weights: ArrayLike,
+    at: ArrayLike | None = None,
+) -> Curve:
     """``shares``: how much of the texts to be judged each kind is, the matches first: their prior. Kinds without a
-    pair count as never kept. ``itm``, ``kinds`` and ``weights`` have one entry a pair.
+    pair count as never kept. ``itm``, ``kinds`` and ``weights`` have one entry a pair. ``at`` are the thresholds,
+    ascending: by default the scores of the matches.
     """
     scores, kind, weight = np.asarray(itm, np.float64), np.asarray(kinds), np.asarray(weights, np.float64)
-    thresholds = np.unique(scores[kind == shares[0][0]])
+    thresholds = np.unique(scores[kind == shares[0][0]]) if at is None else np.asarray(at, np.float64)
     kept = []
     for number, (name, share) in enumerate(shares):
         of = kind == name

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from data_contracts.rejects import MEANING
 from models.metrics import diversity, most_shared
+from pipeline import report_card
 from pipeline.inspection import figures, files, query, stages
 from pipeline.ledger import Ledger
 
@@ -57,6 +58,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "stock": _stock(ledger),
         "exported": _exported(ledger),
         "evaluation": evaluation,
+        "filter": report_card.build(ledger),
         "test_images_in_crawl": _leaked(ledger),
     }
     report["warnings"] = _warnings(report)
@@ -175,6 +177,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         for stock in report["stock"]
         if stock["implausible"]
     ]
+    warnings += (report["filter"] or {}).get("warnings", [])
     return warnings + [
         f"{poison} units killed their process in {stage['stage']} and were quarantined."
         for stage in report["stages"]
