@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from models.bootstrap import Floats, weighted_auc
 
 ITERATIONS, ENOUGH = 2000, 1e-7
-PSEUDO = 0.5  # counts added to a bin, so that none is impossible
+PSEUDO = 1.0  # a pair more, spread over all bins, so that no score is impossible
 BLIND = 0.7  # ROC AUC below which a kind of mismatch cannot be told from matches
 FEWEST = 10  # pairs of a kind, for a density
 PAIRS_A_BIN, FEWEST_BINS, MOST_BINS = 16, 6, 40
@@ -70,7 +70,7 @@ class Mixture:
 
 def fit(held: Sequence[Floats], crawl: Floats) -> Mixture:
     """``held``: counts by bin of each kind of held-out pair, matches first; ``crawl``: those of the crawl's texts."""
-    counts = np.stack(held) + PSEUDO
+    counts = np.stack(held) + PSEUDO / len(crawl)
     density = counts / counts.sum(1, keepdims=True)
     weights = np.full(len(held), 1 / len(held))
     total = max(crawl.sum(), 1.0)

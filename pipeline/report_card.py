@@ -47,10 +47,10 @@ def demand(ledger: Ledger) -> dict[str, Any]:
     if card is None:
         raise UsageError(
             what="the run has no test pairs to judge its filter by",
-            evidence="no `judge` stage, or nothing of it yet"
+            evidence="its stage `judge` has nothing of them yet"
             if "judge" in ledger.record().fingerprints
             else "the recipe has no `human` source",
-            remedy="capfilt resume RUN, or add human pairs to the recipe: a tenth of them is the test split",
+            remedy="capfilt resume RUN, or human pairs in the recipe: a tenth of them is the test split",
         )
     return card
 
@@ -106,7 +106,7 @@ class _Card:
         card: dict[str, Any] = {
             "test_images": self.test.images,
             "calibrate_images": self.calibrate.images,
-            "auc": {kind: auc for kind in PairKind if kind != PairKind.OWN and (auc := self._auc(kind))},
+            "auc": {str(kind): auc for kind in PairKind if kind != PairKind.OWN and (auc := self._auc(kind))},
             "calibration": self._calibration(),
             "threshold": self._threshold(),
             "curve": self._curve(),
@@ -286,8 +286,6 @@ class _Card:
 
 def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
     """What stands against trusting the filter, in plain words, each with what to do."""
-    if card["test_images"] < FEWEST:
-        yield f"Only {card['test_images']} test images for the filter's report card: bring more human pairs."
     for kind in card["blind"]:
         auc = card["auc"][kind]
         said = f"ROC AUC {auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}), where 0.5 is a guess"

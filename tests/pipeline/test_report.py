@@ -63,6 +63,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "stages": stages,
         "texts": texts,
         "stock": [],
+        "filter": None,
         "test_images_in_crawl": 0,
         **changes,
     }
