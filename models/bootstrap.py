@@ -35,10 +35,15 @@ def over_images(
     the figure itself; rounds in which it is not defined (NaN) do not count.
     """
     value = statistic(np.ones(len(np.asarray(images))))
-    drawn = np.array([statistic(weights) for weights in image_weights(images, seed, rounds)])
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (value, value)
-    return Interval(value, float(low), float(high))
+    return interval(value, [statistic(weights) for weights in image_weights(images, seed, rounds)])
+
+
+def interval(value: float, drawn: ArrayLike) -> Interval:
+    """A figure with the middle 95% of what it is in the rounds in which it is defined."""
+    values = np.asarray(drawn, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (value, value)
+    return Interval(float(value), float(low), float(high))
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> float:

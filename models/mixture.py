@@ -10,15 +10,14 @@ What it cannot see: a mismatch that the filter scores as it scores matches (leav
 texts unlike anything in the held-out set.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.bootstrap import Floats, weighted_auc
+from models.bootstrap import Floats, image_weights, weighted_auc
 
-ITERATIONS, ENOUGH = 2000, 1e-7
+ITERATIONS, ENOUGH = 1000, 1e-6
 PSEUDO = 1.0  # a pair more, spread over all bins, so that no score is impossible
 BLIND = 0.7  # ROC AUC below which a kind of mismatch cannot be told from matches
 FEWEST = 10  # pairs of a kind, for a density
@@ -50,39 +49,40 @@ class Bins:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of each kind in a crawl, the match first, and what a score says of a text.
+    """Shares of each kind in a crawl, the match first, and what a score says of a text; for rounds of a bootstrap
+    with a leading axis.
 
-    ``weights`` (kinds,) sum to one; ``match`` (bins,) is the probability of a match by bin.
+    ``weights`` (..., kinds) sum to one; ``match`` (..., bins) is the probability of a match by bin.
     """
 
     weights: Floats
     match: Floats
 
     @property
-    def prior(self) -> float:
-        """The share of matches."""
-        return float(self.weights[0])
+    def prior(self) -> Floats:
+        """The share of matches, shape (...)."""
+        return np.asarray(self.weights[..., 0])
 
-    def noise(self, counts: Floats) -> float:
-        """The expected share of mismatches among texts with these counts by bin; NaN for none."""
-        return float(1 - (self.match * counts).sum() / counts.sum()) if counts.sum() else float("nan")
+    def noise(self, counts: Floats) -> Floats:
+        """The expected share of mismatches among texts with these counts by bin, shape (...); NaN for none."""
+        total = counts.sum()
+        return np.asarray(1 - self.match @ counts / total if total else np.full(self.prior.shape, np.nan))
 
 
-def fit(held: Sequence[Floats], crawl: Floats) -> Mixture:
-    """``held``: counts by bin of each kind of held-out pair, matches first; ``crawl``: those of the crawl's texts."""
-    counts = np.stack(held) + PSEUDO / len(crawl)
-    density = counts / counts.sum(1, keepdims=True)
-    weights = np.full(len(held), 1 / len(held))
-    total = max(crawl.sum(), 1.0)
-    for _ in range(ITERATIONS):
-        joint = weights[:, None] * density
-        new = (joint / joint.sum(0) * crawl).sum(1) / total if crawl.sum() else weights
+def fit(held: Floats, crawl: Floats) -> Mixture:
+    """``held`` (..., kinds, bins): counts of held-out pairs, matches first; ``crawl`` (bins,): the crawl's texts."""
+    counts = held + PSEUDO / len(crawl)
+    density = counts / counts.sum(-1, keepdims=True)
+    weights = np.full(held.shape[:-1], 1 / held.shape[-2])
+    for _ in range(ITERATIONS if crawl.sum() else 0):
+        joint = weights[..., None] * density
+        new = (joint / joint.sum(-2, keepdims=True)) @ crawl / crawl.sum()
         done = np.abs(new - weights).max() < ENOUGH
         weights = new
         if done:
             break
-    joint = weights[:, None] * density
-    return Mixture(weights, joint[0] / joint.sum(0))
+    joint = weights[..., None] * density
+    return Mixture(weights, joint[..., 0, :] / joint.sum(-2))
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,17 @@ class Held:
         bins = Bins.of(scores[use], int(own.sum()), *also)
         return cls(bins, kinds, tuple(sorted(blind)), scores[use], names[use], images[use])
 
-    def fit(self, crawl: Floats, weights: Floats | None = None) -> Mixture:
-        """The mixture that the crawl's counts by bin are; ``weights`` of the pairs, for a bootstrap."""
-        given = np.ones(len(self.itm)) if weights is None else weights
-        own = [self.bins.count(self.itm[self.kind == one], given[self.kind == one]) for one in self.kinds]
-        return fit(own, crawl)
+    def fit(self, crawl: Floats) -> Mixture:
+        """The mixture that the crawl's counts by bin are."""
+        return fit(self._counts(np.ones(len(self.itm))), crawl)
+
+    def redrawn(self, crawl: Floats, seed: int, rounds: int) -> Mixture:
+        """The same with images drawn again: a bootstrap, along a leading axis of ``rounds``."""
+        return fit(
+            np.stack([self._counts(weights) for weights in image_weights(self.image, seed, rounds)]), crawl
+        )
+
+    def _counts(self, weights: Floats) -> Floats:
+        """Shape (kinds, bins)."""
+        own = [self.kind == one for one in self.kinds]
+        return np.stack([self.bins.count(self.itm[of], weights[of]) for of in own])

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from data_contracts.errors import CalibrationError, UsageError
 from data_contracts.records import PairKind, Source, Split
-from models.bootstrap import Floats, over_images, weighted_auc
+from models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
 from models.calibration import calibrate
 from models.metrics import ece
 from models.mixture import BLIND, Bins, Held
@@ -25,7 +25,7 @@ from pipeline.inspection import batches, figures, files, query
 from pipeline.ledger import Ledger
 
 FEWEST = 20  # test images, for a figure to be worth a line
-ROUNDS = 100
+ROUNDS = 200
 RECALLS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 POOR_ECE, MUCH_NOISE = 0.1, 0.15
 MATCH = str(PairKind.OWN)
@@ -221,11 +221,14 @@ class _Card:
             return None
         held, crawl = self.held, np.sum(list(self.scored.values()), axis=0)
 
-        def at(weights: Floats) -> float:
-            shares = list(zip(held.kinds, held.fit(crawl, weights).weights.tolist(), strict=True))
-            return float(curve(held.itm, held.kind, shares, weights, [threshold]).precision[0])
+        def at(kinds: Floats, pairs: Floats) -> float:
+            shares = list(zip(held.kinds, kinds.tolist(), strict=True))
+            return float(curve(held.itm, held.kind, shares, pairs, [threshold]).precision[0])
 
-        return over_images(held.image, at, self.seed, ROUNDS)._asdict()
+        value = at(held.fit(crawl).weights, np.ones(len(held.itm)))
+        again = held.redrawn(crawl, self.seed, ROUNDS).weights
+        drawn = map(at, again, image_weights(held.image, self.seed, ROUNDS))
+        return interval(value, list(drawn))._asdict()
 
     def _curve(self) -> list[dict[str, Any]]:
         """By falling threshold: recall and precision of keeping what is above, and how much of the crawl that is."""
@@ -268,19 +271,14 @@ class _Card:
         return found
 
     def _source(self, held: Held, count: Floats, kept: Floats) -> dict[str, Any]:
-        def figure(of: str) -> dict[str, float]:
-            def value(weights: Floats) -> float:
-                mixture = held.fit(count, weights)
-                return mixture.prior if of == "prior" else mixture.noise(kept)
-
-            return over_images(held.image, value, self.seed, ROUNDS)._asdict()
-
+        mixture, again = held.fit(count), held.redrawn(count, self.seed, ROUNDS)
+        noise = interval(float(mixture.noise(kept)), again.noise(kept))._asdict() if kept.sum() else None
         return {
             "texts": int(count.sum()),
             "kept": int(kept.sum()),
-            "matches": figure("prior"),
-            "kinds": dict(zip(held.kinds, held.fit(count).weights.tolist(), strict=True)),
-            "kept_noise": figure("noise") if kept.sum() else None,
+            "matches": interval(float(mixture.prior), again.prior)._asdict(),
+            "kinds": dict(zip(held.kinds, mixture.weights.tolist(), strict=True)),
+            "kept_noise": noise,
         }
 
 

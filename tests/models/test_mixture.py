@@ -47,6 +47,17 @@ def test_shares_and_noise_of_a_crawl_are_found_without_its_labels(shares: dict[s
     assert found.noise(known.bins.count(texts[kept])) == pytest.approx(1 - match[kept].mean(), abs=0.05)
 
 
+def test_images_drawn_again_tell_how_sure_it_is() -> None:
+    texts, _ = drawn({"own": 0.4, "shuffled": 0.4, "hard": 0.2})
+    spread = []
+    for count in (50, 1000):
+        known = held(count)
+        again = known.redrawn(known.bins.count(texts), 0, 50)
+        assert again.prior.shape == again.noise(known.bins.count(texts)).shape == (50,)
+        spread.append(np.ptp(again.prior))
+    assert spread[0] > 2 * spread[1] > 0
+
+
 def test_a_kind_that_scores_like_a_match_is_left_out_and_named() -> None:
     itm = np.concatenate([scores("own", 200, 0), scores("shuffled", 200, 1), scores("own", 200, 2), [0.5]])
     kinds = np.repeat(["own", "shuffled", "relation", "object"], [200, 200, 200, 1])
@@ -79,7 +90,7 @@ def test_every_score_has_a_bin(some: list[float], others: list[float], edge: flo
     st.lists(st.integers(0, 99), min_size=4, max_size=4),
 )
 def test_shares_are_shares_and_chances_are_chances(counts: list[list[int]], crawl: list[int]) -> None:
-    found = fit([np.array(one, float) for one in counts], np.array(crawl, float))
+    found = fit(np.array(counts, float), np.array(crawl, float))
     assert found.weights.sum() == pytest.approx(1)
     assert ((found.match >= 0) & (found.match <= 1)).all()
     assert sum(crawl) == 0 or 0 <= found.noise(np.array(crawl, float)) <= 1
