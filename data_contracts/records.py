@@ -32,6 +32,21 @@ class Source(StrEnum):
     HUMAN = "human"
 
 
+class PairKind(StrEnum):
+    """A text that the filter judges with a human image: a caption of its own, or how it was made wrong.
+
+    ``shuffled``: a caption of another image; ``hard``: of the image's neighbours, as ITC finds them; the others are
+    a caption of its own with one thing edited (:mod:`models.edits`).
+    """
+
+    OWN = "own"
+    SHUFFLED = "shuffled"
+    HARD = "hard"
+    OBJECT = "object"
+    ATTRIBUTE = "attribute"
+    RELATION = "relation"
+
+
 class Record(BaseModel):
     """A row of a contract. ``version`` rises when a column changes its meaning, name or type.
 
@@ -167,6 +182,19 @@ class Score(Record):
         description="the filter's probability of a match; (1 + itc) / 2 of a CLIP filter, which gives none"
     )
     itc: Cosine = Field(description="cosine of the unimodal embeddings")
+
+
+class JudgedPair(Record):
+    """The filter's judgement of a held-out human image with a text that is known to match or not."""
+
+    key: ClassVar[tuple[str, ...]] = ("image_id", "kind", "text")
+
+    split: Split
+    image_id: Hex256
+    text: str = Field(description="as the filter read it")
+    kind: PairKind
+    itm: Probability = Field(description="as in Score")
+    itc: Cosine
 
 
 class Decision(Record):

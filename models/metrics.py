@@ -8,7 +8,7 @@ need Java and are left out.
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
+from models.bootstrap import Interval
 from models.text import normalise_caption
 
 Id = TypeVar("Id", bound=Hashable)
@@ -109,14 +110,6 @@ def words(text: str) -> list[str]:
 def _distinct(split: Sequence[Sequence[str]], n: int) -> float:
     grams = [tuple(text[i : i + n]) for text in split for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-class Interval(NamedTuple):
-    """A figure with its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def auc_with_interval(labels: ArrayLike, scores: ArrayLike, seed: int, rounds: int = 1000) -> Interval:

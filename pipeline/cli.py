@@ -14,7 +14,7 @@ from rich.text import Text
 
 from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
 from data_contracts.rejects import MEANING, Reason
-from pipeline import funnel, inspection, report
+from pipeline import funnel, inspection, report, report_card
 from pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -384,6 +384,16 @@ def report_command(
         print(json.dumps(found, indent=2))
         return
     report.show(found, console)
+
+
+@app.command(name="report-card")
+def report_card_command(run: RunFolder, as_json: Json = False) -> None:
+    """Show what is known of the run's filter from human test pairs, and what that says of the texts it kept."""
+    card = report_card.demand(Ledger(run))
+    if as_json:
+        print(json.dumps(card, indent=2))
+    else:
+        report_card.show(card, console)
 
 
 @app.command()

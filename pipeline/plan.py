@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_contracts.errors import RecipeError
 from models.checkpoint import ROLES, Role, locate_family
@@ -15,9 +15,10 @@ from models.engine.precision import fast_precision
 from models.med.config import preset
 from models.open import ENGINE, ModelFacts, check_model, digest_of
 from models.protocols import Decoding, Inference
+from models.target import Target
 from pipeline.graph import Graph
 from pipeline.parent import cleaned_of
-from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
+from pipeline.recipe import ParentsKeys, PrecisionTarget, RecallTarget, Recipe, SourceKeys, settings_of
 from stages.align import AlignTexts
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
@@ -28,6 +29,7 @@ from stages.fetch.policy import FetchPolicy
 from stages.fetch.takedown import TakeDownFile
 from stages.guard import CaptionGuard
 from stages.ingest import IngestHuman, IngestPictures
+from stages.judge import JudgeHeldOut
 from stages.list_source import KINDS, ListSource
 from stages.placeholders import FindPlaceholders
 from stages.preflight import Preflight
@@ -90,15 +92,12 @@ class _Builder:
             plan.add("placeholders", FindPlaceholders(recipe.images.placeholder), "ingest")
         filter, captioner = self._models()
         inference = inference_of(self.models)
-        calibrated = recipe.select.threshold == "calibrated"
-        if calibrated:
-            self._demand_human("select.threshold: calibrated")
-            plan.add("calibrate", Calibrate(filter, recipe.seed, inference), "human")
+        if recipe.human:
+            plan.add("judge", JudgeHeldOut(filter, recipe.seed, inference), "human")
         decoding = decoding_of(recipe.caption, recipe.seed, self.facts.get("captioner"))
         if recipe.human:
-            plan.add(
-                "evaluate", Evaluate(filter, captioner, decoding, recipe.seed, inference), "human", "ingest"
-            )
+            evaluate = Evaluate(filter, captioner, decoding, recipe.seed, inference)
+            plan.add("evaluate", evaluate, "human", "ingest", "judge")
         guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
         plan.add("caption", WriteCaptions(captioner, decoding, guard, inference), "ingest")
         plan.add("score", ScorePairs(filter, inference), "ingest", "caption")
@@ -278,7 +277,8 @@ class _Builder:
         select = self.recipe.select
         threshold: float | None = None
         upstream = ["score"]
-        if select.threshold == "calibrated":
+        if select.threshold == "calibrated" or isinstance(select.threshold, PrecisionTarget | RecallTarget):
+            self._calibrate(select.threshold)
             upstream.append("calibrate")
         elif isinstance(select.threshold, float | int):
             self._demand_probability()
@@ -290,6 +290,16 @@ class _Builder:
         if self.recipe.images.placeholder:
             upstream.append("placeholders")
         self.plan.add("select", SelectPairs(select.rule, threshold, keys.keep == "best"), *upstream)
+
+    def _calibrate(self, threshold: Literal["calibrated"] | PrecisionTarget | RecallTarget) -> None:
+        self._demand_human(f"select.threshold: {threshold if threshold == 'calibrated' else 'a target'}")
+        target, upstream = None, ["judge"]
+        if isinstance(threshold, PrecisionTarget):
+            target = Target("precision", threshold.precision)
+            upstream.append("score")  # what is precise depends on how many of the crawl's texts match
+        elif isinstance(threshold, RecallTarget):
+            target = Target("recall", threshold.recall)
+        self.plan.add("calibrate", Calibrate(self.recipe.seed, target), *upstream)
 
     def _demand_probability(self) -> None:
         facts = self.facts.get("filter")

@@ -126,8 +126,25 @@ class KeepFraction(Strict):
     keep_fraction: float = Field(gt=0.0, le=1.0)
 
 
+class PrecisionTarget(Strict):
+    precision: float = Field(gt=0.0, lt=1.0)
+
+
+class RecallTarget(Strict):
+    recall: float = Field(gt=0.0, le=1.0)
+
+
+Threshold = (
+    Literal["calibrated"]
+    | Annotated[float, Field(ge=0.0, le=1.0)]
+    | KeepFraction
+    | PrecisionTarget
+    | RecallTarget
+)
+
+
 class SelectKeys(Strict):
-    threshold: Literal["calibrated"] | Annotated[float, Field(ge=0.0, le=1.0)] | KeepFraction = "calibrated"
+    threshold: Threshold = "calibrated"
     rule: Rule = Rule.BOTH
 
 
@@ -172,7 +189,7 @@ class ShardKeys(Strict):
 STAGES = (
     *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
     *("tokenizer", "warmup", "pretrain", "coverage", "align", "filter", "vet", "captioner"),
-    *("calibrate", "evaluate"),
+    *("judge", "calibrate", "evaluate"),
     *("caption", "score", "threshold", "select", "export"),
 )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from data_contracts.rejects import MEANING
 from models.metrics import diversity, most_shared
-from pipeline import keep_rates
+from pipeline import keep_rates, report_card
 from pipeline.inspection import figures, files, query, stages
 from pipeline.ledger import Ledger
 
@@ -60,6 +60,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "rehearsal": record.recipe.get("models", {}).get("rehearsal", "auto"),
         "exported": _exported(ledger),
         "evaluation": evaluation,
+        "filter": report_card.build(ledger),
         "test_images_in_crawl": _leaked(ledger),
     }
     report["warnings"] = _warnings(report)
@@ -179,6 +180,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         for stock in report["stock"]
         if stock["implausible"]
     ]
+    warnings += (report["filter"] or {}).get("warnings", [])
     return warnings + [
         f"{poison} units killed their process in {stage['stage']} and were quarantined."
         for stage in report["stages"]

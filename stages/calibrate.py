@@ -1,74 +1,119 @@
-"""Set the threshold from human pairs that no training saw."""
+"""Set the threshold from human pairs that no training saw. No model runs: another target is seconds away."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from data_contracts.contract import Contract
 from data_contracts.errors import CalibrationError
-from data_contracts.records import HumanPicture, Metric, Record, Split
-from models.protocols import FLOAT32, Inference
-from stages.held_out import held_out, judge
-from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
+from data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
+from models.mixture import Held
+from models.target import Target, reach
+from stages.stage import GlobalStage, Rows, Site, StageInput
+
+if TYPE_CHECKING:
+    from models.calibration import Calibration
 
 MINIMUM = 20
 
 
 @dataclass(frozen=True)
 class Calibrate(GlobalStage):
-    """Platt scaling on the calibrate split; the figure `threshold` is where match and mismatch are even.
+    """The figure `threshold`: where match and mismatch are even, or where a ``target`` is reached.
 
-    Half of the mismatches are shuffled, half are what ITC finds hardest, since a crawl has both.
+    Even odds are those of Platt scaling on the calibrate split. Half of the mismatches are shuffled, half are what
+    ITC finds hardest, since a crawl has both.
+
+    A *recall* is the share of human pairs that are kept. A *precision* is the share of matches among all texts of
+    the crawl, web and synthetic, that reach the threshold: at the prior of matches and in the mixture of mismatches
+    that the crawl's own scores tell (:mod:`models.mixture`), so it waits for them. Kinds of mismatch to which the
+    filter is blind are not in it: the report card names them.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (JudgedPair, Score)
     produces: ClassVar[type[Record]] = Metric
-    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
+    libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     unit: ClassVar[str] = "figure"
 
-    filter: ModelRef
     seed: int
-    inference: Inference = FLOAT32
+    target: Target | None = None
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from models.calibration import calibrate
-        from models.open import open_filter
-        from models.threads import use_threads
 
-        use_threads(site.threads)
-        pairs = held_out(inputs, Split.CALIBRATE)
-        if len(pairs.pictures) < MINIMUM:
+        pairs = pa.concat_tables(inputs.parts(JudgedPair))
+        pairs = pairs.filter(
+            pa.array([split == Split.CALIBRATE for split in pairs["split"].to_pylist()], pa.bool_())
+        )
+        kinds = np.array(pairs["kind"].to_pylist(), dtype=str)
+        itm = pairs["itm"].to_numpy()
+        images = pairs["image_id"].to_numpy(zero_copy_only=False)
+        count = len(np.unique(images))
+        if count < MINIMUM:
             raise CalibrationError(
                 what="the human set is too small to set a threshold from",
-                evidence=f"{len(pairs.pictures)} images in its calibrate split (a tenth), needed: {MINIMUM}",
+                evidence=f"{count} images in its calibrate split (a tenth), needed: {MINIMUM}",
                 remedy=f"bring {15 * MINIMUM} human images or more, or set select.threshold to a number",
             )
-        model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
-        judged = judge(pairs, model, model, self.seed)
         found = calibrate(
-            judged.own, np.concatenate([judged.shuffled, judged.hard]), minimum=MINIMUM, seed=self.seed
+            itm[kinds == PairKind.OWN],
+            itm[np.isin(kinds, [PairKind.SHUFFLED, PairKind.HARD])],
+            minimum=MINIMUM,
+            seed=self.seed,
         )
-        count = found.positives + found.negatives
-        figures = [
-            Metric(
-                name="threshold",
-                value=found.threshold,
-                low=None,
-                high=None,
-                count=count,
-                note=f"ITM probability at even odds, from {len(pairs.pictures)} calibrate images",
-            ),
-            Metric(name="temperature", value=found.temperature, low=None, high=None, count=count, note=""),
-            Metric(name="bias", value=found.bias, low=None, high=None, count=count, note=""),
-            Metric(
-                name="auc",
-                value=found.auc,
-                low=found.auc_low,
-                high=found.auc_high,
-                count=count,
-                note="on the pairs of the fit: the honest figure is on the test split",
-            ),
-        ]
+        figures = [*self._threshold(found, inputs, itm, kinds, images), *_platt(found)]
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
+
+    def _threshold(
+        self, found: "Calibration", inputs: StageInput, itm: np.ndarray, kinds: np.ndarray, images: np.ndarray
+    ) -> Iterator[Metric]:
+        of = f"from {len(np.unique(images))} calibrate images"
+        if self.target is None:
+            pairs = found.positives + found.negatives
+            yield _figure("threshold", found.threshold, pairs, f"ITM probability at even odds, {of}")
+            return
+        shares = [(str(PairKind.OWN), 1.0)]
+        asked = f"{self.target.figure} {self.target.value:g}"
+        if self.target.figure == "precision":
+            held = Held.of(itm, kinds, images, PairKind.OWN)
+            crawl = held.bins.count([])
+            for part in inputs.parts(Score, ["itm"]):
+                crawl += held.bins.count(part["itm"].to_numpy())
+            shares = list(zip(held.kinds, held.fit(crawl).weights.tolist(), strict=True))
+            asked += f" where {shares[0][1]:.1%} of the crawl's texts match"
+            yield _figure(
+                "prior", shares[0][1], len(kinds), "estimated share of matches among the crawl's texts"
+            )
+        reached = reach(self.target, itm, kinds, images, shares, self.seed)
+        yield Metric(
+            name="threshold",
+            value=reached.threshold,
+            low=reached.low,
+            high=reached.high,
+            count=len(kinds),
+            note=f"ITM probability for {asked}, {of}",
+        )
+        yield _figure("recall", reached.recall, len(kinds), "of human pairs, on the pairs of the fit")
+        if self.target.figure == "precision":
+            yield _figure("precision", reached.precision, len(kinds), "on the pairs of the fit")
+
+
+def _platt(found: "Calibration") -> Iterator[Metric]:
+    count = found.positives + found.negatives
+    yield _figure("temperature", found.temperature, count, "")
+    yield _figure("bias", found.bias, count, "")
+    yield Metric(
+        name="auc",
+        value=found.auc,
+        low=found.auc_low,
+        high=found.auc_high,
+        count=count,
+        note="on the pairs of the fit: the honest figure is on the test split",
+    )
+
+
+def _figure(name: str, value: float, count: int, note: str) -> Metric:
+    return Metric(name=name, value=value, low=None, high=None, count=count, note=note)

@@ -1,18 +1,28 @@
-"""Judge the filter and the captioner on human test pairs that neither training nor threshold saw."""
+"""Figures of the filter and the captioner on human test pairs that neither training nor threshold saw."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from data_contracts.contract import Contract
-from data_contracts.records import HumanPicture, Metric, Picture, Record, Split
-from models.protocols import FLOAT32, Captioner, Decoding, Inference
-from stages.held_out import HeldOut, Judged, held_out, judge
+from data_contracts.records import HumanPicture, JudgedPair, Metric, PairKind, Picture, Record, Split
+from models.protocols import FLOAT32, Captioner, Decoding, Embedder, Inference
+from stages.held_out import HeldOut, held_out
 from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 FEWEST = 5
+AUCS = (
+    ("filter_auc", PairKind.SHUFFLED, "itm", "ITM: human pairs against shuffled ones"),
+    ("filter_auc_hard", PairKind.HARD, "itm", "ITM: against the ITC-hardest mismatch"),
+    ("filter_auc_object", PairKind.OBJECT, "itm", "ITM: against their own captions with another object"),
+    ("filter_auc_attribute", PairKind.ATTRIBUTE, "itm", "ITM: with another colour, size or number"),
+    ("filter_auc_relation", PairKind.RELATION, "itm", "ITM: with a relation turned round"),
+    ("filter_auc_itc", PairKind.SHUFFLED, "itc", "ITC cosine instead of ITM"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Evaluate(GlobalStage):
     with the human captions of *other* images as the level that a captioner must beat to be worth anything.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, JudgedPair)
     produces: ClassVar[type[Record]] = Metric
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "figure"
@@ -46,37 +56,35 @@ class Evaluate(GlobalStage):
         figures = [_figure("test_images", len(pairs.pictures), len(pairs.pictures))]
         if len(pairs.pictures) >= FEWEST:
             model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
-            figures += self._filter(pairs, judge(pairs, model, model, self.seed))
+            figures += [*self._aucs(inputs, crawled), *self._retrieval(pairs, model)]
             captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
             figures += self._captions(pairs, captioner)
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
 
-    def _filter(self, pairs: HeldOut, judged: Judged) -> list[Metric]:
+    def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
+        """None when all test images have the same texts, so that nothing mismatches."""
+        from models.bootstrap import over_images, weighted_auc
+
+        table = pa.concat_tables(inputs.parts(JudgedPair))
+        rows = [
+            row for row in table.to_pylist() if row["split"] == Split.TEST and row["image_id"] not in crawled
+        ]
+        for name, kind, score, note in AUCS:
+            some = [row for row in rows if row["kind"] in (PairKind.OWN, kind)]
+            labels = np.array([row["kind"] == PairKind.OWN for row in some], dtype=bool)
+            if labels.any() and not labels.all():
+                images, scores = [row["image_id"] for row in some], [row[score] for row in some]
+                auc = over_images(images, partial(weighted_auc, labels, scores), self.seed)
+                yield Metric(
+                    name=name, value=auc.value, low=auc.low, high=auc.high, count=len(some), note=note
+                )
+
+    def _retrieval(self, pairs: HeldOut, embedder: Embedder) -> Iterator[Metric]:
         from models.metrics import recall_at
 
-        recalls = recall_at(judged.similarity, pairs.owner.tolist())
-        aucs = []
-        if len(judged.shuffled):  # none when all test images have the same texts
-            aucs = [
-                self._auc(
-                    "filter_auc", judged.own, judged.shuffled, "ITM: human pairs against shuffled ones"
-                ),
-                self._auc(
-                    "filter_auc_hard", judged.own, judged.hard, "ITM: against the ITC-hardest mismatch"
-                ),
-                self._auc("filter_auc_itc", judged.own_itc, judged.shuffled_itc, "ITC cosine instead of ITM"),
-            ]
-        return aucs + [
-            _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
-            for name, value in recalls.items()
-        ]
-
-    def _auc(self, name: str, matched: np.ndarray, mismatched: np.ndarray, note: str) -> Metric:
-        from models.metrics import auc_with_interval
-
-        labels = np.repeat([1, 0], [len(matched), len(mismatched)])
-        auc = auc_with_interval(labels, np.concatenate([matched, mismatched]), self.seed)
-        return Metric(name=name, value=auc.value, low=auc.low, high=auc.high, count=len(labels), note=note)
+        similarity = embedder.embed_images(pairs.pictures) @ embedder.embed_texts(pairs.flat).T
+        for name, value in recall_at(similarity, pairs.owner.tolist()).items():
+            yield _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
 
     def _captions(self, pairs: HeldOut, captioner: Captioner) -> list[Metric]:
         from models.metrics import caption_metrics, words

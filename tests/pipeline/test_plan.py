@@ -64,7 +64,7 @@ def changed(before: Plan, after: Plan) -> set[str]:
 
 AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
-AFTER_FILTER = {"filter", "vet", "captioner", "calibrate", "evaluate"} | AFTER_CAPTION
+AFTER_FILTER = {"filter", "vet", "captioner", "judge", "calibrate", "evaluate"} | AFTER_CAPTION
 AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "align"}
 
 
@@ -90,6 +90,8 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"select__rule": "best"}, AFTER_SELECT),
         ({"select__threshold": 0.5}, {"calibrate"} | AFTER_SELECT),
         ({"select__threshold": {"keep_fraction": 0.5}}, {"calibrate", "threshold"} | AFTER_SELECT),
+        ({"select__threshold": {"precision": 0.9}}, {"calibrate"} | AFTER_SELECT),
+        ({"select__threshold": {"recall": 0.9}}, {"calibrate"} | AFTER_SELECT),
         ({"export__images": "reference"}, {"export"}),
         ({"export__images": "ids"}, {"export"}),
         ({"images__placeholder": 0}, {"placeholders"} | AFTER_SELECT),
@@ -199,7 +201,7 @@ def test_checkpoints_are_identity_by_content_not_by_place(
         weights.write(b"\x99")
     assert (
         changed(before, make(**brought(moved, blip_captioner)))
-        == {"calibrate", "evaluate", "score"} | AFTER_SELECT
+        == {"judge", "calibrate", "evaluate", "score"} | AFTER_SELECT
     )
 
 
@@ -241,7 +243,7 @@ def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
         return changed(make(models__precision="fp32"), make(**how))
 
     literal = {"models__rehearsal": "off", "models__precision": "fp32"}
-    judging = {"calibrate", "evaluate", "caption", "score", "select", "export"}
+    judging = {"judge", "calibrate", "evaluate", "caption", "score", "select", "export"}
     assert changed(make(**literal), make(**literal | {"models__precision": "bf16"})) == judging
     assert changed(make(**literal), make(**literal, models__itm_token="cls")) == judging
     # and of what a training reads that follows from a judgement; the encoders know no ITM token
@@ -360,3 +362,11 @@ def test_without_a_pretrained_model_there_is_nothing_to_rehearse_by(
 def test_a_parent_that_cannot_be_read_is_refused(make: Make, run: str) -> None:
     with pytest.raises(CapfiltError, match=r"is not a run|has to be a folder"):
         make(models__pretrain={"from_run": run})
+
+
+def test_only_a_precision_waits_for_the_scores_of_the_crawl(make: Make) -> None:
+    def calibrate(threshold: object) -> tuple[str, ...]:
+        return make(select__threshold=threshold).nodes["calibrate"].needs
+
+    assert calibrate("calibrated") == calibrate({"recall": 0.9}) == ("judge",)
+    assert calibrate({"precision": 0.9}) == ("judge", "score")

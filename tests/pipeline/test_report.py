@@ -65,6 +65,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "stock": [],
         "words": {},
         "rehearsal": "auto",
+        "filter": None,
         "test_images_in_crawl": 0,
         **changes,
     }

@@ -9,7 +9,17 @@ import pytest
 from pipeline.ledger import Ledger
 from tests.runs.command import capfilt, here, snapshot, table, write_recipe
 
-SHARED = ("list_web", "list_human", "human", "ingest", "placeholders", "evaluate", "caption", "score")
+SHARED = (
+    "list_web",
+    "list_human",
+    "human",
+    "ingest",
+    "placeholders",
+    "judge",
+    "evaluate",
+    "caption",
+    "score",
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.records import Picture, Split
+from data_contracts.records import JudgedPair, Picture, Split
+from models.edits import Edits
 from models.protocols import Decoding, Written
 from stages.evaluate import Evaluate
+from stages.held_out import held_out
+from stages.judge import judge
 from stages.memory import MemoryInput
 from stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, FakeFilter, human, number_of, picture, run_global, site
@@ -28,7 +31,9 @@ def text_of(number: int) -> str:
 def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInput) -> dict[str, dict]:
     monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     monkeypatch.setattr("models.open.open_captioner", lambda *_: Parrot())
-    rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), inputs)
+    judged = judge(held_out(inputs, Split.TEST), Split.TEST, FakeFilter(), Edits.of([]), 0)
+    both = MemoryInput({**inputs.tables, **MemoryInput.of(*judged, empty=[JudgedPair]).tables})
+    rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), both)
     return {row["name"]: row for row in rows}
 
 
@@ -55,6 +60,16 @@ def test_test_images_that_the_crawl_has_too_do_not_count(
     figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(10), *crawl))
     assert figures.keys() == {"test_images"}  # four are left: too few to say anything
     assert figures["test_images"]["value"] == 4
+
+
+def test_pairs_of_test_images_that_the_crawl_has_too_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(10), picture(0), picture(1)))
+    whole = evaluate(monkeypatch, tmp_path, MemoryInput.of(*humans_of(10), empty=[Picture]))
+    assert whole["filter_auc_hard"]["count"] == 20
+    assert figures["filter_auc_hard"]["count"] < 20
+    assert figures["test_images"]["value"] == 8
 
 
 def test_a_human_caption_without_a_word_is_no_reference(
