@@ -264,7 +264,14 @@ class Pretrain(_Training):
         others = [Source(web, len(web))]
         what = f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images"
         if inputs.has(CleanedPicture):
-            cleaned = CommittedPairs(inputs, CleanedPicture, size, site)
+            aside = _held_out_ids(inputs)
+            cleaned = CommittedPairs(
+                inputs,
+                CleanedPicture,
+                size,
+                site,
+                trusted=lambda image, texts: () if image in aside else texts,
+            )
             weights = settings.other_shares(len(web), len(cleaned))
             others = [Source(web, weights[0]), Source(cleaned, weights[1])]
             what += f", and on {len(cleaned)} that another run has cleaned"
@@ -317,6 +324,16 @@ class FinetuneCaptioner(_Training):
 def human_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs:
     """The human images of the train split."""
     return CommittedPairs(inputs, HumanPicture, size, site, Split.TRAIN)
+
+
+def _held_out_ids(inputs: StageInput) -> frozenset[str]:
+    """The images of the human set that no training may see."""
+    return frozenset(
+        image
+        for part in inputs.parts(HumanPicture, ["image_id", "split"])
+        for image, split in zip(part["image_id"].to_pylist(), part["split"].to_pylist(), strict=True)
+        if split != Split.TRAIN
+    )
 
 
 def _trusted_pairs(inputs: StageInput, trusted: Trusted, size: int, site: Site) -> CommittedPairs | None:

@@ -133,11 +133,8 @@ def table(run: Path | str, stage: str) -> pa.Table:
     home = Ledger(run).home(stage)
     parts = [home.storage.read(f"{stage}/{name}") for name, _ in home.index(stage).held().values()]
     rows = pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)
-    keys = [
-        name
-        for name in ("row_id", "pair_id", "caption_index", "step", "name", "word")
-        if name in rows.column_names
-    ]
+    known = ("row_id", "pair_id", "caption_index", "step", "name", "image_id", "kind", "text", "word")
+    keys = [name for name in known if name in rows.column_names]
     return rows.sort_by([(key, "ascending") for key in keys])
 
 

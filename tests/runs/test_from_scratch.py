@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.runs.command import capfilt, table, write_recipe
+from tests.runs.command import capfilt, here, snapshot, table, write_recipe
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -134,3 +134,39 @@ def test_rehearsal_that_is_on_aligns_and_vets_every_web_text(head: Any, run: Pat
     assert all(row["text"] in texts[row["row_id"]] for row in vetted.to_pylist())
     assert set(vetted["source"].to_pylist()) == {"web"}
     assert len(set(aligned["itc"].to_pylist())) > WEB / 2
+
+
+def test_the_filter_has_a_report_card(run: Path):
+    card = json.loads(here("report-card", run, "--json").out)
+    assert card == json.loads((run / "report.json").read_text())["filter"]
+    assert card["test_images"] == table(run, "human")["split"].to_pylist().count("test")
+    assert {"shuffled", "hard", "attribute"} <= card["auc"].keys()
+    assert card["threshold"]["low"] is None  # even odds
+    assert card["test_images"] < 20
+    assert card["crawl"] == {}  # of so few nothing is said of the crawl
+    assert "ITM probability at even odds" in here("report-card", run).said
+    assert "## How far the filter can be trusted" in (run / "export/README.md").read_text()
+
+
+def test_another_target_is_a_fork_that_runs_no_model(run: Path, head: Any):
+    recipe = run.parent.parent / "recipe.yaml"
+    capfilt("run", recipe, "--fork", "lenient", "--set", "select.threshold={recall: 0.95}", **head.env)
+    fork = run.parent / "lenient"
+    assert {part.split("/")[0] for part in snapshot(fork)} == {"calibrate", "select", "export"}
+    own = [
+        row["itm"]
+        for row in table(run, "judge").to_pylist()
+        if (row["split"], row["kind"]) == ("calibrate", "own")
+    ]
+    threshold = table(fork, "select")["threshold"][0].as_py()
+    assert sum(itm >= threshold for itm in own) / len(own) >= 0.95
+    assert threshold == max(itm for itm in own if sum(other >= itm for other in own) / len(own) >= 0.95)
+
+
+def test_a_target_out_of_reach_ends_the_run_before_anything_is_dropped(run: Path, head: Any):
+    recipe = run.parent.parent / "recipe.yaml"
+    target = ("--set", "select.threshold={precision: 0.99999}")
+    ended = capfilt("run", recipe, "--fork", "perfect", *target, expect=1, **head.env)
+    assert "the filter cannot reach a precision of 0.99999" in ended.err
+    assert "Traceback" not in ended.err
+    assert not list((run.parent / "perfect").glob("select/part-*.parquet"))
