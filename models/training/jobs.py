@@ -18,12 +18,13 @@ from data_contracts.errors import TrainingError
 from models.edits import Edits
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
+from models.text import content_words
 from models.training.data import Batches, Source
 from models.training.grounding import Grounding, GroundingSettings
 from models.training.light import trainable
 from models.training.loop import Execution, Learner, LoopSettings, train
 from models.training.objectives import lm_loss
-from models.training.pairs import Pairs, PairSet, content_words, demand_variety, frequent_words
+from models.training.pairs import Pairs, PairSet, demand_variety, frequent_words
 from models.training.validation import Validation
 
 

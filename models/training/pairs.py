@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import TrainingError
-from models.text import normalise_caption
+from models.text import content_words, normalise_caption
 
 
 class Shard(Protocol):
@@ -97,17 +97,12 @@ class _Only:
         return own
 
 
-def content_words(text: str) -> list[str]:
-    """The words of a caption that may say something: of letters only, three or more."""
-    return [word for word in normalise_caption(text).split() if len(word) > 2 and word.isalpha()]
-
-
 def frequent_words(texts: Iterable[Sequence[str]], count: int) -> list[str]:
     """The ``count`` most frequent content words of the texts of images, ties in alphabetical order.
 
     A word in over 40% of the texts says nothing about its image. This needs no stop list, hence no language.
     """
-    every = [set(content_words(text)) for own in texts for text in own]
+    every = [content_words(text) for own in texts for text in own]
     counts = Counter(word for words in every for word in words)
     telling = [(word, times) for word, times in counts.items() if times <= 0.4 * len(every)]
     return [word for word, _ in sorted(telling, key=lambda item: (-item[1], item[0]))[:count]]
