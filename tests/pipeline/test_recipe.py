@@ -281,3 +281,21 @@ def test_a_threshold_that_is_none_is_told_what_it_may_be() -> None:
     assert "more is wrong with caption.top_p, select.threshold" in str(caught.value)
     with pytest.raises(RecipeError, match=r"select.threshold: input should be 'calibrated'; or .*1"):
         parse(minimal(select={"threshold": 1.7}))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "fine"),
+    [
+        ({"precision": 0.95}, True),
+        ({"recall": 1.0}, True),
+        ({"precision": 1.0}, False),  # nobody can promise that
+        ({"recall": 0}, False),
+        ({"precision": 0.9, "recall": 0.9}, False),
+    ],
+)
+def test_a_threshold_by_target(threshold: dict[str, float], fine: bool) -> None:
+    if fine:
+        assert parse(minimal(select={"threshold": threshold})).plain()["select"]["threshold"] == threshold
+    else:
+        with pytest.raises(RecipeError, match="threshold"):
+            parse(minimal(select={"threshold": threshold}))
