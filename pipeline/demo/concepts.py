@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.table import Table
 
-from data_contracts.records import Source
 from pipeline.demo.grammar import Verdict, objects_named, truth
 from pipeline.demo.world import Scene
 from pipeline.inspection import files, query
@@ -29,16 +28,21 @@ def by_concepts(ledger: Ledger, scenes: dict[str, Scene]) -> dict[str, dict[str,
     kept = {row["pair_id"] for row in query("SELECT pair_id FROM files", files(ledger, "select"))}
     web: dict[str, list[bool]] = {}
     right: dict[str, list[tuple[bool, bool]]] = {}
-    for row in query("SELECT pair_id, row_id, source, text FROM files", files(ledger, "score")):
-        scene = scenes[Path(urls[row["row_id"]]).name]
+
+    def shown(row: str) -> tuple[Scene, str]:
+        """What a row's picture shows, and whether people captioned such things."""
+        scene = scenes[Path(urls[row]).name]
         known = captioned.intersection(scene.objects)
-        group = COVERED if len(known) == len(scene.objects) else MIXED if known else UNCOVERED
-        matches = truth(scene, row["text"]) is Verdict.MATCH
-        if row["source"] == Source.SYNTHETIC:
-            named = set(objects_named(row["text"])) == set(scene.objects)
-            right.setdefault(group, []).append((named, matches))
-        elif matches:
+        return scene, COVERED if len(known) == len(scene.objects) else MIXED if known else UNCOVERED
+
+    for row in query("SELECT pair_id, row_id, text FROM files WHERE source = 'web'", files(ledger, "score")):
+        scene, group = shown(row["row_id"])
+        if truth(scene, row["text"]) is Verdict.MATCH:
             web.setdefault(group, []).append(row["pair_id"] in kept)
+    for row in query("SELECT row_id, text FROM files", files(ledger, "caption")):
+        scene, group = shown(row["row_id"])
+        named = set(objects_named(row["text"])) == set(scene.objects)
+        right.setdefault(group, []).append((named, truth(scene, row["text"]) is Verdict.MATCH))
     if web.keys() | right.keys() == {COVERED}:
         return {}
     return {
