@@ -90,12 +90,13 @@ class CaptionerSettings(LoopSettings):
     """LM on human pairs, and on web pairs if given (those a filter kept; beyond BLIP); prompt masked.
 
     ``smoothing`` of the labels is 0.1 in BLIP. It teaches to leave that much mass on wrong words, which a nucleus
-    of 0.9 only just cuts off: sampling from a small model goes better with none.
+    of 0.9 only just cuts off: sampling from a small model goes better with none. ``human_share`` of a batch is
+    human when it rehearses: what people did not caption needs most of it.
     """
 
     steps: int = 250
     lr: float = 5e-4
-    human_share: float = 0.5
+    human_share: float = 0.25
     prompt: str = "a picture of"
     smoothing: float = 0.1
 
