@@ -21,9 +21,9 @@ from tests.runs.made import HUMAN, SPECIAL, WEB
 
 STAGES = (
     *("list_web", "list_human", "human", "ingest", "placeholders"),
-    *("evaluate", "caption", "score", "select", "export"),
+    *("judge", "evaluate", "caption", "score", "select", "export"),
 )
-GLOBAL = ("evaluate", "placeholders")
+GLOBAL = ("judge", "evaluate", "placeholders")
 
 
 @pytest.fixture(scope="module")
