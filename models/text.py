@@ -6,7 +6,10 @@ _PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
 
 
-def normalise_caption(text: str, max_words: int = 30) -> str:
+MAX_WORDS = 30
+
+
+def normalise_caption(text: str, max_words: int = MAX_WORDS) -> str:
     """BLIP's ``pre_caption``: lower case, ``. ! " ( ) * # : ; ~`` to spaces, runs of space to one, stripped,
     cut at ``max_words`` words. The same text must go to training and to judging, so this is the one place.
     """
@@ -14,3 +17,8 @@ def normalise_caption(text: str, max_words: int = 30) -> str:
     text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
     words = text.split(" ")
     return " ".join(words[:max_words]) if len(words) > max_words else text
+
+
+def is_cut(text: str) -> bool:
+    """Whether :func:`normalise_caption` leaves words out."""
+    return len(normalise_caption(text, len(text) + 1).split(" ")) > MAX_WORDS

@@ -33,6 +33,12 @@ class MemoryInput:
         for table in self.tables[record]:
             yield table.select(columns or table.column_names)
 
+    def shards(
+        self, record: type[Record], columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """Parts are called by their number."""
+        yield from ((f"{number:07d}", part) for number, part in enumerate(self.parts(record, columns)))
+
     def table(self, record: type[Record], columns: Sequence[str] | None = None) -> pa.Table:
         return pa.concat_tables(self.parts(record, columns))
 

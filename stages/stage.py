@@ -109,8 +109,18 @@ class ShardInput(Protocol):
 class StageInput(Protocol):
     """All committed parts of the upstream stages, by contract."""
 
+    def has(self, record: type[Record]) -> bool:
+        """Whether there is a part of that contract."""
+        ...
+
     def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One table a part, in the order of the shards."""
+        ...
+
+    def shards(
+        self, record: type[Record], columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """The same with the shards' names."""
         ...
 
 
@@ -164,7 +174,8 @@ class ShardStage(Stage):
 
 @dataclass(frozen=True)
 class GlobalStage(Stage):
-    """Works on everything at once, on one worker. One that ``lists`` makes the shards that later stages have."""
+    """Works on everything at once, on one worker. One that ``lists`` makes the shards that later stages have, or
+    writes a part for each shard of the stage before it."""
 
     lists: ClassVar[bool] = False
 
