@@ -184,7 +184,9 @@ def _schema(record: type[Record]) -> pa.Schema:
 
 
 def _is_vector(annotation: Any) -> bool:
-    return get_origin(annotation) is Annotated and any(isinstance(one, Half) for one in get_args(annotation)[1:])
+    return get_origin(annotation) is Annotated and any(
+        isinstance(one, Half) for one in get_args(annotation)[1:]
+    )
 
 
 def _of_length(schema: pa.Schema, dim: int) -> pa.Schema:

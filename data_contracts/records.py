@@ -112,8 +112,12 @@ class Embedding(Record):
     row_id: Hex128
     image_id: Hex256
     pixels: int = Field(ge=1, description="width times height")
-    hash: Hex256 = Field(description="perceptual: 256 bits, of which a re-encoded or resized copy keeps almost all")
-    itc: Cosine | None = Field(description="the highest cosine of a web text with the picture; null without one")
+    hash: Hex256 = Field(
+        description="perceptual: 256 bits, of which a re-encoded or resized copy keeps almost all"
+    )
+    itc: Cosine | None = Field(
+        description="the highest cosine of a web text with the picture; null without one"
+    )
     image: Vector
     texts: list[Vector] = Field(description="one for each of the picture's texts, in their order")
 
@@ -124,7 +128,9 @@ class Holdout(Record):
     key: ClassVar[tuple[str, ...]] = ("image_id", "name")
 
     image_id: Hex256
-    name: str = Field(description="the split and the url, or the path of the evaluation set and the file in it")
+    name: str = Field(
+        description="the split and the url, or the path of the evaluation set and the file in it"
+    )
     hash: Hex256
     image: Vector
 
@@ -177,6 +183,16 @@ class Decision(Record):
     source: Source
     itm: Probability
     threshold: float = Field(description="the ITM probability that it had to reach")
+
+
+class WordCount(Record):
+    """A word that more of the selected pairs have than select.balance allows."""
+
+    key: ClassVar[tuple[str, ...]] = ("word",)
+
+    word: str
+    pairs: int = Field(ge=1, description="the selected pairs that have it")
+    kept: int = Field(ge=0, description="those of them that stay")
 
 
 class CleanPair(Record):

@@ -17,7 +17,7 @@ from models.open import ENGINE, ModelFacts, check_model, digest_of
 from models.protocols import Decoding, Inference
 from pipeline.graph import Graph
 from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
-from stages.balance import BalanceWords, WordList
+from stages.balance import Balance, CountWords, WordList
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.dedup import FindDuplicates, Likeness
@@ -294,12 +294,13 @@ class _Builder:
         kind = ExportIds if images == "ids" else ExportPairs
         stage = kind(embed=images == "embed", takedown=TakeDownFile.of(path) if path else None)
         human = ("human",) if self.recipe.human else ()
-        decided = "select"
+        counted: tuple[str, ...] = ()
         if keys := self.recipe.select.balance:
             words = WordList.of(keys.words) if keys.words else None
-            self.plan.add("balance", BalanceWords(keys.cap, self.recipe.seed, words), "score", "select")
-            decided = "balance"
-        self.plan.add("export", stage, "ingest", *human, "score", decided)
+            balance = Balance(keys.cap, self.recipe.seed, words)
+            self.plan.add("balance", CountWords(balance), "score", "select")
+            stage, counted = replace(stage, balance=balance), ("balance",)
+        self.plan.add("export", stage, "ingest", *human, "score", "select", *counted)
 
 
 def inference_of(models: Any) -> Inference:

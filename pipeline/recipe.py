@@ -384,7 +384,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
             "export": keys(recipe.export, takedown=path(recipe.export.takedown or "") or None),
             "dedup": keys(dedup, model=model(dedup and dedup.model)),
             "decontaminate": tuple(map(path, recipe.decontaminate)),
-            "select": keys(recipe.select, balance=keys(balance, words=path((balance and balance.words) or "") or None)),
+            "select": keys(
+                recipe.select, balance=keys(balance, words=path((balance and balance.words) or "") or None)
+            ),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

@@ -3,18 +3,16 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_contracts.contract import Contract
 from data_contracts.errors import RecipeError
-from data_contracts.records import Decision, Record, Score
-from data_contracts.rejects import Reason, Reject
+from data_contracts.records import Decision, Record, Score, WordCount
 from stages.stage import GlobalStage, Rows, Site, StageInput
 
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['\u2019-][^\W\d_]+)*")
@@ -49,113 +47,94 @@ class WordList:
 
 
 @dataclass(frozen=True)
-class BalanceWords(GlobalStage):
-    """Selected pairs to those that stay: MetaCLIP's balancing (arXiv 2309.16671, algorithm 1), over all shards.
+class Balance:
+    """MetaCLIP's balancing (arXiv 2309.16671, algorithm 1) of selected pairs.
 
     A word that is in n > ``cap`` of the selected pairs takes each of them with probability cap / n, any other word takes
     all of its own; a pair stays when one of its words takes it. So a pair with a rare word always stays, and one that
     has none of the words, too. Draws come from (seed, pair, word). Without ``words`` those count that are no stop
-    words. The human pairs are no part of this.
+    words.
     """
-
-    consumes: ClassVar[tuple[type[Record], ...]] = (Score, Decision)
-    produces: ClassVar[type[Record]] = Decision
-    unit: ClassVar[str] = "text"
-    lists: ClassVar[bool] = True
 
     cap: int
     seed: int
     words: WordList | None = None
 
-    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        known = self.words.words() if self.words else None
-        stop = frozenset[str]() if known else _stop_words()
-        before: Counter[str] = Counter()
-        total = 0
-        for _, _, texts in self._pairs(inputs):
-            total += len(texts)
-            for text in texts.values():
-                before.update(concepts(text, known, stop))
-        after: Counter[str] = Counter()
-        kept_in_all = 0
-        for _, decisions, texts in self._pairs(inputs):
-            for pair, text in texts.items():
-                words = concepts(text, known, stop)
-                if self._stays(pair, words, before):
-                    after.update(words)
-                    kept_in_all += 1
-        over = {word: count for word, count in before.most_common() if count > self.cap}
-        facts = {
-            "pairs": total,
-            "kept": kept_in_all,
-            "words": len(before),
-            "over_cap": len(over),
-            "most": [[word, count, after[word]] for word, count in [*over.items()][:TOLD]],
-        }
-        note = f"{len(over):,} of {len(before):,} words are in more than {self.cap:,} pairs: " + ", ".join(
-            f"{word} {was:,} -> {now:,}" for word, was, now in facts["most"]  # type: ignore[union-attr]
+    def load(self) -> "Balancer":
+        """Ready to judge texts."""
+        if self.words is None:
+            return Balancer(self, None, _stop_words())
+        return Balancer(self, self.words.words(), frozenset())
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """The words that count are those in ``known``, or where that is null all but the stop words."""
+
+    balance: Balance
+    known: frozenset[str] | None
+    stop: frozenset[str]
+
+    def concepts(self, text: str) -> list[str]:
+        """The words of a text that count, each once, in their order."""
+        words = dict.fromkeys(_WORD.findall(text.lower()))
+        known, stop = self.known, self.stop
+        return [word for word in words if (word in known if known is not None else word not in stop)]
+
+    def stays(self, pair: str, words: Sequence[str], over: Mapping[str, int]) -> bool:
+        """Whether a pair with these words stays; ``over`` has the words above the cap, and in how many pairs."""
+        return not words or any(
+            word not in over or self._draw(pair, word) < self.balance.cap / over[word] for word in words
         )
-        for shard, decisions, texts in self._pairs(inputs):
-            stay = [
-                self._stays(pair, concepts(texts[pair], known, stop), before)
-                for pair in decisions["pair_id"].to_pylist()
-            ]
-            mask = pa.array(stay, pa.bool_())
-            left = decisions.filter(pc.invert(mask)).to_pylist()
-            yield Rows(
-                decisions.filter(mask),
-                [self._reject(row, texts[row["pair_id"]], before, known, stop) for row in left],
-                shard=shard,
-                units=len(decisions),
-                notes=(note,),
-                facts=facts,
-            )
-
-    def _pairs(self, inputs: StageInput) -> Iterator[tuple[str, pa.Table, dict[str, str]]]:
-        """Each shard with its decisions and the text of each of them, by pair_id."""
-        schema = Contract(Decision).schema
-        texts = inputs.shards(Score, ["pair_id", "text"])
-        for (shard, decisions), (_, scored) in zip(inputs.shards(Decision), texts, strict=True):
-            chosen = scored.filter(pc.is_in(scored["pair_id"], decisions["pair_id"].combine_chunks()))
-            pairs = zip(chosen["pair_id"].to_pylist(), chosen["text"].to_pylist(), strict=True)
-            yield shard, decisions.cast(schema), dict(pairs)
-
-    def _stays(self, pair: str, words: Iterable[str], counts: Mapping[str, int]) -> bool:
-        none = True
-        for word in words:
-            none = False
-            if counts[word] <= self.cap or self._draw(pair, word) < self.cap / counts[word]:
-                return True
-        return none
 
     def _draw(self, pair: str, word: str) -> float:
         """From 0 to 1, the same whenever it is asked."""
-        found = hashlib.sha256(f"balance\x1f{self.seed}\x1f{pair}\x1f{word}".encode()).digest()
+        found = hashlib.sha256(f"balance\x1f{self.balance.seed}\x1f{pair}\x1f{word}".encode()).digest()
         return int.from_bytes(found[:8], "big") / 2**64
 
-    def _reject(
-        self,
-        row: Mapping[str, Any],
-        text: str,
-        counts: Mapping[str, int],
-        known: frozenset[str] | None,
-        stop: frozenset[str],
-    ) -> Reject:
-        said = ", ".join(f"{word} in {counts[word]:,}" for word in concepts(text, known, stop))
-        return Reject(
-            id=row["pair_id"],
-            row_id=row["row_id"],
-            stage="balance",
-            unit=self.unit,
-            reason=Reason.OVER_CAP,
-            detail=f"{said}: {text[:200]}",
+
+@dataclass(frozen=True)
+class CountWords(GlobalStage):
+    """Selected pairs to the words that more than the cap of them have, and how many pairs of each will stay."""
+
+    consumes: ClassVar[tuple[type[Record], ...]] = (Score, Decision)
+    produces: ClassVar[type[Record]] = WordCount
+    unit: ClassVar[str] = "figure"
+    may_find_nothing: ClassVar[bool] = True
+
+    balance: Balance
+
+    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
+        balancer, cap = self.balance.load(), self.balance.cap
+        before: Counter[str] = Counter()
+        after: Counter[str] = Counter()
+        pairs = kept = 0
+        for _, text in self._selected(inputs):
+            pairs += 1
+            before.update(balancer.concepts(text))
+        over = {word: count for word, count in before.items() if count > cap}
+        for pair, text in self._selected(inputs):
+            words = balancer.concepts(text)
+            if balancer.stays(pair, words, over):
+                kept += 1
+                after.update(words)
+        found = [WordCount(word=word, pairs=count, kept=after[word]) for word, count in sorted(over.items())]
+        most = sorted(found, key=lambda one: (-one.pairs, one.word))[:TOLD]
+        said = ", ".join(f"{one.word} {one.pairs:,} to {one.kept:,}" for one in most)
+        note = (
+            f"{len(over):,} of {len(before):,} words are in more than {cap:,} of {pairs:,} pairs, of which {kept:,} stay"
+            + (f": {said}" if said else "")
         )
+        facts = {"cap": cap, "words": len(before), "over_cap": len(over), "pairs": pairs, "kept": kept}
+        table = Contract(WordCount).table(found)
+        yield Rows(table, shard="0000000", units=len(found), notes=(note,), facts=facts)
 
-
-def concepts(text: str, known: frozenset[str] | None, stop: frozenset[str]) -> list[str]:
-    """The words of a text that count, each once, in their order."""
-    words = dict.fromkeys(_WORD.findall(text.lower()))
-    return [word for word in words if (word in known if known is not None else word not in stop)]
+    def _selected(self, inputs: StageInput) -> Iterator[tuple[str, str]]:
+        """The id and the text of every selected pair."""
+        scores = inputs.parts(Score, ["pair_id", "text"])
+        for decided, scored in zip(inputs.parts(Decision, ["pair_id"]), scores, strict=True):
+            chosen = scored.filter(pc.is_in(scored["pair_id"], decided["pair_id"].combine_chunks()))
+            yield from zip(chosen["pair_id"].to_pylist(), chosen["text"].to_pylist(), strict=True)
 
 
 def _stop_words() -> frozenset[str]:

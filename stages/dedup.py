@@ -215,7 +215,9 @@ class FindDuplicates(GlobalStage):
                 "row_id": hexes(crawl.row_ids[own]),
                 "image_id": hexes(crawl.image_ids[image[own]]),
                 "rows": pa.array(counts[root[own]] if self.duplicates else np.ones(len(own), np.int64)),
-                "texts": pa.array([texts.get(int(row), []) for row in own], Contract(Unique).schema.field("texts").type),
+                "texts": pa.array(
+                    [texts.get(int(row), []) for row in own], Contract(Unique).schema.field("texts").type
+                ),
             }
             kept = pa.table(list(columns.values()), schema=Contract(Unique).schema)
             left = [*self._duplicates(crawl, keeper, rows[~out[rows] & ~stays[rows]])]

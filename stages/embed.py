@@ -95,9 +95,7 @@ def _table(
     return pa.table(arrays, schema=pa.schema(fields, schema.metadata))
 
 
-def embed_images(
-    embedder: Embedder, pictures: Sequence["Image"], ids: Sequence[str]
-) -> NDArray[np.float16]:
+def embed_images(embedder: Embedder, pictures: Sequence["Image"], ids: Sequence[str]) -> NDArray[np.float16]:
     """Shape (pictures, dim), float16, L2-normalised.
 
     Raises:
