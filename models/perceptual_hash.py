@@ -1,4 +1,4 @@
-"""A hash of what a picture looks like: copies that were re-encoded, resized or made brighter keep almost all of it."""
+"""A hash of what a picture looks like: a copy that was re-encoded, resized or made brighter keeps almost all of it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,8 @@ _DCT = np.cos(np.pi * (2 * _PLACES + 1) * np.arange(1, LOW + 1)[:, None] / (2 * 
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """256 bits, hex: which of the 16 x 16 lowest frequencies (DCT of 64 x 64 grey values, the mean left out) are above
-    their median.
+    """256 bits, hex: which of the 16 x 16 lowest frequencies (DCT of 64 x 64 grey values, without the mean) lie
+    above their median.
 
     The hash of PDQ (Facebook, 2019) in short: at 24 bits of difference two pictures are hardly ever two pictures,
     of two that have nothing in common half of the bits differ. A crop of 3% a side changes about 50.
@@ -24,4 +24,5 @@ def perceptual_hash(image: Image.Image) -> str:
 
 def bits(hashes: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How many bits differ, row by row; shapes (n, 32), uint8."""
-    return np.bitwise_count(hashes ^ others).sum(1, dtype=np.int64)
+    found: NDArray[np.int64] = np.bitwise_count(hashes ^ others).sum(1, dtype=np.int64)
+    return found

@@ -16,6 +16,7 @@ from data_contracts.errors import CapfiltError, DamageError, RunChangedError, Us
 from data_contracts.rejects import MEANING, Reason
 from pipeline import funnel, inspection, report
 from pipeline.ledger import Ledger
+from pipeline.search import commands
 
 if TYPE_CHECKING:
     from pipeline.by_hand import Found
@@ -460,6 +461,9 @@ def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> Non
         console.print(table)
     if failed:
         raise SystemExit(1)
+
+
+commands.add_to(app)
 
 
 @app.command()

@@ -31,9 +31,9 @@ class Likeness:
     """When two pictures are one: their hashes differ in at most ``hash_alone`` of 256 bits; or their embeddings have a
     cosine of ``similarity`` and their hashes differ in at most ``hash_beside`` bits.
 
-    An embedding sees what is shown, so alone it would call two photos of one thing the same: its layout has to
-    agree, too. ``hash_beside`` 256 asks for no such thing (duplicates by meaning). ``memory`` bounds, in bytes, what the
-    search holds; it changes no result.
+    An embedding sees what is shown, so alone it would call two photos of one thing the same: the layout has to
+    agree, too. ``hash_beside`` 256 asks for no such thing (duplicates by meaning). ``memory`` bounds, in bytes, what
+    the search holds; it changes no result.
     """
 
     similarity: float = 0.95

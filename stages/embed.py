@@ -127,4 +127,5 @@ def _halves(found: NDArray[np.float32], kind: str, names: Sequence[str]) -> NDAr
             evidence=f"{int(unusable.sum())} of {len(found)}, such as that of {first[:200]!r}",
             remedy="its weights are damaged or its training diverged: use another model, or models.precision: fp32",
         )
-    return (found / np.maximum(lengths, 1e-30)[:, None]).astype(np.float16)
+    halves: NDArray[np.float16] = (found / lengths[:, None]).astype(np.float16)
+    return halves

@@ -31,8 +31,8 @@ class ExportPairs(ShardStage):
 
     ``embed`` puts the image bytes beside every pair; without it ``image`` is null and the bytes stay where
     they are, in the `ingest` and `human` stages under the same row_id. ``takedown`` names pictures that must not be
-    published, whenever they were fetched: another list is another export, and nothing before it runs again. ``balance``
-    leaves out selected pairs all of whose words have too many.
+    published, whenever they were fetched: another list is another export, and nothing before it runs again.
+    ``balance`` leaves out selected pairs of which every word is in too many.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (

@@ -1,9 +1,10 @@
-"""Which vectors, and which hashes, are alike: exactly for small sets, list by list of an inverted file for large ones.
+"""Which vectors, and which hashes, are alike: all pairs of small sets, list by list of an inverted file for large ones.
 
-faiss does the arithmetic. It is in neither of the two extras' absence: `cpu` or `gpu` brings it.
+faiss does the arithmetic; the extra `cpu` or `gpu` brings it.
 """
 
 import importlib.metadata
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,7 +118,7 @@ def few_then_range(
 ) -> Pairs:
     """Hits by a search that gives the ``few`` best only: who has so many is asked ``whole`` for all of them."""
     cosine, found = search(queries, few)
-    hit = (found >= 0) & (cosine > bar - SLACK)
+    hit: NDArray[np.bool_] = np.logical_and(found >= 0, cosine > bar - SLACK)
     full = hit.all(1)
     rows, places = np.nonzero(hit & ~full[:, None])
     again, others = whole(queries[full])
@@ -199,7 +200,7 @@ class InvertedFile:
 
 def number_of_lists(count: int) -> int:
     """As much work in finding a vector's lists as in looking through them: sqrt(PROBES * count), a power of two."""
-    return max(1, 2 ** round(np.log2(max(1.0, (PROBES * count) ** 0.5))))
+    return int(2 ** round(math.log2(max(1.0, (PROBES * count) ** 0.5))))
 
 
 def search_of(given: Literal["auto", "exact", "ivf"], count: int) -> Literal["exact", "ivf"]:

@@ -41,10 +41,12 @@ def edit(data: bytes, how: str, rng: Random) -> bytes:
     return picture.jpeg(image, rng.randint(40, 80) if how == "re_encoded" else 85)
 
 
-def plant(out: Path, world: World, seed: int, web: dict[str, Scene], copies: int, evaluation: int) -> list[_Row]:
-    """Write copies of crawled pictures and of as many pictures of a new evaluation set as it has, all into the crawl.
+def plant(
+    out: Path, world: World, seed: int, web: dict[str, Scene], copies: int, evaluation: int
+) -> list[_Row]:
+    """Write copies of crawled pictures into the crawl, and a copy of each picture of a new evaluation set.
 
-    The rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: of a crawled picture, or of one in
+    Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled picture, or one in
     the folder ``evaluation``.
     """
     rng = Random(f"planted {seed}")
