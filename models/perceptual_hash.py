@@ -1,4 +1,4 @@
-"""A hash of what a picture looks like: a copy that was re-encoded, resized or made brighter keeps almost all of it."""
+"""A hash of what a picture looks like: copies that were re-encoded, resized or made brighter keep most of it."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -491,13 +491,16 @@ def demo(
     http: Annotated[
         bool, typer.Option("--http", help="Have the crawl fetched, from a server on loopback.")
     ] = False,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Plant copies and evaluation pictures, and have them found.")
+    ] = False,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
     from pipeline.demo.command import close, prepare
     from pipeline.demo.web import served
     from pipeline.recipe import load
 
-    recipe = load(prepare(out, seed, http=http))
+    recipe = load(prepare(out, seed, http=http, duplicates=duplicates))
     with served(out) if http else nullcontext():
         _run(recipe, None, None, None)
     close(out, Ledger(recipe.run), console)

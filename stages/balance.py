@@ -50,9 +50,9 @@ class WordList:
 class Balance:
     """MetaCLIP's balancing (arXiv 2309.16671, algorithm 1) of selected pairs.
 
-    A word that is in n > ``cap`` of the selected pairs takes each of them with probability cap / n, any other word takes
-    all of its own; a pair stays when one of its words takes it. So a pair with a rare word always stays, and one that
-    has none of the words, too. Draws come from (seed, pair, word). Without ``words`` those count that are no stop
+    A word that is in n > ``cap`` of the selected pairs takes each of them with probability cap / n, any other word
+    takes all of its own; a pair stays when one of its words takes it. So a pair with a rare word always stays, and
+    one that has none of the words, too. Draws come from (seed, pair, word). Without ``words`` those count that are no stop
     words.
     """
 
@@ -122,8 +122,8 @@ class CountWords(GlobalStage):
         most = sorted(found, key=lambda one: (-one.pairs, one.word))[:TOLD]
         said = ", ".join(f"{one.word} {one.pairs:,} to {one.kept:,}" for one in most)
         note = (
-            f"{len(over):,} of {len(before):,} words are in more than {cap:,} of {pairs:,} pairs, of which {kept:,} stay"
-            + (f": {said}" if said else "")
+            f"{len(over):,} of {len(before):,} words are in more than {cap:,} of {pairs:,} pairs, "
+            f"of which {kept:,} stay" + (f": {said}" if said else "")
         )
         facts = {"cap": cap, "words": len(before), "over_cap": len(over), "pairs": pairs, "kept": kept}
         table = Contract(WordCount).table(found)

@@ -22,7 +22,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class CrawlVectors:
-    """All rows of the crawl in the order of the keeper rule, and its distinct images in the order of their first rows.
+    """All rows of the crawl in the order of the keeper rule, and its distinct images in that of their first rows.
 
     By row: ``row_ids``, ``image_of_row``. By image: ``first_row``, ``image_ids``, ``hashes`` (n, 32), and where its
     vector is in ``file``, float16. ``held`` is about how many bytes all that takes.

@@ -28,8 +28,8 @@ NO_ONE = -1
 
 @dataclass(frozen=True)
 class Likeness:
-    """When two pictures are one: their hashes differ in at most ``hash_alone`` of 256 bits; or their embeddings have a
-    cosine of ``similarity`` and their hashes differ in at most ``hash_beside`` bits.
+    """When two pictures are one: their hashes differ in at most ``hash_alone`` of 256 bits; or their embeddings have
+    a cosine of ``similarity`` and their hashes differ in at most ``hash_beside`` bits.
 
     An embedding sees what is shown, so alone it would call two photos of one thing the same: the layout has to
     agree, too. ``hash_beside`` 256 asks for no such thing (duplicates by meaning). ``memory`` bounds, in bytes, what
@@ -207,7 +207,9 @@ class FindDuplicates(GlobalStage):
             "largest_group": int(counts.max(initial=0)),
             "holdout": len(held.names),
         }
-        texts = self._gathered(inputs, crawl, keeper, stays) if self.merge_texts else {}
+        texts, too_many = self._gathered(inputs, crawl, keeper, stays) if self.merge_texts else ({}, 0)
+        if too_many:
+            facts["texts_left_out"] = too_many
         notes = (_note(facts),)
         for shard, rows in crawl.shards():
             own = rows[stays[rows]]
@@ -256,8 +258,9 @@ class FindDuplicates(GlobalStage):
 
     def _gathered(
         self, inputs: StageInput, crawl: CrawlVectors, keeper: NDArray[np.int64], stays: NDArray[np.bool_]
-    ) -> dict[int, list[str]]:
-        """By keeper what its duplicates said, in the order of the keeper rule, without its own texts."""
+    ) -> tuple[dict[int, list[str]], int]:
+        """By keeper what its duplicates said, in the order of the keeper rule, without its own texts; and how many
+        texts are beyond MOST_TEXTS: a picture that stands under a million texts must not be judged with all of them."""
         many = np.zeros(crawl.rows, bool)
         many[keeper[~stays & (keeper != np.arange(crawl.rows))]] = True
         said: dict[int, list[tuple[int, list[str]]]] = {}
@@ -268,13 +271,14 @@ class FindDuplicates(GlobalStage):
             for row, texts in zip(part["row_id"].to_pylist(), part["texts"].to_pylist(), strict=True):
                 if (number := at.get(row)) is not None and many[keeper[number]]:
                     said.setdefault(int(keeper[number]), []).append((number, texts))
-        found = {}
+        found, too_many = {}, 0
         for number, lists in said.items():
             lists.sort()
             own = set(next(texts for row, texts in lists if row == number))
             others = dict.fromkeys(text for row, texts in lists for text in texts if text not in own)
             found[number] = list(others)[:MOST_TEXTS]
-        return found
+            too_many += len(others) - len(found[number])
+        return found, too_many
 
 
 def _reject(row: str, reason: Reason, detail: str) -> Reject:
@@ -293,4 +297,9 @@ def _note(facts: dict[str, Any]) -> str:
         f"{facts['same_bytes']:,} rows repeat bytes, {facts['near']:,} nearly, in {facts['groups']:,} groups "
         f"(the largest of {facts['largest_group']:,} rows); {facts['held_out']:,} are like one of "
         f"{facts['holdout']:,} held-out pictures; {how}"
+        + (
+            f"; {facts['texts_left_out']:,} texts were too many for one picture"
+            if "texts_left_out" in facts
+            else ""
+        )
     )

@@ -1,4 +1,4 @@
-"""Which vectors, and which hashes, are alike: all pairs of small sets, list by list of an inverted file for large ones.
+"""Which vectors and which hashes are alike: all pairs of small sets, list by list of an inverted file for large ones.
 
 faiss does the arithmetic; the extra `cpu` or `gpu` brings it.
 """
@@ -119,8 +119,8 @@ def few_then_range(
     """Hits by a search that gives the ``few`` best only: who has so many is asked ``whole`` for all of them."""
     cosine, found = search(queries, few)
     hit: NDArray[np.bool_] = np.logical_and(found >= 0, cosine > bar - SLACK)
-    full = hit.all(1)
-    rows, places = np.nonzero(hit & ~full[:, None])
+    full = hit.all(axis=1)
+    rows, places = np.nonzero(hit & ~np.expand_dims(full, 1))
     again, others = whole(queries[full])
     return (
         np.concatenate([rows, np.flatnonzero(full)[again]]),

@@ -43,7 +43,7 @@ class EngineMatcher:
         self.first = replace(model.config, itm_token=token).first("filter")
         self.eyes = Eyes(model, arithmetic)
         self.tower = Tower(model.text_encoder, model.config, arithmetic)
-        self.temperature = float(model.temperature())
+        self.temperature = float(model.temperature().detach())
         # the three last products stay in float32: they are small, and scores are compared with thresholds
         self.image_projection, self.text_projection, self.itm_head = (
             _Head(module, device) for module in (model.vision_proj, model.text_proj, model.itm_head)

@@ -46,8 +46,8 @@ def plant(
 ) -> list[_Row]:
     """Write copies of crawled pictures into the crawl, and a copy of each picture of a new evaluation set.
 
-    Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled picture, or one in
-    the folder ``evaluation``.
+    Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled picture, or one
+    in the folder ``evaluation``.
     """
     rng = Random(f"planted {seed}")
     (out / FOLDER).mkdir(exist_ok=True)

@@ -64,7 +64,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(said: Mapping[str, str], truth: Mapping[str, str], labels: Sequence[str]) -> Evaluation:
-    """Against the true label of each picture, by its name. Chance is a guess at random, majority the commonest label.
+    """Against the true label of each picture, by its row. Chance is a guess at random, majority the commonest label.
 
     Raises:
         UsageError: no picture has a true label among those asked.

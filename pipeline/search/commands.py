@@ -178,7 +178,7 @@ def classify(
     found = None
     if evaluate is not None:
         truth = labelled.truth(ledger, stage, pictures, evaluate, table)
-        found = zero_shot.evaluate({row["file"]: row["label"] for row in rows}, truth, names)
+        found = zero_shot.evaluate({row["row_id"]: row["label"] for row in rows}, truth, names)
     if html is not None:
         shown = (
             gallery.thumbnails(ledger, [row["row_id"] for row in rows]) if ledger else pictures.thumbnails()

@@ -83,14 +83,15 @@ def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[U
 def truth(
     ledger: Ledger | None, stage: str, pictures: Pictures, column: str, table: Path | None
 ) -> dict[str, str]:
-    """The true label of each picture by its name: from a table, else from the stage's column or its `extra`.
+    """The true label of each picture by its row: from a table, else from the stage's column or its `extra`.
 
     Raises:
         UsageError: there is no such column.
     """
     if table is not None:
         known = read_labels(table, column)
-        return {name: known.get(name, known.get(Path(name).name, "")) for name in pictures.names}
+        named = zip(pictures.names, pictures.rows, strict=True)
+        return {row: known.get(name, known.get(Path(name).name, "")) for name, row in named}
     if ledger is None:
         raise UsageError(
             what=f"--evaluate {column} needs a table of what the pictures show",
@@ -116,4 +117,4 @@ def truth(
                 evidence=f"its columns: {', '.join(sorted(columns - {'filename'}))}; no row has it in `extra` either",
                 remedy="name one of them, keep it with the source's keep_columns, or give --table",
             )
-    return {name: labels.get(row, "") for name, row in zip(pictures.names, pictures.rows, strict=True)}
+    return {row: labels.get(row, "") for row in pictures.rows}

@@ -159,7 +159,7 @@ def open_index(ledger: Ledger, stage: str, of: Of) -> Opened:
     except FileNotFoundError as error:
         raise UsageError(
             what=f"{stage} of this run has no index yet",
-            evidence=f"there is no {error.args[-1]}",
+            evidence=f"there is no {ledger.url}/{folder}/index.json",
             remedy=again,
         ) from error
     except (ValidationError, RuntimeError, pa.ArrowException) as error:
@@ -263,8 +263,8 @@ def _texts(
     if known.paths:
         others["known"] = known
         seen = (
-            "SELECT text, any_value(vector) AS vector FROM (SELECT unnest(p.texts) AS text, unnest(k.texts) AS vector "
-            "FROM pictures p JOIN known k USING (row_id)) GROUP BY text"
+            "SELECT text, any_value(vector) AS vector FROM (SELECT unnest(p.texts) AS text, "
+            "unnest(k.texts) AS vector FROM pictures p JOIN known k USING (row_id)) GROUP BY text"
         )
         sql = f"SELECT r.*, s.vector FROM ({rows}) r LEFT JOIN ({seen}) s USING (text)"
     else:
