@@ -63,7 +63,8 @@ def warnings(found: dict[str, Any]) -> list[str]:
     if dedup.get("largest_group", 0) > max(1000, dedup.get("rows", 0) // 20):
         said.append(
             f"{dedup['largest_group']:,} of {dedup['rows']:,} pictures are one group of duplicates: a chain of "
-            "pictures each like the next. Look at them (`capfilt inspect RUN dedup --rejects`), and raise dedup.similarity."
+            "pictures each like the next. Look at them (`capfilt inspect RUN dedup --rejects`), "
+            "and raise dedup.similarity."
         )
     if "recall" in dedup and dedup["recall"] < 0.9:
         said.append(

@@ -52,8 +52,8 @@ class Balance:
 
     A word that is in n > ``cap`` of the selected pairs takes each of them with probability cap / n, any other word
     takes all of its own; a pair stays when one of its words takes it. So a pair with a rare word always stays, and
-    one that has none of the words, too. Draws come from (seed, pair, word). Without ``words`` those count that are no stop
-    words.
+    one that has none of the words, too. Draws come from (seed, pair, word). Without ``words`` those count that are no
+    stop words.
     """
 
     cap: int

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,14 @@ from stages.stage import StageInput
 PER_ROW = 300  # bytes of memory a row takes besides its vector: ids, hash, orders, lists, and what sorting them takes
 COLUMNS = ("row_id", "image_id", "pixels", "hash", "itc", "image")
 _BLOCK = 1 << 16
+
+
+class Compared(NamedTuple):
+    """Of pairs of pictures: the cosine, how many bits of the hashes differ, and whether both hashes say anything."""
+
+    cosine: NDArray[np.float64]
+    differ: NDArray[np.int64]
+    told: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -143,15 +152,17 @@ class CrawlVectors:
 
     def compare(
         self, images: NDArray[np.int64], others: NDArray[np.float16], hashes: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Cosine, and how many bits differ, of each image with its other: in float64, the same whatever is beside."""
+    ) -> "Compared":
+        """Each image with its other: in float64, the same whatever is beside."""
         cosine = np.empty(len(images), np.float64)
         for start in range(0, len(images), _BLOCK):
             part = slice(start, start + _BLOCK)
             one, other = self.halves(images[part]).astype(np.float64), others[part].astype(np.float64)
             norms = np.sqrt((one * one).sum(1) * (other * other).sum(1))
             cosine[part] = (one * other).sum(1) / norms
-        return cosine, bits(self.hashes[images], hashes)
+        own = self.hashes[images]
+        told: NDArray[np.bool_] = np.logical_and(own.any(axis=1), hashes.any(axis=1))
+        return Compared(cosine, bits(own, hashes), told)
 
     def sample(self) -> NDArray[np.int64]:
         """All images in the order of their ids, which come from their bytes: the first ones are a fair draw."""

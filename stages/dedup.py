@@ -16,12 +16,12 @@ from data_contracts.contract import Contract
 from data_contracts.errors import RecipeError
 from data_contracts.records import Embedding, Holdout, Picture, Record, Unique
 from data_contracts.rejects import Reason, Reject
-from stages.crawl_vectors import CrawlVectors, HeldOutVectors, hexes
+from stages.crawl_vectors import Compared, CrawlVectors, HeldOutVectors, hexes
 from stages.groups import Groups
 from stages.neighbours import Flat, InvertedFile, Pairs, hash_pairs, require_faiss, search_of
 from stages.stage import GlobalStage, Rows, Site, StageInput
 
-SAMPLE = 500  # pictures whose like is also looked for exactly, to say what the inverted file misses
+SAMPLE = 1000  # pictures whose like is also looked for exactly, to say what the inverted file misses
 MOST_TEXTS = 100  # that a picture gathers of its duplicates
 NO_ONE = -1
 
@@ -102,18 +102,18 @@ class FindDuplicates(GlobalStage):
         best = np.full(crawl.images, NO_ONE, np.int64)
         cosine = np.full(crawl.images, -np.inf)
         for rows, others in held.near(crawl, flat, self.like.similarity, self.like.hash_alone):
-            like, differ = crawl.compare(rows, held.vectors[others], held.hashes[others])
+            compared = crawl.compare(rows, held.vectors[others], held.hashes[others])
             same = crawl.image_ids[rows] == held.image_ids[others]
-            accepted = same | self._accept(like, differ)
-            like = np.where(same, 2.0, like)
+            accepted = same | self._accept(compared)
+            like = np.where(same, 2.0, compared.cosine)
             for row, other, much in zip(rows[accepted], others[accepted], like[accepted], strict=True):
                 if (much, -other) > (cosine[row], -best[row]):
                     best[row], cosine[row] = other, much
         return best
 
-    def _accept(self, cosine: NDArray[np.float64], differ: NDArray[np.int64]) -> NDArray[np.bool_]:
-        near = (cosine >= self.like.similarity) & (differ <= self.like.hash_beside)
-        return near | (differ <= self.like.hash_alone)
+    def _accept(self, pairs: Compared) -> NDArray[np.bool_]:
+        near = (pairs.cosine >= self.like.similarity) & (pairs.differ <= self.like.hash_beside)
+        return near | (pairs.told & (pairs.differ <= self.like.hash_alone))
 
     def _groups(self, crawl: CrawlVectors, holdout: NDArray[np.int64], flat: Flat, site: Site) -> _Found:
         groups = Groups(crawl.images)
@@ -139,8 +139,9 @@ class FindDuplicates(GlobalStage):
                     site.progress(joined, 0, f"{what}: {joined:,} pairs are alike")
             return joined
 
-        hashed = hash_pairs(crawl.hashes, self.like.hash_alone, flat.memory, exact=kind == "exact")
-        facts["hash_pairs"] = join(hashed, "hashes")
+        telling = np.flatnonzero(crawl.hashes.any(1))
+        hashed = hash_pairs(crawl.hashes[telling], self.like.hash_alone, flat.memory, exact=kind == "exact")
+        facts["hash_pairs"] = join(((telling[one], telling[other]) for one, other in hashed), "hashes")
         if kind == "exact":
             found = flat.pairs(crawl.vectors, crawl.images, crawl.dim, self.like.similarity)
         else:
@@ -154,8 +155,7 @@ class FindDuplicates(GlobalStage):
 
     def _alike(self, crawl: CrawlVectors, one: NDArray[np.int64], other: NDArray[np.int64]) -> Pairs:
         """Of these pairs those that are alike, by arithmetic that does not depend on how they were found."""
-        cosine, differ = crawl.compare(one, crawl.halves(other), crawl.hashes[other])
-        accepted = self._accept(cosine, differ)
+        accepted = self._accept(crawl.compare(one, crawl.halves(other), crawl.hashes[other]))
         return one[accepted], other[accepted]
 
     def _recall(
@@ -230,19 +230,18 @@ class FindDuplicates(GlobalStage):
         self, crawl: CrawlVectors, keeper: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> Iterator[Reject]:
         image, kept = crawl.image_of_row[rows], crawl.image_of_row[keeper[rows]]
-        cosine, differ = crawl.compare(image, crawl.halves(kept), crawl.hashes[kept])
+        compared = crawl.compare(image, crawl.halves(kept), crawl.hashes[kept])
+        by_hash = compared.told & (compared.differ <= self.like.hash_alone)
+        alike = self._accept(compared)
         named, of_names = (hexes(crawl.row_ids[some]).to_pylist() for some in (rows, keeper[rows]))
-        for row, of, own, its, like, bits in zip(named, of_names, image, kept, cosine, differ, strict=True):
-            how = (
-                "the same bytes"
-                if own == its
-                else "by hash"
-                if bits <= self.like.hash_alone
-                else "by embedding"
-                if self._accept(np.array([like]), np.array([bits]))[0]
-                else "through others of its group"
-            )
-            detail = f"keeper {of}, similarity {like:.4f}, {bits} of 256 bits differ: {how}"
+        how = np.select(
+            [image == kept, by_hash, alike],
+            ["the same bytes", "by hash", "by embedding"],
+            "through others of its group",
+        )
+        told = zip(named, of_names, compared.cosine, compared.differ, how, strict=True)
+        for row, of, like, bits, why in told:
+            detail = f"keeper {of}, similarity {like:.4f}, {bits} of 256 bits differ: {why}"
             yield _reject(row, Reason.DUPLICATE_OF, detail)
 
     def _like_held_out(
@@ -250,17 +249,19 @@ class FindDuplicates(GlobalStage):
     ) -> Iterator[Reject]:
         image = crawl.image_of_row[rows]
         others = found.holdout[image]
-        cosine, differ = crawl.compare(image, held.vectors[others], held.hashes[others])
+        compared = crawl.compare(image, held.vectors[others], held.hashes[others])
         named = hexes(crawl.row_ids[rows]).to_pylist()
-        for row, other, like, bits in zip(named, others, cosine, differ, strict=True):
+        for row, other, like, bits in zip(named, others, compared.cosine, compared.differ, strict=True):
             detail = f"{held.names[other]}, similarity {like:.4f}, {bits} of 256 bits differ"
             yield _reject(row, Reason.HELD_OUT, detail)
 
     def _gathered(
         self, inputs: StageInput, crawl: CrawlVectors, keeper: NDArray[np.int64], stays: NDArray[np.bool_]
     ) -> tuple[dict[int, list[str]], int]:
-        """By keeper what its duplicates said, in the order of the keeper rule, without its own texts; and how many
-        texts are beyond MOST_TEXTS: a picture that stands under a million texts must not be judged with all of them."""
+        """By keeper what its duplicates said, in the order of the keeper rule, without its own texts.
+
+        And how many texts are beyond MOST_TEXTS: of a picture that stands under a million not all can be judged.
+        """
         many = np.zeros(crawl.rows, bool)
         many[keeper[~stays & (keeper != np.arange(crawl.rows))]] = True
         said: dict[int, list[tuple[int, list[str]]]] = {}

@@ -24,7 +24,11 @@ POINTS = 64  # vectors a list that k-means learns from
 ROUNDS = 10  # of k-means
 GPU_NEIGHBOURS = 64  # a GPU gives so many at most; who has more is looked at again on the CPU
 SLACK = 1e-4  # float32 sums differ in the last digits by how they are blocked: who is near the bar is looked at anew
-TABLES, WINDOW = 24, 8
+TABLES, WINDOW, KEY = (
+    24,
+    8,
+    32,
+)  # sortings of the hashes, followers that each is compared with, bits sorted by
 
 
 def require_faiss() -> Any:
@@ -222,22 +226,21 @@ def hash_pairs(hashes: NDArray[np.uint8], most: int, memory: int, *, exact: bool
     words = np.ascontiguousarray(hashes).view(np.uint64)
     random = np.random.default_rng(0)
     for _ in range(TABLES):
-        chosen = np.sort(random.permutation(hashes.shape[1] * 8)[:64])
-        random.shuffle(chosen)
-        order = np.argsort(_key(hashes, chosen), kind="stable")
+        order = np.argsort(_key(hashes, random.permutation(hashes.shape[1] * 8)[:KEY]), kind="stable")
+        sorted_words = words[order]
         for apart in range(1, min(WINDOW, len(order) - 1) + 1):
-            one, other = order[:-apart], order[apart:]
-            near = np.bitwise_count(words[one] ^ words[other]).sum(1, dtype=np.int16) <= most
-            one, other = one[near], other[near]
+            differ = np.bitwise_count(sorted_words[:-apart] ^ sorted_words[apart:]).sum(1, dtype=np.int16)
+            near = np.flatnonzero(differ <= most)
+            one, other = order[near], order[near + apart]
             yield np.minimum(one, other), np.maximum(one, other)
 
 
-def _key(hashes: NDArray[np.uint8], chosen: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The chosen 64 bits of each hash as a number."""
-    key = np.zeros(len(hashes), np.uint64)
+def _key(hashes: NDArray[np.uint8], chosen: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The chosen bits of each hash as a number."""
+    key = np.zeros(len(hashes), np.uint32)
     for bit in chosen:
-        key <<= np.uint64(1)
-        key |= ((hashes[:, bit // 8] >> np.uint8(7 - bit % 8)) & np.uint8(1)).astype(np.uint64)
+        key <<= np.uint32(1)
+        key |= (hashes[:, bit // 8] >> np.uint8(7 - bit % 8)) & np.uint8(1)
     return key
 
 

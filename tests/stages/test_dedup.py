@@ -111,21 +111,30 @@ def test_the_same_bytes_the_same_look_and_the_same_meaning_in_a_like_layout(tmp_
         seen("a3", 1, pixels=200, same_bytes="a0"),
         seen("b0", 2),
         seen("b1", 2, cosine=0.97, bits=90),  # the same thing in another place
-        seen("b2", 2, cosine=0.9, bits=60),
+        seen("c0", 3),
+        seen("c1", 3, cosine=0.9, bits=60),
     ]
     made = run(tmp_path, FindDuplicates(), rows)
     first, second = sorted(["a0", "a3"], key=lambda name: row_id("web", name))
-    assert kept(made) == {first: 4, "b0": 1, "b1": 1, "b2": 1}
+    assert kept(made) == {first: 4, "b0": 1, "b1": 1, "c0": 1, "c1": 1}
     reasons = left(made)
     assert reasons[second] == (
         "duplicate_of",
         f"keeper {first}, similarity 1.0000, 0 of 256 bits differ: the same bytes",
     )
     assert reasons["a1"][1] == f"keeper {first}, similarity 0.2000, 24 of 256 bits differ: by hash"
-    assert reasons["a2"][1] == f"keeper {first}, similarity 0.9699, 60 of 256 bits differ: by embedding"
+    assert reasons["a2"][1] == f"keeper {first}, similarity 0.9700, 60 of 256 bits differ: by embedding"
     facts = made[0].facts
     assert (facts["same_bytes"], facts["near"], facts["groups"], facts["largest_group"]) == (1, 2, 1, 4)
-    assert (made[0].units, facts["search"]) == (7, "exact")
+    assert (made[0].units, facts["search"]) == (8, "exact")
+
+
+def test_a_hash_of_one_colour_decides_nothing_alone(tmp_path: Path) -> None:
+    flat = {"hash": "0" * 64}
+    rows = [seen("a0", 1, pixels=900), seen("a1", 2), seen("a2", 1, cosine=0.96)]
+    made = run(tmp_path, FindDuplicates(), [row.model_copy(update=flat) for row in rows])
+    assert kept(made) == {"a0": 2, "a1": 1}
+    assert left(made)["a2"][1].endswith("0 of 256 bits differ: by embedding")
 
 
 def test_the_largest_stays_then_the_one_whose_text_fits_then_the_smallest_id(tmp_path: Path) -> None:
