@@ -145,7 +145,9 @@ def classify(
 
     names = [label.strip() for label in labels.split(",")]
     templates = template or [zero_shot.TEMPLATE]
-    ledger = Ledger(what[0]) if len(what) == 1 and Ledger(what[0]).exists else None
+    ledger = None
+    if len(what) == 1 and not Path(what[0]).is_file() and Ledger(what[0]).exists:
+        ledger = Ledger(what[0])
     failed = False
     if ledger is not None:
         pictures, embedder = labelled.of_run(ledger, stage, model, lambda where: _open(ledger, where, device))

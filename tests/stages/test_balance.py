@@ -9,7 +9,7 @@ from stages.export import ExportPairs
 from stages.memory import MemoryInput
 from tests.stages.rows import collect, picture, run_global, score, site
 
-TEXTS = [*(f"a dog {n % 2 and 'runs' or 'sits'}" for n in range(200)), "a dog and a quokka", "12 !!"]
+TEXTS = [*(f"a dog {(n % 2 and 'runs') or 'sits'}" for n in range(200)), "a dog and a quokka", "12 !!"]
 
 
 def decided(texts: list[str]) -> list[Record]:
