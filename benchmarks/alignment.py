@@ -85,20 +85,19 @@ def main() -> None:
     names = [str(number) for number in range(len(shown))]
     single = [number for number, scene in enumerate(shown) if len(scene.objects) == 1]
     concepts = sorted({one for scene in scenes.values() for one in scene.objects})
-    tasks = {
-        "the object, of pictures of one": (
-            concepts,
-            {names[n]: shown[n].objects[0] for n in single},
-            "a picture of a {}",
-        ),
+    framed = [f"a {{}} on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background" for colour in COLOURS]
+    ones = {names[n]: shown[n].objects[0] for n in single}
+    tasks: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
+        "the object, of pictures of one": (concepts, ones, ["a picture of a {}"]),
+        "the object, by eight templates": (concepts, ones, framed),
         "the background": (
             list(COLOURS),
             {names[n]: shown[n].colour for n in range(len(shown))},
-            "a {} background",
+            ["a {} background"],
         ),
     }
-    for name, (labels, truth, template) in tasks.items():
-        odds = probabilities(pictures, prompts(model, labels, [template]), model.temperature)
+    for name, (labels, truth, templates) in tasks.items():
+        odds = probabilities(pictures, prompts(model, labels, templates), model.temperature)
         guesses = {names[n]: labels[best] for n, best in enumerate(odds.argmax(1)) if names[n] in truth}
         made = evaluate(guesses, truth, labels)
         print(

@@ -36,7 +36,7 @@ def searched(*arguments: object) -> list[dict[str, Any]]:
 def test_all_four_directions_find_what_is_nearest(indexed: Ledger, tmp_path: Path) -> None:
     (tmp_path / "four.png").write_bytes(png(4, 32))
     picture = ("--image", tmp_path / "four.png")
-    assert [hit["url"] for hit in searched(indexed.url, "--text", "4 things", "-k", "3")][0] == "4.png"
+    assert searched(indexed.url, "--text", "4 things", "-k", "3")[0]["url"] == "4.png"
     assert searched(indexed.url, *picture, "--of", "images", "-k", "1")[0]["url"] == "4.png"
     assert searched(indexed.url, *picture, "-k", "1")[0]["text"] == "4 thing of web"
     by_text = searched(indexed.url, "--text", "4 of them", "--of", "texts", "-k", "1")
