@@ -23,6 +23,7 @@ PROBES = 4  # lists that a vector looks for its like in
 POINTS = 64  # vectors a list that k-means learns from
 ROUNDS = 10  # of k-means
 GPU_NEIGHBOURS = 64  # a GPU gives so many at most; who has more is looked at again on the CPU
+CHUNK = 16_384  # vectors that those before them are compared with at a time: about half of all products
 SLACK = 1e-4  # float32 sums differ in the last digits by how they are blocked: who is near the bar is looked at anew
 TABLES, WINDOW, KEY = (
     24,
@@ -101,7 +102,7 @@ class Flat:
 
     def pairs(self, read: Read, count: int, dim: int, bar: float) -> Iterator[Pairs]:
         """All pairs of ``count`` vectors that reach ``bar``, each once, the smaller number first."""
-        chunk = max(1024, self.memory // (16 * dim))
+        chunk = max(1024, min(CHUNK, self.memory // (16 * dim)))
         for begin in range(0, count, chunk):
             end = min(begin + chunk, count)
             base = read(slice(begin, end))

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from data_contracts.errors import UsageError
-from pipeline import by_hand
 from pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -140,6 +139,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell which of some labels each picture shows, without training: an indexed stage of a run, or files."""
+    from pipeline import by_hand
     from pipeline.search import classify as zero_shot
     from pipeline.search import gallery, labelled
 
@@ -227,6 +227,8 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
 
 
 def _open(ledger: Ledger, where: str, device: str) -> "Filter":
+    from pipeline import by_hand
+
     return _open_filter(where, device, by_hand.inference_for(str(ledger.storage)))
 
 
