@@ -64,6 +64,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "texts": texts,
         "stock": [],
         "test_images_in_crawl": 0,
+        "uniqueness": {},
         **changes,
     }
 
