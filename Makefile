@@ -9,7 +9,7 @@ help:  ## show this
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,cpu]'
 	touch $@
 
 demo: .venv/installed  ## make a noisy crawl of real pictures in ./demo and clean it
@@ -33,7 +33,7 @@ lint: .venv/installed  ## format, lint, types, one-way imports
 check: lint test  ## lint and test
 
 lock: .venv/installed  ## write the exact versions of this environment to constraints.txt
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//; s/^faiss-cpu\(.*\)/&\nfaiss-gpu\1/' > constraints.txt
 
 clean:  ## remove the environment and the demo
 	rm -rf .venv demo soak

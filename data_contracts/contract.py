@@ -7,13 +7,15 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 from pydantic.fields import FieldInfo
 
 from data_contracts.errors import ContractError
-from data_contracts.records import Record
+from data_contracts.records import Half, Record
 
 _ARROW: dict[type, pa.DataType] = {
     str: pa.string(),
@@ -23,6 +25,20 @@ _ARROW: dict[type, pa.DataType] = {
     bool: pa.bool_(),
 }
 NAME, VERSION = b"capfilt.contract", b"capfilt.version"
+VECTOR = pa.list_(pa.field("element", pa.float16(), nullable=False))
+
+
+def vectors(values: NDArray[Any]) -> pa.FixedSizeListArray:
+    """Vectors, shape (rows, dim), as a contract has them: float16, of one length."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float16).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(VECTOR.value_field, values.shape[1]))
+
+
+def matrix(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float16]:
+    """The other way: a column of vectors, shape (rows, dim), float16."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    flat: NDArray[np.float16] = whole.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(whole), whole.type.list_size)
 
 
 def _plain(annotation: Any) -> tuple[Any, bool]:
@@ -36,6 +52,8 @@ def _plain(annotation: Any) -> tuple[Any, bool]:
 
 
 def _arrow(annotation: Any) -> pa.DataType:
+    if _is_vector(annotation):
+        return VECTOR
     plain, _ = _plain(annotation)
     if get_origin(plain) is list:
         return pa.list_(pa.field("element", _arrow(get_args(plain)[0]), nullable=False))
@@ -83,14 +101,17 @@ class Contract:
 
     def table(self, rows: Sequence[Record]) -> pa.Table:
         """Rows as a checked table; an empty sequence gives an empty table with the same schema."""
-        return self.check(pa.Table.from_pylist([row.model_dump(mode="python") for row in rows], self.schema))
+        values = [row.model_dump(mode="python") for row in rows]
+        vector = next((name for name in self.schema.names if self.schema.field(name).type == VECTOR), "")
+        schema = _of_length(self.schema, len(values[0][vector])) if values and vector else self.schema
+        return self.check(pa.Table.from_pylist(values, schema))
 
     def check(self, table: pa.Table) -> pa.Table:
         """The same table, or :class:`ContractError` with the column, the count and up to three ids."""
-        if not table.schema.equals(self.schema):
+        if not _loose(table.schema).equals(self.schema):
             raise ContractError(
                 what=f"a table is not a {self.name}",
-                evidence=f"its schema differs: {_difference(table.schema, self.schema)}",
+                evidence=f"its schema differs: {_difference(_loose(table.schema), self.schema)}",
                 remedy="write it through the contract's own schema",
             )
         for name, info in self.record.model_fields.items():
@@ -114,6 +135,10 @@ class Contract:
         plain, nullable = _plain(info.annotation)
         if not nullable:
             self._demand(table, name, pc.is_valid(column), "is null")
+        if column.type == VECTOR and len(column):
+            self._broken(name, "is not written as vectors of one length", len(column), [])
+        if pa.types.is_fixed_size_list(column.type):
+            self._demand(table, name, _usable(matrix(column)), "is zero or not a finite number")
         if pa.types.is_list(column.type):
             self._demand(table, name, _whole(column), "holds a null")
         if pa.types.is_floating(column.type):
@@ -149,13 +174,51 @@ def _schema(record: type[Record]) -> pa.Schema:
     fields = [
         pa.field(
             name,
-            _arrow(info.annotation),
+            VECTOR if any(isinstance(one, Half) for one in info.metadata) else _arrow(info.annotation),
             nullable=_plain(info.annotation)[1],
             metadata={"doc": info.description} if info.description else None,
         )
         for name, info in record.model_fields.items()
     ]
     return pa.schema(fields, {NAME: record.__name__.encode(), VERSION: str(record.version).encode()})
+
+
+def _is_vector(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and any(
+        isinstance(one, Half) for one in get_args(annotation)[1:]
+    )
+
+
+def _of_length(schema: pa.Schema, dim: int) -> pa.Schema:
+    """The schema of a contract with vectors of ``dim`` components."""
+
+    def sized(kind: pa.DataType) -> pa.DataType:
+        if kind == VECTOR:
+            return pa.list_(VECTOR.value_field, dim)
+        if pa.types.is_list(kind):
+            return pa.list_(kind.value_field.with_type(sized(kind.value_type)))
+        return kind
+
+    return pa.schema([field.with_type(sized(field.type)) for field in schema], schema.metadata)
+
+
+def _loose(schema: pa.Schema) -> pa.Schema:
+    """A schema whose vectors may have any length, as a contract knows them."""
+
+    def loose(field: pa.Field) -> pa.Field:
+        if pa.types.is_fixed_size_list(field.type):
+            return field.with_type(pa.list_(field.type.value_field))
+        if pa.types.is_list(field.type):
+            return field.with_type(pa.list_(loose(field.type.value_field)))
+        return field
+
+    return pa.schema([loose(field) for field in schema], schema.metadata)
+
+
+def _usable(vectors: NDArray[np.float16]) -> pa.Array:
+    """Whether each vector is finite and not zero."""
+    finite = np.isfinite(vectors).all(1) if vectors.size else np.ones(len(vectors), bool)
+    return pa.array(finite & vectors.any(1) if vectors.size else finite)
 
 
 def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
@@ -177,7 +240,12 @@ def _within(column: pa.ChunkedArray, members: type[StrEnum]) -> pa.ChunkedArray:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each list is without a null element: Arrow itself does not see to that."""
+    """Whether each list is without a null element (or an unusable vector): Arrow itself does not see to that."""
     lists = column.combine_chunks()
-    broken = pc.list_parent_indices(lists).filter(pc.is_null(pc.list_flatten(lists)))
+    inner = pc.list_flatten(lists)
+    if pa.types.is_fixed_size_list(inner.type):
+        whole = _usable(matrix(inner)).to_numpy(zero_copy_only=False)
+        broken = pc.list_parent_indices(lists).filter(pa.array(~whole, pa.bool_()))
+        return pa.chunked_array([pc.invert(pc.is_in(pa.array(range(len(lists)), broken.type), broken))])
+    broken = pc.list_parent_indices(lists).filter(pc.is_null(inner))
     return pa.chunked_array([pc.invert(pc.is_in(pa.array(range(len(lists)), broken.type), broken))])

@@ -4,6 +4,7 @@ The row that travels is an *image occurrence*: a url (or a path relative to its 
 its web texts. A stage writes only its new columns, keyed by id, in the same shard as its input.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -14,6 +15,14 @@ Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
+
+
+@dataclass(frozen=True)
+class Half:
+    """Marks a list of floats as a vector of float16. In one table all are of one length, which a model gives."""
+
+
+Vector = Annotated[list[float], Half()]
 
 
 class Split(StrEnum):
@@ -134,6 +143,44 @@ class CleanedPicture(Picture):
     parent: str = Field(description="the parent run's name")
 
 
+class Embedding(Record):
+    """A picture and its web texts as a model aligns them: L2-normalised, so that products are cosines."""
+
+    row_id: Hex128
+    image_id: Hex256
+    pixels: int = Field(ge=1, description="width times height")
+    hash: Hex256 = Field(
+        description="perceptual: 256 bits, of which a re-encoded or resized copy keeps almost all"
+    )
+    itc: Cosine | None = Field(
+        description="the highest cosine of a web text with the picture; null without one"
+    )
+    image: Vector
+    texts: list[Vector] = Field(description="one for each of the picture's texts, in their order")
+
+
+class Holdout(Record):
+    """A picture that must not be trained on: of the human calibrate and test splits, or of an evaluation set."""
+
+    key: ClassVar[tuple[str, ...]] = ("image_id", "name")
+
+    image_id: Hex256
+    name: str = Field(
+        description="the split and the url, or the path of the evaluation set and the file in it"
+    )
+    hash: Hex256
+    image: Vector
+
+
+class Unique(Record):
+    """A picture that goes on: no duplicate of another one, none that is held out."""
+
+    row_id: Hex128
+    image_id: Hex256
+    rows: int = Field(ge=1, description="the rows that it stands for, itself among them")
+    texts: list[str] = Field(description="what its duplicates said beside its own, where they are gathered")
+
+
 class Caption(Record):
     """A synthetic text written by the captioner."""
 
@@ -207,6 +254,16 @@ class Decision(Record):
     source: Source
     itm: Probability
     threshold: float = Field(description="the ITM probability that it had to reach")
+
+
+class WordCount(Record):
+    """A word that more of the selected pairs have than select.balance allows."""
+
+    key: ClassVar[tuple[str, ...]] = ("word",)
+
+    word: str
+    pairs: int = Field(ge=1, description="the selected pairs that have it")
+    kept: int = Field(ge=0, description="those of them that stay")
 
 
 class CleanPair(Record):

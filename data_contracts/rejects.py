@@ -56,12 +56,14 @@ class Reason(StrEnum):
     ASPECT = "aspect"
     DECODER_DIED = "decoder_died"
     PLACEHOLDER = "placeholder"
+    DUPLICATE_OF = "duplicate_of"
+    HELD_OUT = "held_out"
     TEXT_FILE_NAME = "text_file_name"
     TEXT_URL = "text_url"
     TEXT_BOILERPLATE = "text_boilerplate"
     TEXT_TOO_SHORT = "text_too_short"
     TEXT_TOO_LONG = "text_too_long"
-    HELD_OUT = "held_out"
+    OVER_CAP = "over_cap"
     POISON = "poison"
 
     @classmethod
@@ -117,12 +119,14 @@ MEANING: dict[Reason, str] = {
     Reason.ASPECT: "longer than images.max_aspect times its width, or wider",
     Reason.DECODER_DIED: "the process that decoded it died or took too long",
     Reason.PLACEHOLDER: "the same bytes under many unrelated urls and texts: a placeholder",
+    Reason.DUPLICATE_OF: "the same picture as one that stays, or nearly so; `detail` names it and says how alike",
+    Reason.HELD_OUT: "a picture held out for calibration, test or an evaluation here or in a parent run, or one nearly the same",
     Reason.TEXT_FILE_NAME: "a text that is a file name, as in `IMG_1234.jpg`",
     Reason.TEXT_URL: "a text that is an address",
     Reason.TEXT_BOILERPLATE: "a text that says nothing of the picture, as in `click to enlarge`",
     Reason.TEXT_TOO_SHORT: "a text of fewer characters than texts.min_length",
     Reason.TEXT_TOO_LONG: "a text of more characters than texts.max_length",
-    Reason.HELD_OUT: "a human picture that a parent run sets its threshold with, or tests on",
+    Reason.OVER_CAP: "all of its words are in more pairs than select.balance allows, and its draw left it out",
     Reason.POISON: "its process died or raised whenever it was handled, its neighbours' did not",
 }
 

@@ -15,7 +15,7 @@ from transformers import Blip2ForImageTextRetrieval
 
 from models.batching import batches, match_in_batches
 from models.checkpoint import Checkpoint
-from models.pretrained import load_image_processor, load_model, load_tokenizer
+from models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
 from models.protocols import Images, Match
 from models.text import normalise_caption
 
@@ -64,6 +64,14 @@ class Blip2Matcher:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._stack([self._read(*self._tokens(chunk)) for chunk in batches(texts, self.batch)])
+
+    @property
+    def temperature(self) -> float:
+        """BLIP's start: the released models have dropped theirs."""
+        return 0.07
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return count_truncated(self.tokenizer, texts, MAX_TEXT_TOKENS)
 
     def _see(self, images: Images) -> _Seen:
         pixels = self.image_processor(images=list(images), return_tensors="pt").to(self.model.device)

@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from models.batching import batches, match_in_batches
 from models.checkpoint import Checkpoint
-from models.pretrained import load_image_processor, load_model, load_tokenizer
+from models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
 from models.protocols import Images, Match
 from models.text import normalise_caption
 
@@ -59,6 +59,13 @@ class DualEncoder:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._stack([self._read(chunk) for chunk in batches(texts, self.batch)])
+
+    @property
+    def temperature(self) -> float:
+        return float(1.0 / self.model.logit_scale.double().exp())
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return count_truncated(self.tokenizer, texts, self.model.config.text_config.max_position_embeddings)
 
     def _see(self, images: Images) -> torch.Tensor:
         """Shape (images, dim), L2-normalised."""

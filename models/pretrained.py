@@ -3,7 +3,7 @@
 transformers fills missing weights with random numbers and accepts any tokenizer; here both are errors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from data_contracts.errors import ModelError
 from models.checkpoint import Checkpoint, brief, require_tokenizer, weight_files
+from models.text import is_cut, normalise_caption
 
 # A vocabulary padded to a multiple of 128 is common; a wider gap means another model's tokenizer.
 _VOCABULARY_PADDING = 128
@@ -51,6 +52,15 @@ def load_model(architecture: Any, checkpoint: Checkpoint) -> Any:
             remedy="put the config.json that belongs to these weights beside them",
         )
     return model.eval().requires_grad_(False)
+
+
+def count_truncated(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
+    """How many texts lose something of themselves: words to :func:`normalise_caption`, or tokens to ``limit``."""
+    if not texts:
+        return 0
+    cleaned = [normalise_caption(text) for text in texts]
+    read = tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
+    return sum(len(ids) > limit or is_cut(text) for ids, text in zip(read, texts, strict=True))
 
 
 @contextmanager

@@ -112,6 +112,15 @@ class Matcher(Protocol):
 
 
 class Embedder(Protocol):
+    """``temperature`` is what the model divides cosines by before a softmax over them."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than what the model reads of them."""
+        ...
+
     def embed_images(self, images: Images) -> NDArray[np.float32]:
         """ITC embeddings, shape (images, dim), float32, L2-normalised."""
         ...

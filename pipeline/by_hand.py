@@ -132,7 +132,7 @@ def _through(
     files: Sequence[str], work: Callable[[Sequence[_Opened]], list[list[dict[str, Any]]]], batch: int
 ) -> Found:
     held: list[_Opened] = []
-    for opened in _open(files):
+    for opened in open_files(files):
         if isinstance(opened, Unreadable):
             yield opened
             continue
@@ -148,7 +148,7 @@ def _rows(opened: Sequence[_Opened], found: list[list[dict[str, Any]]]) -> Itera
     return ({"file": each.file, **row} for each, own in zip(opened, found, strict=True) for row in own)
 
 
-def _open(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
+def open_files(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
     """The pictures, one at a time; a folder stands for the pictures anywhere below it."""
     from models.decode import UndecodableImage, decode
 

@@ -16,6 +16,7 @@ from data_contracts.errors import CapfiltError, DamageError, RunChangedError, Us
 from data_contracts.rejects import MEANING, Reason
 from pipeline import funnel, inspection, report, report_card
 from pipeline.ledger import Ledger
+from pipeline.search import commands
 
 if TYPE_CHECKING:
     from pipeline.by_hand import Found
@@ -472,6 +473,9 @@ def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> Non
         raise SystemExit(1)
 
 
+commands.add_to(app)
+
+
 @app.command()
 def submit(
     recipe: RecipeFile,
@@ -500,13 +504,16 @@ def demo(
     human_concepts: Annotated[
         int | None, typer.Option(help="Let people caption so many of its 24 things; without it, all.")
     ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Plant copies and evaluation pictures, and have them found.")
+    ] = False,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
     from pipeline.demo.command import close, prepare
     from pipeline.demo.web import served
     from pipeline.recipe import load
 
-    recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts))
+    recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts, duplicates=duplicates))
     with served(out) if http else nullcontext():
         _run(recipe, None, None, None)
     close(out, Ledger(recipe.run), console)

@@ -20,17 +20,23 @@ from pipeline.graph import Graph
 from pipeline.parent import cleaned_of
 from pipeline.recipe import ParentsKeys, PrecisionTarget, RecallTarget, Recipe, SourceKeys, settings_of
 from stages.align import AlignTexts
+from stages.balance import Balance, CountWords, WordList
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
 from stages.coverage import CoverWords
+from stages.dedup import FindDuplicates, Likeness
+from stages.embed import EmbedPictures
 from stages.evaluate import Evaluate
+from stages.evaluation_set import EvaluationSet
 from stages.export import ExportIds, ExportPairs
 from stages.fetch.policy import FetchPolicy
 from stages.fetch.takedown import TakeDownFile
 from stages.guard import CaptionGuard
+from stages.holdout import EmbedHoldout
 from stages.ingest import IngestHuman, IngestPictures
 from stages.judge import JudgeHeldOut
 from stages.list_source import KINDS, ListSource
+from stages.neighbours import require_faiss
 from stages.placeholders import FindPlaceholders
 from stages.preflight import Preflight
 from stages.score import ScorePairs
@@ -99,8 +105,9 @@ class _Builder:
             evaluate = Evaluate(filter, captioner, decoding, recipe.seed, inference)
             plan.add("evaluate", evaluate, "human", "ingest", "judge")
         guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
-        plan.add("caption", WriteCaptions(captioner, decoding, guard, inference), "ingest")
-        plan.add("score", ScorePairs(filter, inference), "ingest", "caption")
+        unique = self._unique(filter, inference)
+        plan.add("caption", WriteCaptions(captioner, decoding, guard, inference), "ingest", *unique)
+        plan.add("score", ScorePairs(filter, inference), "ingest", "caption", *unique)
         self._select()
         self._export()
 
@@ -271,6 +278,32 @@ class _Builder:
             )
         return Checkpoint(hashlib.sha256(path.read_bytes()).hexdigest(), given)
 
+    # -- what goes on -------------------------------------------------------------------------------------
+
+    def _unique(self, filter: ModelRef, inference: Inference) -> tuple[str, ...]:
+        """The stages that say which pictures are captioned at all; none when the recipe asks for no such thing."""
+        recipe, keys = self.recipe, self.recipe.dedup
+        asked: Any = keys
+        if keys is None and not recipe.decontaminate:
+            return ()
+        require_faiss()
+        model = Trained("pretrain") if "pretrain" in self.plan.nodes else filter
+        if asked is not None and asked.model:
+            facts = check_model(asked.model, "filter")
+            model = Checkpoint(digest_of(asked.model), facts.where)
+        self.plan.add("embed", EmbedPictures(model, inference), "ingest")
+        upstream = ["embed"]
+        if recipe.human or recipe.decontaminate:
+            sets = tuple(map(EvaluationSet.of, recipe.decontaminate))
+            human = ("human",) if recipe.human else ()
+            self.plan.add("holdout", EmbedHoldout(model, sets, inference), *human)
+            upstream.append("holdout")
+        like: Likeness = settings_of(Likeness, keys, recipe.seed)
+        merge = bool(asked and asked.merge_texts)
+        upstream += ["ingest"] if merge else []
+        self.plan.add("dedup", FindDuplicates(like, keys is not None, merge), *upstream)
+        return ("dedup",)
+
     # -- what to keep -------------------------------------------------------------------------------------
 
     def _select(self) -> None:
@@ -316,7 +349,13 @@ class _Builder:
         kind = ExportIds if images == "ids" else ExportPairs
         stage = kind(embed=images == "embed", takedown=TakeDownFile.of(path) if path else None)
         human = ("human",) if self.recipe.human else ()
-        self.plan.add("export", stage, "ingest", *human, "score", "select")
+        counted: tuple[str, ...] = ()
+        if keys := self.recipe.select.balance:
+            words = WordList.of(keys.words) if keys.words else None
+            balance = Balance(keys.cap, self.recipe.seed, words)
+            self.plan.add("balance", CountWords(balance), "score", "select")
+            stage, counted = replace(stage, balance=balance), ("balance",)
+        self.plan.add("export", stage, "ingest", *human, "score", "select", *counted)
 
 
 def inference_of(models: Any) -> Inference:

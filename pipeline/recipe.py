@@ -27,6 +27,7 @@ from models.protocols import Decoding, Precision
 from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
 from pipeline.placement import PlacementKeys
 from pipeline.storage import is_url
+from stages.dedup import Likeness
 from stages.fetch.policy import FetchPolicy
 from stages.guard import CaptionGuard
 from stages.select import Rule
@@ -143,9 +144,17 @@ Threshold = (
 )
 
 
+class BalanceKeys(Strict):
+    """At most about ``cap`` pairs a word; ``words`` names a file of the words that count, one a line."""
+
+    cap: int = Field(ge=1)
+    words: str | None = None
+
+
 class SelectKeys(Strict):
     threshold: Threshold = "calibrated"
     rule: Rule = Rule.BOTH
+    balance: BalanceKeys | None = None
 
 
 class ImagesKeys(Strict):
@@ -172,6 +181,17 @@ class TextsKeys(Strict):
     max_length: int = Field(default=TextRules.max_length, ge=1)
 
 
+# When two pictures are one; without the section nothing is deduplicated. ``model`` embeds them: a checkpoint, by
+# default the run's own. ``merge_texts`` gathers what a group's pictures said on the one that stays.
+DedupKeys = _keys(
+    "DedupKeys",
+    Likeness,
+    memory=(Annotated[int, BeforeValidator(_bytes)] | None, None),
+    model=(str | None, None),
+    merge_texts=(bool, False),
+)
+
+
 class ExportKeys(Strict):
     """``takedown`` names a file of what must not be published; a fork with another one redoes the export alone."""
 
@@ -190,7 +210,7 @@ STAGES = (
     *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
     *("tokenizer", "warmup", "pretrain", "coverage", "align", "filter", "vet", "captioner"),
     *("judge", "calibrate", "evaluate"),
-    *("caption", "score", "threshold", "select", "export"),
+    *("embed", "holdout", "dedup", "caption", "score", "threshold", "select", "balance", "export"),
 )
 
 
@@ -212,6 +232,8 @@ class Recipe(Strict):
     texts: TextsKeys = TextsKeys()
     models: ModelsKeys
     caption: CaptionKeys = CaptionKeys()  # type: ignore[valid-type]
+    dedup: DedupKeys | None = None  # type: ignore[valid-type]
+    decontaminate: tuple[str, ...] = ()
     select: SelectKeys = SelectKeys()
     export: ExportKeys = ExportKeys()
     shards: ShardKeys = ShardKeys()
@@ -225,6 +247,8 @@ class Recipe(Strict):
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        if isinstance(values.get("decontaminate"), str):
+            values["decontaminate"] = [values["decontaminate"]]
         for role in ("web", "human"):
             given = values.get(role)
             if isinstance(given, Mapping):
@@ -376,12 +400,19 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
 
     models: Any = recipe.models
     fetch: Any = recipe.fetch
+    dedup: Any = recipe.dedup
+    balance = recipe.select.balance
     warmup, pretrain = models.warmup, models.pretrain
     return recipe.model_copy(
         update={
             "output": where(recipe.output.removeprefix("file://")),
             "fetch": keys(recipe.fetch, takedown=path(fetch.takedown or "") or None),
             "export": keys(recipe.export, takedown=path(recipe.export.takedown or "") or None),
+            "dedup": keys(dedup, model=model(dedup and dedup.model)),
+            "decontaminate": tuple(map(path, recipe.decontaminate)),
+            "select": keys(
+                recipe.select, balance=keys(balance, words=path((balance and balance.words) or "") or None)
+            ),
             "web": tuple(sources(recipe.web)),
             "human": tuple(sources(recipe.human)),
             "models": models.model_copy(

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from data_contracts.rejects import MEANING
 from models.metrics import diversity, most_shared
-from pipeline import keep_rates, report_card
+from pipeline import keep_rates, report_card, uniqueness
 from pipeline.inspection import figures, files, query, stages
 from pipeline.ledger import Ledger
 
@@ -62,6 +62,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "evaluation": evaluation,
         "filter": report_card.build(ledger),
         "test_images_in_crawl": _leaked(ledger),
+        "uniqueness": uniqueness.build(ledger),
     }
     report["warnings"] = _warnings(report)
     return report
@@ -132,7 +133,8 @@ def _exported(ledger: Ledger) -> dict[str, int]:
 
 def _leaked(ledger: Ledger) -> int:
     """Test images of the human set that are in the crawl, too: evaluation leaves them out, the export cannot."""
-    human, crawl = files(ledger, "human"), files(ledger, "ingest")
+    goes_on = "dedup" if "dedup" in ledger.record().fingerprints else "ingest"
+    human, crawl = files(ledger, "human"), files(ledger, goes_on)
     if not crawl.paths:
         return 0
     rows = query(
@@ -181,6 +183,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if stock["implausible"]
     ]
     warnings += (report["filter"] or {}).get("warnings", [])
+    warnings += uniqueness.warnings(report["uniqueness"])
     return warnings + [
         f"{poison} units killed their process in {stage['stage']} and were quarantined."
         for stage in report["stages"]
@@ -217,6 +220,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         seconds = "parent's" if stage["from"] else f"{stage['seconds']:.1f}"
         table.add_row(stage["stage"], units, f"{stage['kept']:,}", left, seconds)
     console.print(table)
+    for line in uniqueness.lines(report["uniqueness"]):
+        console.print(line, highlight=False, soft_wrap=True)
     threshold = report["selection"]["threshold_used"]
     for source, texts in report["texts"].items():
         console.print(

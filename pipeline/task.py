@@ -191,9 +191,7 @@ class PartWriter:
         self._ledger, self._task = ledger, task
         self._contract = Contract(task.stage.produces)
         self._path = folder / f"{task.shard}.parquet"
-        self._writer = pq.ParquetWriter(
-            self._path, self._contract.schema, compression="zstd", write_page_checksum=True
-        )
+        self._writer: pq.ParquetWriter | None = None
         self._rejects: list[Reject] = []
         self._keys: list[pa.Table] = []
         self._started = started
@@ -203,13 +201,20 @@ class PartWriter:
 
     def write(self, rows: Rows) -> None:
         self._contract.check(rows.kept)
+        writer = self._open(rows.kept.schema)
         if rows.kept.num_rows:
-            self._writer.write_table(rows.kept, row_group_size=ROW_GROUP)
+            writer.write_table(rows.kept, row_group_size=ROW_GROUP)
         self._keys.append(rows.kept.select(list(self._contract.record.key)))
         self._rejects += rows.rejected
         self.notes += rows.notes
         self.facts |= rows.facts
         self.kept += rows.kept.num_rows
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        """The file, with the schema of the first rows: a contract leaves open how long its vectors are."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd", write_page_checksum=True)
+        return self._writer
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         self._rejects += rejects
@@ -252,8 +257,9 @@ class PartWriter:
                 f"{dict(record.rejected)} rejected",
                 remedy="this is a defect of the stage: nothing was committed",
             )
-        self._writer.add_key_value_metadata({RECORD.decode(): record.model_dump_json()})
-        self._writer.close()
+        writer = self._open(self._contract.schema)
+        writer.add_key_value_metadata({RECORD.decode(): record.model_dump_json()})
+        writer.close()
         return self._ledger.commit(self._path, record)
 
     def _publish_rejects(self) -> str | None:

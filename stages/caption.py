@@ -1,15 +1,16 @@
 """Write synthetic captions for the crawled images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from data_contracts.contract import Contract
-from data_contracts.records import Caption, Picture, Record
+from data_contracts.records import Caption, Picture, Record, Unique
 from data_contracts.rejects import Reject
 from models.protocols import FLOAT32, Captioner, Decoding, Inference
 from stages.guard import CaptionGuard
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from stages.unique import unique_pictures, unique_rows
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class WriteCaptions(ShardStage):
     What ``guard`` calls no caption leaves with the reason, and with the text for those who doubt it.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Unique)
     produces: ClassVar[type[Record]] = Caption
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
 
@@ -32,6 +33,9 @@ class WriteCaptions(ShardStage):
     def fan_out(self) -> int:
         return self.decoding.per_image
 
+    def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
+        return {row: (row,) for row in unique_rows(shard)}
+
     def open(self, site: Site) -> Transform:
         from models.open import open_captioner
         from models.threads import use_threads
@@ -41,7 +45,7 @@ class WriteCaptions(ShardStage):
         return lambda shard: self._transform(shard, captioner, site)
 
     def _transform(self, shard: ShardInput, captioner: Captioner, site: Site) -> Iterator[Rows]:
-        for batch in shard.stream(Picture, site.batch):
+        for batch in unique_pictures(shard, site.batch):
             rows, images = batch["row_id"].to_pylist(), batch["image_id"].to_pylist()
             pictures = [
                 site.decode(image, data.as_py()) for image, data in zip(images, batch["image"], strict=True)

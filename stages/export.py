@@ -15,8 +15,10 @@ from data_contracts.records import (
     Record,
     Score,
     Source,
+    WordCount,
 )
 from data_contracts.rejects import Reason, Reject
+from stages.balance import Balance, Balancer
 from stages.fetch.takedown import TakeDown, TakeDownFile
 from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
@@ -30,19 +32,28 @@ class ExportPairs(ShardStage):
     ``embed`` puts the image bytes beside every pair; without it ``image`` is null and the bytes stay where
     they are, in the `ingest` and `human` stages under the same row_id. ``takedown`` names pictures that must not be
     published, whenever they were fetched: another list is another export, and nothing before it runs again.
+    ``balance`` leaves out selected pairs of which every word is in too many.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, HumanPicture, Score, Decision)
+    consumes: ClassVar[tuple[type[Record], ...]] = (
+        Picture,
+        HumanPicture,
+        Score,
+        Decision,
+        WordCount,
+    )
     produces: ClassVar[type[Record]] = CleanPair
     unit: ClassVar[str] = "text"
 
     embed: bool
     round: int = 1
     takedown: TakeDownFile | None = None
+    balance: Balance | None = None
 
     def open(self, site: Site) -> Transform:
         takedown = self.takedown.load() if self.takedown else TakeDown()
-        return lambda shard: self._transform(shard, takedown)
+        balancer = self.balance.load() if self.balance else None
+        return lambda shard: self._transform(shard, takedown, balancer)
 
     def units(self, shard: ShardInput) -> Mapping[str, Sequence[str]]:
         units: dict[str, list[str]] = {}
@@ -54,10 +65,17 @@ class ExportPairs(ShardStage):
                 units[row["row_id"]] = [pair_id(row["image_id"], text) for text in row["texts"]]
         return units
 
-    def _transform(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
-        yield from self._crawled(shard, takedown) if shard.has(Decision) else self._human(shard, takedown)
+    def _transform(self, shard: ShardInput, takedown: TakeDown, balancer: Balancer | None) -> Iterator[Rows]:
+        if shard.has(Decision):
+            yield from self._crawled(shard, takedown, balancer)
+        else:
+            yield from self._human(shard, takedown)
 
-    def _crawled(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
+    def _crawled(self, shard: ShardInput, takedown: TakeDown, balancer: Balancer | None) -> Iterator[Rows]:
+        over = {}
+        if balancer:
+            counted = shard.table(WordCount, ["word", "pairs"])
+            over = dict(zip(counted["word"].to_pylist(), counted["pairs"].to_pylist(), strict=True))
         decided = set(shard.table(Decision, ["pair_id"])["pair_id"].to_pylist())
         texts: dict[str, list[dict[str, Any]]] = {}
         for score in shard.table(Score).to_pylist():
@@ -72,8 +90,15 @@ class ExportPairs(ShardStage):
                         self._reject(picture, score["pair_id"], Reason.TAKEN_DOWN, score["text"])
                         for score in own
                     ]
-                else:
-                    pairs += [self._row(picture, {**score, "split": None}) for score in own]
+                    continue
+                for score in own:
+                    words = balancer.concepts(score["text"]) if balancer else ()
+                    if balancer and not balancer.stays(score["pair_id"], words, over):
+                        said = ", ".join(f"{word} in {over[word]:,}" for word in words)
+                        detail = f"{said}: {score['text']}"
+                        rejected.append(self._reject(picture, score["pair_id"], Reason.OVER_CAP, detail))
+                    else:
+                        pairs.append(self._row(picture, {**score, "split": None}))
             yield Rows(Contract(self.produces).table(pairs), rejected)
 
     def _human(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from data_contracts.contract import Contract
 from data_contracts.identity import pair_id
-from data_contracts.records import Caption, Picture, Record, Score, Source
+from data_contracts.records import Caption, Picture, Record, Score, Source, Unique
 from data_contracts.rejects import Reason, Reject
 from models.protocols import FLOAT32, Inference
 from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from stages.unique import gathered_texts, unique_pictures, unique_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +39,7 @@ class Shown(NamedTuple):
 class ScorePairs(ShardStage):
     """One :class:`Score` a text: the ITM probability that decides, and the ITC cosine beside it."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Caption)
+    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Caption, Unique)
     produces: ClassVar[type[Record]] = Score
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "text"
@@ -59,12 +60,15 @@ class ScorePairs(ShardStage):
         return {row: [text.pair for text in texts] for row, texts in self._texts(shard).items()}
 
     def _texts(self, shard: ShardInput) -> dict[str, list[_Text]]:
-        """The texts of each row: its web texts, then its captions."""
+        """The texts of each row: its web texts and those of its duplicates, then its captions."""
         texts: dict[str, list[_Text]] = {}
+        kept, gathered = set(unique_rows(shard)), gathered_texts(shard)
         for row in shard.table(Picture, ["row_id", "image_id", "texts"]).to_pylist():
-            texts[row["row_id"]] = [
-                _Text(pair_id(row["image_id"], text), Source.WEB, None, text) for text in row["texts"]
-            ]
+            if row["row_id"] in kept:
+                own = [*row["texts"], *gathered.get(row["row_id"], ())]
+                texts[row["row_id"]] = [
+                    _Text(pair_id(row["image_id"], text), Source.WEB, None, text) for text in own
+                ]
         for row in shard.table(Caption).to_pylist() if shard.has(Caption) else ():
             pair = pair_id(row["image_id"], row["text"])
             texts[row["row_id"]].append(_Text(pair, Source.SYNTHETIC, row["caption_index"], row["text"]))
@@ -75,7 +79,7 @@ class ScorePairs(ShardStage):
 
         texts = self._texts(shard)
         seen: set[str] = set()
-        for batch in shard.stream(Picture, site.batch):
+        for batch in unique_pictures(shard, site.batch):
             rejected: list[Reject] = []
             shown: list[Shown] = []
             for row, image, data in zip(*map(batch.column, ("row_id", "image_id", "image")), strict=True):

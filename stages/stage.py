@@ -179,7 +179,8 @@ class ShardStage(Stage):
 
 @dataclass(frozen=True)
 class GlobalStage(Stage):
-    """Works on everything at once, on one worker. One that ``lists`` makes the shards that later stages have."""
+    """Works on everything at once, on one worker. One that ``lists`` makes the shards that later stages have, or
+    writes a part for each shard of the stage before it."""
 
     lists: ClassVar[bool] = False
 

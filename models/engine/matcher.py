@@ -1,5 +1,6 @@
 """A MED's encoders as a :class:`~models.protocols.Matcher` and :class:`~models.protocols.Embedder`."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from models.images import RGB, prepare
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.protocols import FLOAT32, Images, Inference, Match
+from models.text import is_cut
 
 # Text tokens that are read at once.
 _TOKENS = 2048
@@ -41,6 +43,7 @@ class EngineMatcher:
         self.first = replace(model.config, itm_token=token).first("filter")
         self.eyes = Eyes(model, arithmetic)
         self.tower = Tower(model.text_encoder, model.config, arithmetic)
+        self.temperature = float(model.temperature().detach())
         # the three last products stay in float32: they are small, and scores are compared with thresholds
         self.image_projection, self.text_projection, self.itm_head = (
             _Head(module, device) for module in (model.vision_proj, model.text_proj, model.itm_head)
@@ -87,6 +90,12 @@ class EngineMatcher:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._array([self._embed(self._ids(texts))] if texts else [])
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        whole = self.tokenizer.rows(texts, sys.maxsize)
+        return sum(
+            len(row) > self.config.max_tokens or is_cut(text) for row, text in zip(whole, texts, strict=True)
+        )
 
     def _states(self, images: Images) -> Tensor:
         return self.eyes.see(prepare(images, self.config.image_size, *self.pixels))

@@ -20,13 +20,28 @@ from pipeline.truth import Truth, against
 RECIPE = "recipe.yaml"
 
 
+# What `--duplicates` plants: copies of crawled pictures, and an evaluation set with a copy of each picture.
+PLANTED = {"copies": 420, "evaluation": 140}
+_DEDUP = """
+dedup: {}                # pictures that are the same or nearly: one stays; seen by the pretrained model's vectors
+decontaminate: evaluation  # nothing of the crawl may be like these, or like human pictures that are held out
+"""
+
+
 def prepare(
-    out: Path, seed: int, *, http: bool = False, human_concepts: int | None = None, **sizes: int
+    out: Path,
+    seed: int,
+    *,
+    http: bool = False,
+    human_concepts: int | None = None,
+    duplicates: bool = False,
+    **sizes: int,
 ) -> Path:
     """Write the demo's data and its recipe, unless they are there; the recipe's path.
 
-    With ``http`` the recipe has the crawl fetched, by a list of urls. ``human_concepts`` and ``sizes`` are those
-    of :func:`pipeline.demo.crawl.write_demo`.
+    With ``http`` the recipe has the crawl fetched, by a list of urls; with ``duplicates`` copies are planted in it,
+    and the recipe has them found. ``human_concepts`` and ``sizes`` are those of
+    :func:`pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
@@ -39,7 +54,8 @@ def prepare(
             evidence=str(error),
             remedy="pip install 'capfilt[demo]'",
         ) from error
-    write_demo(out, seed, human_concepts=human_concepts, **sizes)
+    planted = PLANTED if duplicates else {}
+    write_demo(out, seed, human_concepts=human_concepts, **planted | sizes)
     recipe = out / RECIPE
     if recipe.exists() and http is not (out / LIST).exists():
         raise UsageError(
@@ -51,7 +67,7 @@ def prepare(
         write_list(out)
     if not recipe.exists():
         text = Path(__file__).with_name("recipe.yaml").read_text("utf-8")
-        text = text.replace("seed: 0", f"seed: {seed}")
+        text = text.replace("seed: 0", f"seed: {seed}") + (_DEDUP if duplicates else "")
         recipe.write_text(over_http(text) if http else text, "utf-8")
     return recipe
 
@@ -82,7 +98,7 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
         f"noisy web texts with AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}).",
         highlight=False,
     )
-    for line in _pairs(out, ledger):
+    for line in (*_duplicates(out, ledger), *_pairs(out, ledger)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"""
@@ -129,6 +145,22 @@ def _funnel(ledger: Ledger, console: Console) -> None:
             left = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())
             table.add_row(stage, f"{totals.units_in:,}", f"{totals.kept:,}", left)
     console.print(table)
+
+
+def _duplicates(out: Path, ledger: Ledger) -> list[str]:
+    """What was found of the planted copies, if there are any."""
+    from pipeline.demo.planted import TABLE, found_by_truth
+
+    if not (out / TABLE).exists() or "dedup" not in ledger.record().fingerprints:
+        return []
+    found = found_by_truth(out, ledger)
+    return [
+        f"planted copies found: {found['found']} of {found['copies']} ({_percent(found['recall'])}): "
+        + ", ".join(f"{edit} {share}" for edit, share in found["by_edit"].items()),
+        f"of {found['left']} pictures that left as duplicates {_percent(found['precision'])} are planted ones; of "
+        f"the others {found['same_scene']} are the very same scene, drawn again",
+        f"planted evaluation pictures removed: {found['leaks_removed']} of {found['leaks']}",
+    ]
 
 
 def _pairs(out: Path, ledger: Ledger, count: int = 5) -> list[str]:

@@ -14,6 +14,7 @@ from data_contracts.errors import UsageError
 from pipeline.demo import picture
 from pipeline.demo.grammar import Verdict, say, truth
 from pipeline.demo.noise import draw_kinds, web_text
+from pipeline.demo.planted import plant
 from pipeline.demo.world import Relation, Scene, World
 
 _Row = tuple[str, ...]
@@ -31,13 +32,16 @@ def write_demo(
     concepts: int = 24,
     inverse: float = 0.0,
     human_concepts: int | None = None,
+    copies: int = 0,
+    evaluation: int = 0,
 ) -> None:
     """Write the demo's data to ``out``; the same arguments always write the same bytes.
 
     A complete folder of the same arguments is left as it is, an interrupted one is written again, and any
     other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
     lower object first ("right of", "below"). With ``human_concepts`` people captioned pictures of so many of the
-    concepts alone, as human sets are narrower than a crawl.
+    concepts alone, as human sets are narrower than a crawl. ``copies`` of crawled pictures are planted in the crawl,
+    and copies of a new ``evaluation`` set (:mod:`pipeline.demo.planted`).
 
     Raises:
         UsageError: the folder holds something else, or the world has not so many concepts.
@@ -58,6 +62,8 @@ def write_demo(
         "inverse": inverse,
         "human_concepts": human_concepts,
     }
+    if copies or evaluation:
+        identity |= {"copies": copies, "evaluation": evaluation}
     if _is_complete(out, identity):
         return
     world = World.draw(seed, concepts)
@@ -67,6 +73,9 @@ def write_demo(
         (out / folder).mkdir(exist_ok=True)
     captioned = World(world.concepts[:human_concepts])
     truths = [*_human(out, captioned, seed, human, inverse), *_web(out, world, seed, web, inverse)]
+    if copies or evaluation:
+        web_scenes = {row[0]: _scene(*row[5:9]) for row in truths if row[1] == "web"}
+        truths += plant(out, world, seed, web_scenes, copies, evaluation)
     header = ("file", "set", "kind", "verdict", "text", "first", "second", "relation", "colour")
     _write_csv(out / "truth.csv", header, truths)
     (out / "ATTRIBUTION.md").write_text(_attribution(), "utf-8")
@@ -75,11 +84,14 @@ def write_demo(
 
 def read_truth(out: Path) -> dict[str, Scene]:
     """The scene each file of ``human/`` and ``crawl/`` shows, for judging new captions with ``truth``."""
-    scenes = {}
-    for row in _read_csv(out / "truth.csv"):
-        objects = (row["first"], row["second"]) if row["second"] else (row["first"],)
-        scenes[row["file"]] = Scene(objects, _RELATIONS[row["relation"]], row["colour"])
-    return scenes
+    return {
+        row["file"]: _scene(row["first"], row["second"], row["relation"], row["colour"])
+        for row in _read_csv(out / "truth.csv")
+    }
+
+
+def _scene(first: str, second: str, relation: str, colour: str) -> Scene:
+    return Scene((first, second) if second else (first,), _RELATIONS[relation], colour)
 
 
 def web_verdicts(out: Path) -> Counter[Verdict]:
@@ -131,10 +143,11 @@ def _is_complete(out: Path, identity: dict[str, object]) -> bool:
             )
         return False
     written = json.loads(marker.read_text("utf-8"))
+    keys = dict.fromkeys([*identity, *written]).keys() - {"complete"}
     differing = [
-        f"{key}: {written.get(key)} there, {value} asked"
-        for key, value in identity.items()
-        if written.get(key) != value
+        f"{key}: {written.get(key)} there, {identity.get(key)} asked"
+        for key in sorted(keys)
+        if written.get(key) != identity.get(key)
     ]
     if differing:
         raise UsageError(

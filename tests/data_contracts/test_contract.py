@@ -1,8 +1,10 @@
 import inspect
 import math
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,9 +13,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_contracts import records, rejects
-from data_contracts.contract import Contract
+from data_contracts.contract import Contract, matrix, vectors
 from data_contracts.errors import ContractError
-from data_contracts.records import CleanPair, Decision, Occurrence, Picture, Record, Score, Source, Split
+from data_contracts.records import (
+    CleanPair,
+    Decision,
+    Embedding,
+    Occurrence,
+    Picture,
+    Record,
+    Score,
+    Source,
+    Split,
+)
 
 RECORDS = [
     found
@@ -213,3 +225,45 @@ def test_an_enum_is_stored_as_its_value() -> None:
     )
     assert Contract(records.HumanPicture).table([made])["split"].to_pylist() == ["test"]
     assert issubclass(records.HumanPicture, Picture)
+
+
+def seen(image: list[float], *texts: list[float], row: int = 0) -> Embedding:
+    return Embedding(
+        row_id=f"{row:032x}",
+        image_id="0" * 64,
+        pixels=1,
+        hash="0" * 64,
+        itc=None,
+        image=image,
+        texts=list(texts),
+    )
+
+
+def test_vectors_are_float16_of_one_length_and_come_back_as_a_matrix(tmp_path: Path) -> None:
+    contract = Contract(Embedding)
+    table = contract.table([seen([1, 0, 0.5], [0, 1, 0]), seen([0, 1, 0], row=1)])
+    assert table.schema.field("image").type == pa.list_(pa.field("element", pa.float16(), nullable=False), 3)
+    pq.write_table(table, tmp_path / "part.parquet")
+    again = contract.check(pq.read_table(tmp_path / "part.parquet"))
+    assert again.schema.equals(table.schema)
+    assert matrix(again["image"]).tolist() == [[1, 0, 0.5], [0, 1, 0]]
+    assert matrix(again["image"].slice(1)).tolist() == [[0, 1, 0]]
+    assert vectors(np.eye(3)).type == again.schema.field("image").type
+    assert contract.table([]).num_rows == 0
+
+
+@pytest.mark.parametrize("bad", [[0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+def test_a_vector_of_zeros_or_of_no_numbers_breaks_the_contract(bad: list[float]) -> None:
+    good = [1.0, 0.0]
+    with pytest.raises(ContractError, match=r"column image .* in 1 row"):
+        Contract(Embedding).table([seen(good), seen(bad, row=1)])
+    with pytest.raises(ContractError, match=r"column texts .* in 1 row") as caught:
+        Contract(Embedding).table([seen(good, good), seen(good, good, bad, row=1)])
+    assert f"{1:032x}" in caught.value.evidence
+
+
+def test_vectors_of_any_length_are_not_written() -> None:
+    contract = Contract(Embedding)
+    loose = contract.table([seen([1.0, 0.0])]).cast(contract.schema)
+    with pytest.raises(ContractError, match="vectors of one length"):
+        contract.check(loose)

@@ -66,6 +66,7 @@ AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
 AFTER_FILTER = {"filter", "vet", "captioner", "judge", "calibrate", "evaluate"} | AFTER_CAPTION
 AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "align"}
+UNIQUE = {"embed", "holdout", "dedup"}
 
 
 def test_the_stages_come_in_an_order_in_which_they_can_run(make: Make) -> None:
@@ -114,7 +115,12 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"models__pretrain": None}, AFTER_PRETRAIN),
         ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
         ({"seed": 1}, {"warmup"} | AFTER_PRETRAIN),
-        ({"shards__target": 10}, set(STAGES) - {"threshold", "preflight", "list_cleaned", "cleaned"}),
+        (
+            {"shards__target": 10},
+            set(STAGES) - {"threshold", "preflight", "list_cleaned", "cleaned", "balance"} - UNIQUE,
+        ),
+        ({"dedup": {}}, UNIQUE | AFTER_CAPTION),
+        ({"select__balance": {"cap": 10}}, {"balance", "export"}),
         ({"placement": {"caption": {"gpus": 1, "batch": 3}, "score": {"actors": 9}}}, set()),
         ({"name": "other", "output": "/elsewhere"}, set()),
     ],
@@ -370,3 +376,70 @@ def test_only_a_precision_waits_for_the_scores_of_the_crawl(make: Make) -> None:
 
     assert calibrate("calibrated") == calibrate({"recall": 0.9}) == ("judge",)
     assert calibrate({"precision": 0.9}) == ("judge", "score")
+
+
+DEDUPED = {"dedup": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"dedup__similarity": 0.9}, {"dedup"} | AFTER_CAPTION),
+        ({"dedup__merge_texts": True}, {"dedup"} | AFTER_CAPTION),
+        ({"dedup__memory": "1GB"}, set()),
+        ({"dedup__search": "exact"}, {"dedup"} | AFTER_CAPTION),
+        ({"models__filter": {"steps": 3}}, AFTER_FILTER),  # the pretrained model embeds
+        ({"models__pretrain": {"steps": 3}}, UNIQUE | AFTER_PRETRAIN),
+        ({"models__pretrain": None}, UNIQUE | AFTER_PRETRAIN),
+        ({"decontaminate": [str(Path(__file__).parents[1] / "none")]}, None),
+    ],
+    ids=str,
+)
+def test_a_change_of_deduplication_reaches_what_comes_after_it(
+    make: Make, change: dict[str, Any], stages: set[str] | None
+) -> None:
+    if stages is None:
+        with pytest.raises(RecipeError, match="no picture is there"):
+            make(**DEDUPED, **change)
+    else:
+        assert changed(make(dedup={}), make(**{"dedup": {}, **change})) == stages
+
+
+def test_what_is_unique_is_known_before_anything_is_captioned(make: Make) -> None:
+    plan = make(dedup={"merge_texts": True})
+    assert plan.nodes["embed"].needs == ("ingest", "pretrain")
+    assert plan.nodes["dedup"].upstream == ("embed", "holdout", "ingest")
+    assert plan.nodes["caption"].upstream == ("ingest", "dedup")
+    assert plan.nodes["score"].upstream == ("ingest", "caption", "dedup")
+    assert plan.nodes["holdout"].upstream == ("human",)
+    assert make(dedup={}).nodes["dedup"].upstream == ("embed", "holdout")
+    assert UNIQUE.isdisjoint(make().nodes)
+    assert make(dedup={}, models__pretrain=None).nodes["embed"].needs == ("ingest", "filter")
+
+
+def test_evaluation_sets_are_known_by_their_content(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/a.png").write_bytes(b"x")
+    plan = make(decontaminate=str(tmp_path / "test"))
+    assert {"embed", "holdout", "dedup"} <= plan.nodes.keys()
+    assert plan.nodes["dedup"].identity["stage"]["duplicates"] is False
+    shutil.copytree(tmp_path / "test", tmp_path / "moved" / "test")
+    assert changed(plan, make(decontaminate=[str(tmp_path / "moved" / "test")])) == set()
+    (tmp_path / "test/b.png").write_bytes(b"y")
+    assert changed(plan, make(decontaminate=[str(tmp_path / "test")])) == {"holdout", "dedup"} | AFTER_CAPTION
+
+
+def test_a_model_for_deduplication_that_cannot_embed_is_refused(
+    make: Make, blip_captioner: Path, blip_filter: Path
+) -> None:
+    with pytest.raises(CapfiltError, match="cannot serve as the filter"):
+        make(dedup={"model": str(blip_captioner)})
+    plan = make(dedup={"model": str(blip_filter)})
+    assert plan.nodes["embed"].needs == ("ingest",)
+
+
+def test_words_that_cannot_be_read_are_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text(" \n")
+    for path in ("words.txt", "gone.txt"):
+        with pytest.raises(RecipeError, match="is no list of words"):
+            make(select__balance={"cap": 2, "words": str(tmp_path / path)})

@@ -67,6 +67,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "rehearsal": "auto",
         "filter": None,
         "test_images_in_crawl": 0,
+        "uniqueness": {},
         **changes,
     }
 

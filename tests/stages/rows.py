@@ -126,6 +126,11 @@ class FakeFilter:
             for image, own in zip(images, texts, strict=True)
         ]
 
+    temperature = 0.07
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        return sum(len(text) > 100 for text in texts)
+
     def embed_images(self, images: Images) -> NDArray[np.float32]:
         return self._directions([number_of(image) for image in images])
 

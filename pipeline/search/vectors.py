@@ -1,0 +1,313 @@
+"""The index of a stage: its pictures' and its texts' vectors in faiss, and beside them what they are.
+
+It lies in the run's ``_index/STAGE``: derived, made again at will, no part of the run's record.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_contracts.errors import SourceError, UsageError
+from models.open import digest_of
+from models.protocols import Embedder
+from pipeline import by_hand
+from pipeline.inspection import Files, batches, demand_stage, files, query
+from pipeline.ledger import Ledger
+from pipeline.recipe import parse
+from pipeline.survey import model_digest
+from stages.embed import embed_images, embed_texts
+from stages.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
+
+Of = Literal["images", "texts"]
+FOLDER = "_index"
+PROBES = 16  # lists that a query looks into, of an index that has lists
+AT_ONCE = 1024
+_TEXTED = ("caption", "score", "export")
+_FROM = {"select": "score", "balance": ""}
+
+
+class IndexFacts(BaseModel):
+    """What an index was made of. ``state`` stands for the parts of its stage that it saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    model: str
+    digest: str
+    dim: int
+    images: int
+    texts: int
+    texts_truncated: int
+    kinds: dict[Of, str]
+    state: str
+
+
+class Opened(NamedTuple):
+    """One direction of an index: faiss's own, and a row for each of its vectors."""
+
+    facts: IndexFacts
+    index: Any
+    rows: pa.Table
+
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors, shape (rows, dim)."""
+        found: NDArray[np.float32] = self.index.reconstruct_n(0, self.index.ntotal)
+        return found
+
+
+def model_of(ledger: Ledger, given: str | None) -> str:
+    """Where the model lies that embeds for a run: the one given, or the one that its recipe deduplicates with, or the
+    one that it pretrains, or its filter."""
+    if given:
+        return by_hand.model_of(given, "filter")
+    record = ledger.record()
+    recipe: Any = parse(record.recipe)
+    if recipe.dedup is not None and recipe.dedup.model:
+        return str(recipe.dedup.model)
+    if "pretrain" in record.fingerprints and (digest := model_digest(ledger.index("pretrain"))):
+        return str(ledger.model("pretrain", digest))
+    return by_hand.model_of(str(ledger.storage), "filter")
+
+
+def build(
+    ledger: Ledger, stage: str, embedder: Embedder, where: str, *, reuse: bool, threads: int = 1
+) -> IndexFacts:
+    """Index a stage's pictures and texts, and put the index into the run. With ``reuse`` what the run's own `embed`
+    stage has is not embedded again; it has to be the same model.
+
+    Raises:
+        SourceError: the run has no such stage, or the stage has no pictures and texts.
+        UsageError: faiss is not installed.
+    """
+    faiss = require_faiss()
+    faiss.omp_set_num_threads(threads)
+    demand_stage(ledger, stage)
+    known = files(ledger, "embed") if reuse and "embed" in ledger.record().fingerprints else Files([])
+    counts: dict[Of, int] = {}
+    kinds: dict[Of, str] = {}
+    truncated = 0
+    with ledger.storage.scratch() as scratch:
+        found: dict[Of, Iterator[tuple[pa.Table, NDArray[np.float16], int]]] = {
+            "images": _images(ledger, stage, embedder, known),
+            "texts": _texts(ledger, stage, embedder, known),
+        }
+        for of, stream in found.items():
+            vectors, rows = [], []
+            for table, halves, cut in stream:
+                rows.append(table)
+                vectors.append(halves)
+                truncated += cut
+            counts[of] = sum(map(len, rows))
+            if not counts[of]:
+                if of == "images":
+                    raise SourceError(
+                        what=f"there is nothing to index in {stage}",
+                        evidence="none of its rows has a picture",
+                        remedy="index ingest, human, dedup, caption, score, select or export, once it has rows",
+                    )
+                continue
+            dim = vectors[0].shape[1]
+            kinds[of] = "SQfp16" if counts[of] <= EXACT_UP_TO else f"IVF{number_of_lists(counts[of])},SQfp16"
+            index = faiss.index_factory(dim, kinds[of], faiss.METRIC_INNER_PRODUCT)
+            every = np.concatenate(vectors).astype(np.float32)
+            index.train(every)
+            index.add(every)
+            faiss.write_index(index, str(scratch / f"{of}.faiss"))
+            pq.write_table(pa.concat_tables(rows), scratch / f"{of}.parquet", compression="zstd")
+        facts = IndexFacts(
+            stage=stage,
+            model=where,
+            digest=digest_of(where),
+            dim=dim,
+            images=counts["images"],
+            texts=counts["texts"],
+            texts_truncated=truncated,
+            kinds=kinds,
+            state=state_of(ledger, stage),
+        )
+        for path in sorted(scratch.iterdir()):
+            if path.suffix in (".faiss", ".parquet"):
+                ledger.storage.replace(f"{FOLDER}/{stage}/{path.name}", path.read_bytes())
+    ledger.storage.replace(f"{FOLDER}/{stage}/index.json", facts.model_dump_json(indent=2).encode())
+    return facts
+
+
+def open_index(ledger: Ledger, stage: str, of: Of) -> Opened:
+    """Raises :class:`UsageError` when the stage has no index, or one that cannot be read."""
+    faiss = require_faiss()
+    again = f"capfilt index {ledger.url} --stage {stage}"
+    folder = f"{FOLDER}/{stage}"
+    try:
+        facts = IndexFacts.model_validate_json(ledger.storage.read(f"{folder}/index.json"))
+        if of not in facts.kinds:
+            raise UsageError(
+                what=f"the index of {stage} has no {of}", evidence=f"it has {facts.images:,} pictures"
+            )
+        with ledger.storage.scratch() as scratch:
+            path = Path(scratch) / "index.faiss"
+            path.write_bytes(ledger.storage.read(f"{folder}/{of}.faiss"))
+            index = faiss.read_index(str(path))
+        rows = pq.read_table(pa.BufferReader(ledger.storage.read(f"{folder}/{of}.parquet")))
+    except FileNotFoundError as error:
+        raise UsageError(
+            what=f"{stage} of this run has no index yet",
+            evidence=f"there is no {ledger.url}/{folder}/index.json",
+            remedy=again,
+        ) from error
+    except (ValidationError, RuntimeError, pa.ArrowException) as error:
+        raise UsageError(
+            what=f"the index of {stage} cannot be read",
+            evidence=str(error).splitlines()[0],
+            remedy=again,
+        ) from error
+    if index.ntotal != len(rows) or index.d != facts.dim:
+        raise UsageError(
+            what=f"the index of {stage} does not fit together: it was half replaced",
+            evidence=f"{index.ntotal} vectors of {index.d} components for {len(rows)} rows of {facts.dim}",
+            remedy=again,
+        )
+    if kind := facts.kinds[of].startswith("IVF"):
+        index.nprobe = PROBES if kind else 1
+    return Opened(facts, index, rows)
+
+
+def demand_model(facts: IndexFacts, where: str, run: str) -> None:
+    """Raises :class:`UsageError` unless the model at ``where`` is the one that the index was made with."""
+    digest = digest_of(where)
+    if digest != facts.digest:
+        raise UsageError(
+            what="the index was made with another model: its vectors and yours mean different things",
+            evidence=f"made with {facts.model} ({facts.digest[:12]}), asked with {where} ({digest[:12]})",
+            remedy=f"give --model {facts.model}, or index again: capfilt index {run} --stage {facts.stage}",
+        )
+
+
+def state_of(ledger: Ledger, stage: str) -> str:
+    """Stands for the committed parts of a stage, hex."""
+    held = sorted(ledger.index(stage).held().items())
+    return hashlib.sha256(repr(held).encode()).hexdigest()
+
+
+def pictures(ledger: Ledger) -> Files:
+    """The files that have pictures' bytes: those of the crawl and of the human set."""
+    crawl = files(ledger, "ingest")
+    human = files(ledger, "human") if "human" in ledger.record().fingerprints else Files([])
+    return Files([*crawl.paths, *human.paths], crawl.filesystem or human.filesystem)
+
+
+# -- what a stage has -----------------------------------------------------------------------------------------
+
+
+def _rows_of(ledger: Ledger, stage: str) -> Files:
+    found = files(ledger, stage)
+    if not found.paths:
+        raise SourceError(
+            what=f"{stage} has no rows yet",
+            evidence="nothing of it is committed",
+            remedy=f"capfilt resume {ledger.url} --until {stage}",
+        )
+    columns = query("SELECT column_name FROM (DESCRIBE FROM files)", found._replace(paths=found.paths[:1]))
+    if not {"row_id"} <= {row["column_name"] for row in columns}:
+        raise SourceError(
+            what=f"{stage} has no pictures to search",
+            evidence=f"its columns: {', '.join(row['column_name'] for row in columns)}",
+            remedy="index ingest, human, dedup, caption, score, select or export",
+        )
+    return found
+
+
+def _images(
+    ledger: Ledger, stage: str, embedder: Embedder, known: Files
+) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
+    """The stage's distinct pictures, with their vectors."""
+    own, others = _rows_of(ledger, stage), {"pictures": pictures(ledger)}
+    shown = "SELECT image_id, min(row_id) AS row_id FROM pictures SEMI JOIN files USING (row_id) GROUP BY image_id"
+    if known.paths:
+        others["known"] = known
+        sql = (
+            "SELECT s.image_id, s.row_id, p.url, CASE WHEN k.image IS NULL THEN p.image END AS image, "
+            f"k.image AS vector FROM ({shown}) s JOIN pictures p USING (row_id) LEFT JOIN known k USING (row_id)"
+        )
+    else:
+        sql = (
+            "SELECT s.image_id, s.row_id, p.url, p.image, NULL AS vector "
+            f"FROM ({shown}) s JOIN pictures p USING (row_id)"
+        )
+    yield from _embedded(batches(sql, own, **others), "image", partial(_see, embedder))
+
+
+def _texts(
+    ledger: Ledger, stage: str, embedder: Embedder, known: Files
+) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
+    """The stage's texts, each once an image, with their vectors."""
+    own, others = _rows_of(ledger, stage), {"pictures": pictures(ledger)}
+    if stage in _TEXTED and "text" in _columns(own):
+        said = "SELECT row_id, text FROM files"
+    elif "pair_id" in _columns(own):
+        others["judged"] = files(ledger, "score")
+        said = "SELECT row_id, text FROM judged SEMI JOIN files USING (pair_id)"
+    else:
+        said = "SELECT row_id, unnest(texts) AS text FROM pictures SEMI JOIN files USING (row_id)"
+    rows = (
+        "SELECT p.image_id, min(t.row_id) AS row_id, min(p.url) AS url, t.text "
+        f"FROM ({said}) t JOIN pictures p USING (row_id) GROUP BY p.image_id, t.text"
+    )
+    if known.paths:
+        others["known"] = known
+        seen = (
+            "SELECT text, any_value(vector) AS vector FROM (SELECT unnest(p.texts) AS text, "
+            "unnest(k.texts) AS vector FROM pictures p JOIN known k USING (row_id)) GROUP BY text"
+        )
+        sql = f"SELECT r.*, s.vector FROM ({rows}) r LEFT JOIN ({seen}) s USING (text)"
+    else:
+        sql = f"SELECT *, NULL AS vector FROM ({rows})"
+    yield from _embedded(batches(sql, own, **others), "text", partial(_read, embedder))
+
+
+def _columns(some: Files) -> set[str]:
+    rows = query("SELECT column_name FROM (DESCRIBE FROM files)", some._replace(paths=some.paths[:1]))
+    return {row["column_name"] for row in rows}
+
+
+def _embedded(
+    found: Iterator[pa.RecordBatch], what: str, embed: Any
+) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
+    """Rows and vectors: those that are known, those that are not made with ``embed`` of the column ``what``."""
+    for whole in found:
+        for start in range(0, whole.num_rows, AT_ONCE):
+            batch = whole.slice(start, AT_ONCE)
+            vectors = batch["vector"].to_pylist()
+            lacking = [number for number, vector in enumerate(vectors) if vector is None]
+            made, cut = embed([batch[what][number].as_py() for number in lacking])
+            halves = np.empty((batch.num_rows, made.shape[1]), np.float16)
+            halves[lacking] = made
+            there = [number for number, vector in enumerate(vectors) if vector is not None]
+            if there:
+                halves[there] = np.array([vectors[number] for number in there], np.float16)
+            kept = ["image_id", "row_id", "url", *(["text"] if what == "text" else [])]
+            yield pa.Table.from_batches([batch]).select(kept), halves, cut
+
+
+def _see(embedder: Embedder, data: list[bytes]) -> tuple[NDArray[np.float16], int]:
+    from models.decode import decode
+
+    if not data:
+        return embed_texts(embedder, []), 0
+    return embed_images(
+        embedder, [decode(one) for one in data], [f"picture {n}" for n in range(len(data))]
+    ), 0
+
+
+def _read(embedder: Embedder, texts: list[str]) -> tuple[NDArray[np.float16], int]:
+    distinct = list(dict.fromkeys(texts))
+    found = embed_texts(embedder, distinct)
+    at = {text: number for number, text in enumerate(distinct)}
+    return found[[at[text] for text in texts]] if texts else found, embedder.count_truncated(distinct)
