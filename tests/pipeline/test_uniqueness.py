@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import inspection, report, uniqueness
+from data_contracts.contract import Contract
+from data_contracts.records import Occurrence
+from pipeline import inspection, report, retry, uniqueness
 from pipeline.ledger import Ledger
 from pipeline.survey import survey
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
-from tests.stages.rows import png
+from tests.stages.rows import occurrence, png
 
 
 def bmp(number: int) -> bytes:
@@ -146,13 +148,33 @@ def test_a_fork_with_another_threshold_keeps_what_is_unique(crawl: World) -> Non
     assert not views["select"].parent
 
 
-def test_a_new_part_makes_deduplication_stale_and_it_is_said(crawl: World) -> None:
+def test_a_damaged_part_of_embed_is_redone_and_deduplication_says_that_it_saw_another(crawl: World) -> None:
     plan = crawl.plan(dedup=SAME)
     ledger = run(plan)
-    damaged = ledger.index("embed").held()["0000000"][0]
-    path = Path(ledger.url) / "embed" / damaged
+    before = urls(ledger, "dedup")
+    path = Path(ledger.url) / "embed" / ledger.index("embed").held()["0000000"][0]
     path.write_bytes(path.read_bytes()[:-100])
     run(plan)
-    standing = survey(plan, ledger)["dedup"]
-    assert standing.stale in ("", "embed has parts that it did not see")
+    assert ledger.index("embed").held()["0000000"][0].endswith(".g1.parquet")
+    assert survey(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
+    assert urls(ledger, "dedup") == before
     assert [problem for *_, problem in inspection.verify(ledger) if problem] == []
+
+
+def test_what_is_fetched_later_goes_on_uncompared_and_the_report_warns(crawl: World) -> None:
+    plan = crawl.plan(dedup=SAME)
+    ledger = run(plan)
+    (crawl.folder / "web" / "late.png").write_bytes(png(4))
+    late = occurrence("late.png", "4 late")
+    retry._commit(plan, ledger, "r0010000000", Contract(Occurrence).table([late]))
+    node = plan.nodes["list_web"]
+    ledger.close(ledger.index("list_web").totals("list_web", node.fingerprint))
+    run(plan)
+    assert survey(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
+    assert "late.png" in urls(ledger, "export")
+    assert "late.png" not in urls(ledger, "dedup")
+    found = report.build(ledger)
+    assert found["uniqueness"]["dedup"]["late_shards"] == 1
+    assert any(
+        warning.startswith("1 shards were fetched after deduplication") for warning in found["warnings"]
+    )
