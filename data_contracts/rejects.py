@@ -120,7 +120,7 @@ MEANING: dict[Reason, str] = {
     Reason.DECODER_DIED: "the process that decoded it died or took too long",
     Reason.PLACEHOLDER: "the same bytes under many unrelated urls and texts: a placeholder",
     Reason.DUPLICATE_OF: "the same picture as one that stays, or nearly so; `detail` names it and says how alike",
-    Reason.HELD_OUT: "held out for calibration, test or an evaluation, here or in a parent run, or nearly such a picture",
+    Reason.HELD_OUT: "held out for calibration, test or an evaluation, here or in a parent run, or nearly so",
     Reason.TEXT_FILE_NAME: "a text that is a file name, as in `IMG_1234.jpg`",
     Reason.TEXT_URL: "a text that is an address",
     Reason.TEXT_BOILERPLATE: "a text that says nothing of the picture, as in `click to enlarge`",
