@@ -170,3 +170,46 @@ def test_a_target_out_of_reach_ends_the_run_before_anything_is_dropped(run: Path
     assert "the filter cannot reach a precision of 0.99999" in ended.err
     assert "Traceback" not in ended.err
     assert not list((run.parent / "perfect").glob("select/part-*.parquet"))
+
+
+def test_a_human_set_that_says_one_thing_stops_the_run_before_anything_is_dropped(head: Any, tmp_path: Path):
+    write_colours(tmp_path / "human", 60, 1, noise=0.0)
+    write_colours(tmp_path / "web", 20, 2, noise=0.5)
+    captions = tmp_path / "human/captions.csv"
+    files = [line.split(",")[0] for line in captions.read_text().splitlines()[1:]]
+    captions.write_text("file,text\n" + "".join(f"{file},a red picture\n" for file in files))
+    recipe = {
+        "name": "same",
+        "human": {"format": "folder", "path": "human"},
+        "web": {"format": "folder", "path": "web"},
+        "models": {
+            "init": "tiny",
+            "tokenizer": "wordpiece:300",
+            "pretrain": {"batch": 16, "steps": 5},
+            "filter": {"steps": 5},
+            "captioner": {"steps": 5},
+        },
+        "select": {"threshold": 0.5},
+    }
+    ended = capfilt("run", write_recipe(tmp_path / "recipe.yaml", recipe), expect=1, **head.env)
+    assert "the human captions say the same of most images" in ended.err
+    assert "images have the caption 'a red picture'" in ended.err
+    assert "Traceback" not in ended.err
+    for stage in ("pretrain", "filter", "captioner", "caption", "score", "select", "export"):
+        assert not list((tmp_path / "runs/same").glob(f"{stage}/part-*.parquet"))
+
+
+def test_what_a_run_has_cleaned_joins_the_pretraining_of_the_next(run: Path, head: Any):
+    recipe = run.parent.parent / "recipe.yaml"
+    changes = (f"models.pretrain.from_run={run}", "models.pretrain.steps=5", "name=second")
+    sets = [word for change in changes for word in ("--set", change)]
+    capfilt("run", recipe, *sets, "--until", "pretrain", **head.env)
+    second = run.parent / "second"
+    cleaned = table(second, "cleaned").to_pylist()
+    exported = [row for row in table(run, "export").to_pylist() if row["split"] not in ("calibrate", "test")]
+    assert sum(len(row["texts"]) for row in cleaned) == len(exported)
+    assert {source for row in cleaned for source in row["sources"]} == {row["source"] for row in exported}
+    assert (
+        f"on {len(cleaned)} that another run has cleaned"
+        in (second / "models/pretrain/README.md").read_text()
+    )
