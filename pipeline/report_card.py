@@ -290,7 +290,8 @@ def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
         if kind in EDITED:
             yield (
                 f"The filter is blind to a wrong {kind}: {said}. Such texts pass as matches, and the expected noise "
-                "does not count them. Train it with text-edited negatives (models.filter.edits)."
+                "does not count them. Train it with text-edited negatives (models.filter.edits); if it was, longer or on "
+                "more human pairs."
             )
         else:
             yield (
