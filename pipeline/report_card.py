@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from models.mixture import BLIND, Bins, Held
 from models.target import curve
 from pipeline.inspection import batches, figures, files, query
 from pipeline.ledger import Ledger
+from stages.rehearsal import is_narrow
 
 FEWEST = 20  # test images, for a figure to be worth a line
 ROUNDS = 200
@@ -259,7 +261,7 @@ class _Card:
 
     def _crawl(self) -> dict[str, Any]:
         """By source of texts: how many match before, and how much of what is kept does not, as far as scores tell."""
-        if self.held is None:
+        if self.held is None or self._narrow():
             return {}
         kept = self._counts("select")
         nothing = self.held.bins.count([])
@@ -269,6 +271,12 @@ class _Card:
             if count.sum():
                 found[source] = self._source(self.held, count, own)
         return found
+
+    def _narrow(self) -> bool:
+        """Whether the human captions know too little of the web's words to speak for its texts."""
+        words = files(self.ledger, "coverage")
+        rows = query("SELECT web_texts, covered FROM files", words) if words.paths else []
+        return bool(rows) and is_narrow(pa.Table.from_pylist(rows))
 
     def _source(self, held: Held, count: Floats, kept: Floats) -> dict[str, Any]:
         mixture, again = held.fit(count), held.redrawn(count, self.seed, ROUNDS)
@@ -290,8 +298,8 @@ def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
         if kind in EDITED:
             yield (
                 f"The filter is blind to a wrong {kind}: {said}. Such texts pass as matches, and the expected noise "
-                "does not count them. Train it with text-edited negatives (models.filter.edits); if it was, longer or on "
-                "more human pairs."
+                "does not count them. Train it with text-edited negatives (models.filter.edits); if it was, longer "
+                "or on more human pairs."
             )
         else:
             yield (
