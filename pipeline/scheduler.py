@@ -127,17 +127,16 @@ class Crew:
         if any(task.ranks > 1 for task, _ in self._running().values()):
             return  # several workers share a training: they have the cluster to themselves
         room = _Room([*self._actors.values(), *self._idle])
-        shared = next((task for task in flow.ready(room.most_cpus) if task.ranks > 1), None)
-        if shared and self._can_ever(shared, room):
-            if self._running():
-                return
-            self._dismiss(shared.needs)
         placed = True
         while placed:
             placed = False
             for task in flow.ready(room.most_cpus):
                 if not self._can_ever(task, room):
                     continue
+                if task.ranks > 1:
+                    if any(actor.needs != task.needs for actor in self._actors.values()):
+                        return  # until what runs or starts has ended; nothing new begins
+                    self._dismiss(task.needs)
                 if actor := self._place(task, flow.backlog(task), room):
                     flow.begin(task)
                     actor.task, actor.opened, actor.shard = task, task.fingerprint, task.shard
@@ -145,6 +144,9 @@ class Crew:
                     reference = actor.handle.run.remote(task, self._board)
                     self._actors[reference] = actor
                     placed = True
+                if task.ranks > 1:
+                    return
+                if placed:
                     break
 
     def _can_ever(self, task: Task, room: "_Room") -> bool:
