@@ -24,6 +24,7 @@ class _Rows:
 
     part: str
     rows: NDArray[np.int64]
+    image_ids: pa.StringArray
     texts: pa.ListArray
     first: int
 
@@ -62,15 +63,18 @@ class CommittedPairs:
         first = 0
         for part in self._inputs.names(self._record):
             table = self._inputs.part(self._record, part, columns)
-            rows, texts = [], []
+            rows, ids, texts = [], [], []
             for number, row in enumerate(table.to_pylist()):
                 own = trusted(row["image_id"], row["texts"]) if trusted else row["texts"]
                 usable = [text for text in own if normalise_caption(text)]
                 if usable and row.get("split") == split:
                     rows.append(number)
+                    ids.append(row["image_id"])
                     texts.append(usable)
             if rows:
-                yield _Rows(part, np.array(rows), pa.array(texts, pa.list_(pa.string())), first)
+                yield _Rows(
+                    part, np.array(rows), pa.array(ids), pa.array(texts, pa.list_(pa.string())), first
+                )
                 first += len(rows)
 
     def __len__(self) -> int:
@@ -93,9 +97,9 @@ class CommittedPairs:
         bytes_ = len(self) * self._size**2 * 3
         return _Pixels.make(self._path, len(self), self._size) if bytes_ <= KEPT else None
 
-    def pictures(self, rows: _Rows) -> pa.Table:
-        """Image ids and bytes of a part's usable rows."""
-        return self._inputs.part(self._record, rows.part, ["image_id", "image"]).take(pa.array(rows.rows))
+    def pictures(self, rows: _Rows) -> pa.ChunkedArray:
+        """The bytes of a part's usable rows."""
+        return self._inputs.part(self._record, rows.part, ["image"])["image"].take(pa.array(rows.rows))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         from models.decode import decode
@@ -129,12 +133,12 @@ class _Shard:
         return own
 
     @cached_property
-    def _table(self) -> pa.Table:
+    def _pictures(self) -> pa.ChunkedArray:
         return self._pairs.pictures(self._rows)
 
     @cached_property
     def image_ids(self) -> list[str]:
-        ids: list[str] = self._table["image_id"].to_pylist()
+        ids: list[str] = self._rows.image_ids.to_pylist()
         return ids
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
@@ -142,10 +146,13 @@ class _Shard:
         if kept is not None and kept.there[place]:
             pixels: NDArray[np.uint8] = kept.values[place]
             return pixels
-        pixels = self._pairs.decode(self._table["image"][row].as_py())
+        pixels = self._pairs.decode(self._pictures[row].as_py())
         if kept is not None:
             kept.values[place] = pixels
             kept.there[place] = True
+            first = self._rows.first
+            if kept.there[first : first + len(self._rows.rows)].all():
+                del self._pictures  # nobody will ask for the bytes again
         return pixels
 
 
