@@ -15,7 +15,6 @@ import json
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from benchmarks.checkpoints import SIZES, make
-from benchmarks.engine import seconds, sentences
+from benchmarks.engine import gemm, seconds, sentences
 from models.med import checkpoint
 from models.training.data import Batch, Batches, Source
 from models.training.grounding import Grounding
@@ -125,7 +124,7 @@ def measure(role: str, where: Path, pixels: int, size: int, given: argparse.Name
             if repeat >= 0:
                 taken[name].append(spent)
         if repeat >= 0:
-            rate.append(product())
+            rate.append(gemm(torch.float32))
     for name, values in taken.items():
         print(
             f"{role:10} {name:6} {size / statistics.median(values):8.2f} samples/s, "
@@ -211,14 +210,6 @@ def step(
     loss().backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-
-
-def product() -> float:
-    """GFLOP/s of a 2048-cube in float32."""
-    one = torch.ones(2048, 2048)
-    start = time.process_time()
-    torch.matmul(one, one)
-    return 2 * 2048**3 / (time.process_time() - start) / 1e9
 
 
 if __name__ == "__main__":

@@ -59,12 +59,16 @@ def keep_rates(ledger: Ledger) -> dict[str, Any]:
     return rates(words, scores, decisions) if words.paths and decisions.paths else {}
 
 
+def covered(words: Files) -> float:
+    """The share of the web's word occurrences that the human captions know, by the files of `coverage`."""
+    return covered_share(pa.Table.from_pylist(query("SELECT web_texts, covered FROM files", words), _COVERED))
+
+
 def rates(words: Files, scores: Files, decisions: Files) -> dict[str, Any]:
     """The same of the files of the three stages."""
-    rows = query("SELECT web_texts, covered FROM files", words)
     tables = {"words": words, "decisions": decisions}
     found: dict[str, Any] = {
-        "covered_share": covered_share(pa.Table.from_pylist(rows, _COVERED)),
+        "covered_share": covered(words),
         "worst_words": query(_TOLD + _BY_WORD, scores, 1 - LIKELY, SHOWN, **tables),
     }
     groups = {row.pop("known"): row for row in query(_TOLD + _BY_GROUP, scores, 1 - LIKELY, **tables)}

@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -22,9 +21,10 @@ from models.calibration import calibrate
 from models.metrics import ece
 from models.mixture import BLIND, Bins, Held
 from models.target import curve
+from pipeline import keep_rates
 from pipeline.inspection import batches, figures, files, query
 from pipeline.ledger import Ledger
-from stages.rehearsal import is_narrow
+from stages.rehearsal import NARROW
 
 FEWEST = 20  # test images, for a figure to be worth a line
 ROUNDS = 200
@@ -275,8 +275,7 @@ class _Card:
     def _narrow(self) -> bool:
         """Whether the human captions know too little of the web's words to speak for its texts."""
         words = files(self.ledger, "coverage")
-        rows = query("SELECT web_texts, covered FROM files", words) if words.paths else []
-        return bool(rows) and is_narrow(pa.Table.from_pylist(rows))
+        return bool(words.paths) and keep_rates.covered(words) < NARROW
 
     def _source(self, held: Held, count: Floats, kept: Floats) -> dict[str, Any]:
         mixture, again = held.fit(count), held.redrawn(count, self.seed, ROUNDS)

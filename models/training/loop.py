@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -97,7 +98,7 @@ class Execution:
     on_step: OnStep | None = None
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """What a job trains: a call with a number gives the figures of that part of a step, `loss` among them.
 
     Everything a step depends on must be a function of the number or live in the state dict, so that a restart from
@@ -111,8 +112,8 @@ class Learner(nn.Module):
         super().__init__()
         self.watch = Watch()
 
-    def forward(self, number: int) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, number: int) -> dict[str, Tensor]: ...
 
 
 def train(

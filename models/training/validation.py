@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.bootstrap import weighted_auc
 from models.images import normalise
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
@@ -121,7 +121,7 @@ class Validation:
 
 
 def _auc(labels: Tensor, scores: Tensor) -> float:
-    return float(roc_auc_score(labels.numpy(), scores.nan_to_num().numpy()))
+    return weighted_auc(labels.numpy(), scores.nan_to_num().numpy(), np.ones(len(labels)))
 
 
 def _largest(texts: Sequence[str]) -> float:

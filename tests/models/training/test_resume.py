@@ -21,7 +21,7 @@ from models.training.jobs import (
 )
 from models.training.loop import Execution
 from models.training.pairs import PairSet
-from tests.models.training.conftest import small_model
+from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 8, "warmup": 2, "batch": 8, "validate_every": 2}
 JOBS: dict[str, Callable[..., None]] = {
@@ -36,10 +36,6 @@ JOBS: dict[str, Callable[..., None]] = {
     ),
 }
 KILLS = (1, 3, 4, 7)  # before the first checkpoint, between two, in the step after one, in the last but one
-
-
-def few(pairs: PairSet) -> PairSet:
-    return PairSet(pairs.images[:20], pairs.own[:20], pairs.image_ids[:20])
 
 
 def attempt(name: str, kill: int | None, folder: Path, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:

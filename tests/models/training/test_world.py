@@ -27,12 +27,7 @@ from models.training.jobs import (
 from models.training.loop import Execution
 from models.training.pairs import PairSet
 from models.training.world import World
-
-
-def few(pairs: PairSet) -> PairSet:
-    """So few to validate with that they prove nothing."""
-    return PairSet(pairs.images[:20], pairs.own[:20], pairs.image_ids[:20])
-
+from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 6, "warmup": 2, "batch": 8, "lr": 1e-4}
 JOBS: dict[str, Callable[..., object]] = {
@@ -64,8 +59,6 @@ def work(rank: int, port: int, folder: Path, model: Med, tokenizer: CaptionToken
 
 @pytest.fixture(scope="module")
 def curves(pairs: PairSet, tokenizer: CaptionTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.models.training.conftest import small_model
-
     folder = tmp_path_factory.mktemp("world")
     model = small_model(tokenizer)
     model.config = replace(model.config, dropout=0.0)
