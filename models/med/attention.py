@@ -18,8 +18,11 @@ class KeyValue(NamedTuple):
     value: Tensor
 
     def rows(self, index: Tensor) -> "KeyValue":
-        """The rows in ``index`` (int64), e.g. the image that each text looks at."""
-        return KeyValue(self.key[index], self.value[index])
+        """The rows in ``index`` (int64), e.g. the image that each text looks at.
+
+        Not ``key[index]``: where a row is taken twice, its gradient then depends on the order in which threads add.
+        """
+        return KeyValue(self.key.index_select(0, index), self.value.index_select(0, index))
 
     def followed_by_rows(self, other: "KeyValue") -> "KeyValue":
         return KeyValue(torch.cat([self.key, other.key]), torch.cat([self.value, other.value]))

@@ -176,7 +176,7 @@ class Grounding(Learner):
         mine = own + world.rank * rows
         found, wrong = drawn.found[mine], drawn.images[mine]
         if world.size > 1:  # the negative images may be another worker's
-            others = self.model.text_encoder.image_keys_values(world.gather(states)[wrong])
+            others = self.model.text_encoder.image_keys_values(world.gather(states).index_select(0, wrong))
             image = [mine_.followed_by_rows(other) for mine_, other in zip(image, others, strict=True)]
             wrong = own + rows
         ids, edited = self._level(batch.ids, batch.edited)
