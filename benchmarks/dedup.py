@@ -57,18 +57,18 @@ class Made:
     def has(self, record: type[Record]) -> bool:
         return record is Embedding
 
-    def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        return (part for _, part in self.shards(record, columns))
+    def names(self, record: type[Record]) -> list[str]:
+        return [f"{number:07d}" for number in range(-(-self.count // SHARD))]
 
-    def shards(
-        self, record: type[Record], columns: Sequence[str] | None = None
-    ) -> Iterator[tuple[str, pa.Table]]:
-        for number in range(-(-self.count // SHARD)):
-            started, cpu = time.monotonic(), time.process_time()
-            found = self._shard(number).select(list(columns or Contract(Embedding).schema.names))
-            self.seconds += time.monotonic() - started
-            self.cpu_seconds += time.process_time() - cpu
-            yield f"{number:07d}", found
+    def part(self, record: type[Record], shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        started, cpu = time.monotonic(), time.process_time()
+        found = self._shard(int(shard)).select(list(columns or Contract(Embedding).schema.names))
+        self.seconds += time.monotonic() - started
+        self.cpu_seconds += time.process_time() - cpu
+        return found
+
+    def parts(self, record: type[Record], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        return (self.part(record, shard, columns) for shard in self.names(record))
 
     def rows(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """Vectors and hashes of these rows; a copy's are its original's, changed."""

@@ -267,3 +267,9 @@ def _unaccounted(totals: StageTotals | None, index: Index) -> Iterator[str]:
     if totals is not None:
         bad = {name.removeprefix("part-").partition(".")[0] for name in index.damaged}
         yield from (shard for shard in index.missing(totals.shards) if shard not in bad)
+
+
+def visible(text: object) -> str:
+    """What the web wrote without control characters, which must not reach a terminal; a fraction with 4 digits."""
+    said = f"{text:.4f}" if isinstance(text, float) else str(text)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in said)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.inspection import query
+from pipeline.inspection import query, visible
 from pipeline.ledger import Ledger
 from pipeline.search.vectors import pictures
 
@@ -63,8 +63,3 @@ def write(
         title=visible(title), said=visible(said), hits=rows, query=query
     )
     path.write_text(page, "utf-8")
-
-
-def visible(text: str) -> str:
-    """Without control characters and those that turn the direction of what follows."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

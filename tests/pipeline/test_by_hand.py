@@ -165,7 +165,7 @@ def test_the_caption_command(folder: Path, blip_captioner: Path) -> None:
     assert [row["text"] for row in rows[:3]] == ["1 seen 0", "1 seen 1", "2 seen 0"]
     assert len(rows) == 10
     assert [line.removeprefix(f"{folder}/") for line in ended.err.splitlines()] == [
-        "3b?[31m.png: not an image in a known format",
+        "3b\ufffd[31m.png: not an image in a known format",
         "gone.png: No such file or directory",
     ]
 
@@ -177,9 +177,9 @@ def test_the_score_command(folder: Path, blip_filter: Path, monkeypatch: pytest.
     table = here("score", "2.png", "4.png", *asked).out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
     assert cells == [
-        ["2.png", "0.9000", "0.5000", "2 [bold]?[31m"],
+        ["2.png", "0.9000", "0.5000", "2 [bold]\ufffd[31m"],
         ["2.png", "0.1000", "-0.5000", "a dog"],
-        ["4.png", "0.1000", "-0.5000", "2 [bold]?[31m"],
+        ["4.png", "0.1000", "-0.5000", "2 [bold]\ufffd[31m"],
         ["4.png", "0.1000", "-0.5000", "a dog"],
     ]
     assert "\x1b" not in table

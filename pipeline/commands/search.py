@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from data_contracts.errors import UsageError
+from pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
+from pipeline.inspection import visible
 from pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
     from models.open import Filter
 
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or url.")]
 Stage = Annotated[
     str, typer.Option(help="Whose pictures and texts: ingest, human, dedup, score, select, export.")
 ]
@@ -25,16 +25,8 @@ Model = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="A model directory, a hub id or a run; by default the run's own."),
 ]
-Device = Annotated[str, typer.Option(help="Where the model computes, such as cuda.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails there.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to show.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Give an app these three commands."""
-    for command in (index, search, classify):
-        app.command()(command)
 
 
 def index(
@@ -59,7 +51,7 @@ def index(
     said = f"{facts.images:,} pictures and {facts.texts:,} texts of {stage}, by {where}"
     if facts.texts_truncated:
         said += f"; {facts.texts_truncated:,} texts are longer than the model reads, and were cut"
-    _say(said)
+    say(said)
 
 
 def search(
@@ -92,9 +84,9 @@ def search(
     else:
         query, cut = find.read_text(embedder, text or "")
         if cut:
-            _warn("the text is longer than the model reads: its end was cut")
+            warn("the text is longer than the model reads: its end was cut")
     if vectors.state_of(ledger, stage) != opened.facts.state:
-        _warn(f"{stage} has changed since it was indexed: capfilt index {run} --stage {stage}")
+        warn(f"{stage} has changed since it was indexed: capfilt index {run} --stage {stage}")
     hits = find.find(opened, query, count)
     if html is not None:
         what = f"{text!r}" if image is None else image.name
@@ -109,12 +101,10 @@ def search(
     table = Table("cosine", "image", "from", *(["text"] if hits and "text" in hits[0] else []))
     for hit in hits:
         cells = [f"{hit['similarity']:.3f}", hit["image_id"][:12], hit["url"]]
-        table.add_row(
-            *(Text(gallery.visible(cell)) for cell in (*cells, *([hit["text"]] if "text" in hit else [])))
-        )
-    Console().print(table)
+        table.add_row(*(Text(visible(cell)) for cell in (*cells, *([hit["text"]] if "text" in hit else []))))
+    console.print(table)
     if html is not None:
-        _say(f"{html}")
+        say(f"{html}")
 
 
 def classify(
@@ -163,7 +153,7 @@ def classify(
         pictures, unreadable = labelled.of_files(what, embedder)
         for one in unreadable:
             failed = True
-            _warn(f"{one.file}: {one.reason}")
+            warn(f"{one.file}: {one.reason}")
     read = zero_shot.prompts(embedder, names, templates)
     odds = zero_shot.probabilities(pictures.vectors, read, embedder.temperature)
     best = odds.argmax(1)
@@ -204,26 +194,24 @@ def classify(
 
 
 def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 50) -> None:
-    from pipeline.search.gallery import visible
-
     table = Table("file", "label", "probability")
     for row in rows[:most]:
         table.add_row(
             *(Text(visible(cell)) for cell in (row["file"], row["label"], f"{row['probability']:.3f}"))
         )
-    Console().print(table)
+    console.print(table)
     if len(rows) > most:
-        _say(f"... and {len(rows) - most:,} more: --json has all")
+        say(f"... and {len(rows) - most:,} more: --json has all")
     if found is None:
         return
-    _say(
+    say(
         f"accuracy {found.accuracy:.3f} of {found.pictures:,} pictures (chance {found.chance:.3f}, always the "
         f"commonest label {found.majority:.3f}); {found.unknown:,} have another label or none"
     )
     confusion = Table("true \\ said", *(escape(visible(name)) for name in names))
     for name in names:
         confusion.add_row(Text(visible(name)), *(str(found.confusion[name][said]) for said in names))
-    Console().print(confusion)
+    console.print(confusion)
 
 
 def _open(ledger: Ledger, where: str, device: str) -> "Filter":
@@ -237,13 +225,3 @@ def _open_filter(where: str, device: str, inference: Any) -> "Filter":
     from stages.embed import TOGETHER
 
     return open_filter(where, device, TOGETHER, inference)
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _warn(text: str) -> None:
-    from pipeline.search.gallery import visible
-
-    Console(stderr=True).print(visible(text), highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,196 @@
+"""`capfilt run`, `resume`, `retry-failed`, `plan` and `demo`: parse, call, print."""
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from data_contracts.errors import RunChangedError, UsageError
+from data_contracts.rejects import Reason
+from pipeline import report
+from pipeline.commands.shared import Changes, Json, RecipeFile, RunFolder, Until, console, say
+from pipeline.ledger import Ledger
+
+Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
+
+
+def run(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    until: Until = None,
+    fork: Annotated[
+        str | None, typer.Option(help="Make a new run of this name from the recipe's run.")
+    ] = None,
+    address: Address = None,
+    join: Join = False,
+) -> None:
+    """Run a recipe, or carry on where it stopped."""
+    from pipeline.recipe import load, parse
+
+    loaded = load(recipe, changes or ())
+    parent = None
+    if fork:
+        parent = Ledger(loaded.run)
+        parent.record()
+        loaded = parse({**loaded.plain(), "name": fork})
+        if loaded.run == parent.url:
+            raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
+    _run(loaded, until, address, parent, join=join)
+
+
+def resume(run: RunFolder, until: Until = None, address: Address = None, join: Join = False) -> None:
+    """Carry on with a run from its own recipe; shows the plan first."""
+    _run(_own_recipe(run), until, address, None, show_plan=True, join=join)
+
+
+def retry_failed(
+    run: RunFolder,
+    reason: Annotated[
+        list[Reason] | None, typer.Option(help="Only rows that left for this; may be given several times.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Fetch rejected rows again, as new shards of the run: without --reason, what may have been passing trouble."""
+    from pipeline import retry
+    from pipeline.plan import Plan
+
+    recipe = _own_recipe(run)
+    found = retry.again(Plan(recipe), Ledger(run), reason or retry.PASSING)
+    counts = ", ".join(f"{count:,} {why}" for why, count in found.most_common())
+    say(f"to be fetched again: {counts or 'nothing'}")
+    _run(recipe, None, address, None)  # what waits from an earlier retry, too
+
+
+def _own_recipe(run: str) -> Any:
+    """That of a run, wherever it lies now, whatever its folder is called."""
+    from pipeline.recipe import parse
+
+    ledger = Ledger(run)
+    recipe = parse(ledger.record().recipe)
+    return recipe.model_copy(update={"output": ledger.storage.at("..").url, "name": ledger.storage.name})
+
+
+def _run(
+    recipe: Any,
+    until: str | None,
+    address: str | None,
+    parent: Ledger | None,
+    *,
+    show_plan: bool = False,
+    join: bool = False,
+) -> None:
+    from pipeline.plan import Plan
+    from pipeline.progress import Progress
+    from pipeline.runner import Runner, open_run
+    from pipeline.survey import survey
+
+    plan = Plan(recipe)
+    if until and until not in plan.nodes:
+        raise UsageError(
+            what=f"--until {until}: the plan has no such stage",
+            evidence=f"its stages: {', '.join(plan.nodes)}",
+        )
+    ledger = Ledger(recipe.run)
+    open_run(plan, ledger, parent)
+    say(f"run {ledger.url}")
+    runner = Runner(plan, ledger, Progress(console), address, join=join)
+    if show_plan:
+        _show_standings(survey(plan, ledger), False)
+    runner.run(until)
+    if until and until != "export":
+        say(f"stopped after {until}; `capfilt resume {ledger.url}` carries on")
+        return
+    _closing(report.write(ledger), ledger)
+
+
+def _closing(found: dict[str, Any], ledger: Ledger) -> None:
+    pairs = ", ".join(f"{count:,} {source}" for source, count in found["exported"].items())
+    say(f"cleaned pairs: {pairs}\n{ledger.url}/export")
+    for warning in found["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+
+
+def plan(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Show which stages are done, which are to run, and why. Runs nothing."""
+    from pipeline.plan import Plan
+    from pipeline.recipe import load
+    from pipeline.survey import survey
+
+    loaded = load(recipe, changes or ())
+    ledger = Ledger(loaded.run)
+    planned = Plan(loaded)
+    if ledger.exists:
+        from pipeline.runner import demand_same
+
+        try:
+            demand_same(planned, ledger)
+        except RunChangedError as error:
+            console.print(
+                f"[yellow]{error.what}[/yellow]\n{error.evidence}\n{error.remedy}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise SystemExit(error.exit_code) from None
+    _show_standings(survey(planned, ledger), as_json)
+
+
+def _show_standings(standings: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                "stage": name,
+                "state": standing.state,
+                "why": standing.why,
+                "shards": standing.expected,
+                "missing": list(standing.missing),
+                "damaged": dict(standing.damaged),
+                "stale": standing.stale,
+            }
+            for name, standing in standings.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("stage", "state", "shards", "why")
+    for name, standing in standings.items():
+        shards = "?" if standing.expected is None else str(standing.expected)
+        colour = {"to run": "yellow", "waiting": "dim"}.get(standing.state, "green")
+        why = f"stale: {standing.stale}" if standing.stale else standing.why
+        if standing.damaged:
+            why += "; damaged: " + ", ".join(
+                f"{part} ({how})" for part, how in [*standing.damaged.items()][:3]
+            )
+        table.add_row(name, f"[{colour}]{standing.state}[/]", shards, why)
+    console.print(table)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to put the demo.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Draws the concepts, the crawl and the training.")] = 0,
+    http: Annotated[
+        bool, typer.Option("--http", help="Have the crawl fetched, from a server on loopback.")
+    ] = False,
+    human_concepts: Annotated[
+        int | None, typer.Option(help="Let people caption so many of its 24 things; without it, all.")
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Plant copies and evaluation pictures, and have them found.")
+    ] = False,
+) -> None:
+    """Make a small noisy crawl of real pictures and clean it, start to end."""
+    from pipeline.demo.command import close, prepare
+    from pipeline.demo.web import served
+    from pipeline.recipe import load
+
+    recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts, duplicates=duplicates))
+    with served(out) if http else nullcontext():
+        _run(recipe, None, None, None)
+    close(out, Ledger(recipe.run), console)
