@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
 
 from data_contracts.errors import CalibrationError
 from models.metrics import auc_with_interval, ece
@@ -96,6 +95,9 @@ def calibrate(positives: ArrayLike, negatives: ArrayLike, *, minimum: int = 20, 
 
 def _platt(logits: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
     """Slope and bias. Standardised and with sklearn's ridge, so separable scores get a finite slope."""
+    # Seconds, which a command that only looks need not wait.
+    from sklearn.linear_model import LogisticRegression
+
     centre, spread = logits.mean(), logits.std()
     fit = LogisticRegression(C=1.0, class_weight="balanced").fit(
         ((logits - centre) / spread)[:, None], labels

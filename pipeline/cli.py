@@ -13,7 +13,7 @@ COMMANDS = (
     *(looking.status, looking.inspect, looking.explain, looking.verify, looking.report, looking.report_card),
     *(by_hand.caption, by_hand.score),
     *(search.index, search.search, search.classify),
-    *(cluster.submit,),
+    *(cluster.submit, cluster.jobs, cluster.logs, cluster.stop),
     running.demo,
 )
 

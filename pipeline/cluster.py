@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 from typing import Any
 
 import ray
@@ -20,11 +22,13 @@ CONNECT_SECONDS = 20.0
 class Cluster:
     """A connection and the warm workers of a run. ``address`` null: RAY_ADDRESS, or start one here.
 
+    SIGTERM, which ends a job, ends the process like Ctrl-C. ``patience`` is the :class:`~pipeline.scheduler.Crew`'s.
+
     Raises:
         StageError: the cluster does not answer.
     """
 
-    def __init__(self, address: str | None, poison_limit: int) -> None:
+    def __init__(self, address: str | None, run: str, poison_limit: int, patience: float) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
@@ -47,11 +51,19 @@ class Cluster:
                 evidence=str(error).strip().splitlines()[0],
                 remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token",
             ) from error
-        self.crew = Crew(poison_limit)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, _stop
+            )  # Ray's own handler, which is there now, prints a page of stacks
+        self.crew = Crew(run, poison_limit, patience)
 
     def close(self) -> None:
         self.crew.close()
         ray.shutdown()
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _demand_listener(address: str) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from pipeline.graph import Graph, Node
 from pipeline.index import Index, Part
-from pipeline.placement import PlacementKeys
+from pipeline.placement import PlacementKeys, Resources
 from pipeline.survey import Standing, model_digest, sharded
-from pipeline.task import Resources, Task, Upstream
+from pipeline.task import Task, Upstream
 from stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
 
 FEW = 100
@@ -104,10 +104,22 @@ class Flow:
     def finished(self) -> bool:
         return all(stage.ended for stage in self._stages.values())
 
-    def ready(self, cpus: int) -> Iterator[Task]:
+    def demands(self, gpus: float) -> Iterator[tuple[str, Resources, int]]:
+        """What each stage that has not ended asks for at least: its name, what a worker takes, and how many workers.
+
+        ``gpus`` are the most that one node has.
+        """
+        for name, stage in self._stages.items():
+            if not stage.ended:
+                placement = self._placement(stage.node)
+                workers = self._ranks(stage.node) if stage.whole else placement.min_actors
+                yield name, placement.needs(_default_gpus(stage.node, gpus)), workers
+
+    def ready(self, cpus: int, gpus: float = 0.0) -> Iterator[Task]:
         """The next task of every stage that has one, the most urgent first: global stages, then the last ones.
 
-        ``cpus`` are the most that one node has: the threads of a global stage.
+        ``cpus`` and ``gpus`` are the most that one node has: the threads of a global stage, and whether a model gets
+        a GPU where the recipe does not say.
         """
         stages = list(self._stages.values())
         wholes, others = [s for s in stages if s.whole], [s for s in reversed(stages) if not s.whole]
@@ -119,9 +131,9 @@ class Flow:
                 yield stage.again[0]
             elif stage.whole:
                 if not stage.ended and not stage.running and self._open(stage):
-                    yield self._task(stage, "", cpus)
+                    yield self._task(stage, "", cpus, gpus)
             elif stage.queue and self._open(stage):
-                yield self._task(stage, stage.queue[0], cpus)
+                yield self._task(stage, stage.queue[0], cpus, gpus)
 
     def backlog(self, task: Task) -> int:
         """How many tasks of this one's stage could run now if there were workers for all."""
@@ -227,7 +239,10 @@ class Flow:
 
     # -- tasks --------------------------------------------------------------------------------------------
 
-    def _task(self, stage: _Stage, shard: str, cpus: int) -> Task:
+    def _ranks(self, node: Node) -> int:
+        return (self._placement(node).actors or 1) if isinstance(node.stage, CollectiveStage) else 1
+
+    def _task(self, stage: _Stage, shard: str, cpus: int, gpus: float) -> Task:
         node, placement = stage.node, self._placement(stage.node)
         upstream = []
         for name in node.upstream:
@@ -235,8 +250,7 @@ class Flow:
             parts = held.one(shard) if own else held.all()
             upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
         deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
-        each = Resources(placement.cpus, placement.gpus)
-        ranks = (placement.actors or 1) if isinstance(node.stage, CollectiveStage) else 1
+        each, ranks = placement.needs(_default_gpus(node, gpus)), self._ranks(node)
         return Task(
             run=self._run,
             name=node.name,
@@ -250,7 +264,7 @@ class Flow:
                 for model in node.stage.models
             },
             needs=each if ranks == 1 else Resources(0.0, 0.0),
-            device="cuda" if placement.gpus else "cpu",
+            device="cuda" if each.gpus else "cpu",
             threads=placement.threads
             or (cpus if stage.whole and ranks == 1 else max(1, int(placement.cpus))),
             batch=placement.batch,
@@ -265,3 +279,8 @@ class Flow:
 
     def _digest(self, model: ModelRef) -> str:
         return model.digest if isinstance(model, Checkpoint) else self._digests[model.stage]
+
+
+def _default_gpus(node: Node, most: float) -> float:
+    """One for a stage that computes with a model, on a cluster that has any."""
+    return float(most >= 1 and (bool(node.stage.models) or isinstance(node.stage, CollectiveStage)))

@@ -27,6 +27,7 @@ from pipeline.failpoints import failpoint
 from pipeline.index import INDEX, Index, Part, named, newest, rows_of
 from pipeline.storage import Storage, storage_at
 
+RUN = "run.json"
 RECORD = b"capfilt.record"
 TOMBSTONE = b"capfilt.tombstone"
 READERS = 16
@@ -64,7 +65,7 @@ class Ledger:
 
     @property
     def exists(self) -> bool:
-        return self.storage.size("run.json") is not None
+        return self.storage.size(RUN) is not None
 
     def record(self) -> RunRecord:
         """The run's own record.
@@ -74,27 +75,27 @@ class Ledger:
             DamageError: when ``run.json`` cannot be read.
         """
         try:
-            return RunRecord.model_validate_json(self.storage.read("run.json"))
+            return RunRecord.model_validate_json(self.storage.read(RUN))
         except FileNotFoundError as error:
             raise SourceError(
                 what=f"{self.url} is not a run",
-                evidence="it has no run.json",
+                evidence=f"it has no {RUN}",
                 remedy="give the folder that `capfilt run` printed: the recipe's output/name",
             ) from error
         except ValidationError as error:
             raise DamageError(
-                what=f"{self.url}/run.json cannot be read",
+                what=f"{self.url}/{RUN} cannot be read",
                 evidence=str(error).splitlines()[0],
                 remedy="restore it from a copy of the run; the parts themselves are untouched",
             ) from error
 
     def create(self, record: RunRecord) -> bool:
         """Publish ``run.json``; ``False`` when the run exists already."""
-        return self.storage.claim("run.json", record.model_dump_json(indent=2).encode())
+        return self.storage.claim(RUN, record.model_dump_json(indent=2).encode())
 
     def correct(self, record: RunRecord) -> None:
         """Another ``run.json``, for a run in which nothing is committed yet."""
-        self.storage.replace("run.json", record.model_dump_json(indent=2).encode())
+        self.storage.replace(RUN, record.model_dump_json(indent=2).encode())
 
     # -- stages -------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from data_contracts.errors import RecipeError
+from data_contracts.units import bytes_of
 from models.decode import MOST_PIXELS, Limits
 from models.engine.precision import fast_precision
 from models.protocols import Decoding, Precision
@@ -34,14 +35,6 @@ from stages.select import Rule
 from stages.sources.source import Format
 from stages.texts import Rule as TextRule
 from stages.texts import TextRules
-
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def _bytes(value: object) -> object:
-    """`256MB` to 256000000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)?", str(value).strip(), re.IGNORECASE)
-    return int(float(match[1]) * _SIZES[(match[2] or "").upper()]) if match else value
 
 
 def _switch(value: object) -> object:
@@ -186,7 +179,7 @@ class TextsKeys(Strict):
 DedupKeys = _keys(
     "DedupKeys",
     Likeness,
-    memory=(Annotated[int, BeforeValidator(_bytes)] | None, None),
+    memory=(Annotated[int, BeforeValidator(bytes_of)] | None, None),
     model=(str | None, None),
     merge_texts=(bool, False),
 )
@@ -202,7 +195,7 @@ class ExportKeys(Strict):
 class ShardKeys(Strict):
     """How much a shard holds: ``target`` bytes of pictures, or ``rows`` of a list of urls."""
 
-    target: Annotated[int, Field(ge=1), BeforeValidator(_bytes)] = 256 * 10**6
+    target: Annotated[int, Field(ge=1), BeforeValidator(bytes_of)] = 256 * 10**6
     rows: int = Field(default=10_000, ge=1)
 
 
@@ -439,7 +432,7 @@ def _settled(recipe: Recipe) -> Recipe:
     """
 
     def gpu(*stages: str) -> bool:
-        return any(recipe.placement[stage].gpus > 0 for stage in stages if stage in recipe.placement)
+        return any(recipe.placement[stage].gpus for stage in stages if stage in recipe.placement)
 
     models: Any = recipe.models
     update: dict[str, Any] = {

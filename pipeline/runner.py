@@ -1,7 +1,5 @@
 """Drive a plan to its end: open or create the run, find what is missing, run it, close each stage."""
 
-import importlib.metadata
-import platform
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +11,14 @@ from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.ledger import RunRecord, StageTotals
-from pipeline import lease
+from pipeline import lease, machine
 from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
 from pipeline.graph import Graph, Node
 from pipeline.index import Part
 from pipeline.lease import Lease
 from pipeline.ledger import READERS, Ledger
+from pipeline.placement import PATIENCE
 from pipeline.progress import Progress
 from pipeline.survey import Standing, survey
 from pipeline.task import Crumb, Task
@@ -28,7 +27,6 @@ from stages.stage import GlobalStage
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster
 
-VERSIONS = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 REPAIRS = 5
 COMPACT = 1000
 
@@ -47,8 +45,7 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
         stages={node.name: dict(node.identity) for node in plan},
         fingerprints={node.name: node.fingerprint for node in plan},
         parent=ledger.storage.relative(parent.storage) if parent else None,
-        versions={name: importlib.metadata.version(name) for name in VERSIONS}
-        | {"python": platform.python_version()},
+        versions=machine.versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
     )
@@ -112,13 +109,23 @@ def demand_same(plan: Graph, ledger: Ledger) -> None:
 
 
 class Runner:
-    """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one."""
+    """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one.
+
+    The cluster may be without nodes that are large enough for ``patience`` seconds.
+    """
 
     def __init__(
-        self, plan: Graph, ledger: Ledger, progress: Progress, address: str | None, *, join: bool = False
+        self,
+        plan: Graph,
+        ledger: Ledger,
+        progress: Progress,
+        address: str | None,
+        *,
+        join: bool = False,
+        patience: float = PATIENCE,
     ) -> None:
         self.plan, self.ledger, self.progress = plan, ledger, progress
-        self._address, self._join = address, join
+        self._address, self._join, self._patience = address, join, patience
         self._cluster: Cluster | None = None
         self._lease: Lease | None = None
         self._commits: Counter[str] = Counter()
@@ -211,7 +218,9 @@ class Runner:
         if self._cluster is None:
             from pipeline.cluster import Cluster  # Ray is not loaded before a task needs it
 
-            self._cluster = Cluster(self._address, self.plan.recipe.poison_limit)
+            self._cluster = Cluster(
+                self._address, self.ledger.url, self.plan.recipe.poison_limit, self._patience
+            )
         return self._cluster
 
     # -- as tasks end -------------------------------------------------------------------------------------

@@ -17,9 +17,12 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_contracts.errors import DamageError, StageError
+from pipeline import machine
 from pipeline.flow import Flow
 from pipeline.index import Part
-from pipeline.task import Crumb, Resources, Task
+from pipeline.placement import Resources
+from pipeline.room import Room, alive
+from pipeline.task import Crumb, Task
 from pipeline.worker import Board, Result, Worker, last_words
 
 TRIES = 3
@@ -27,7 +30,9 @@ GRACE = 10.0
 POLL = 0.25
 START_SECONDS = 300.0
 WORDS_SECONDS = 30.0
-NODE_SECONDS = 20.0  # for which a cluster may be without a node that is large enough: one may be on its way
+NODE_SECONDS = (
+    10.0  # for which a cluster may be without nodes that are large enough: they may be on their way
+)
 
 Ended = Callable[[Task, tuple[tuple[Part, bool], ...]], None]
 Watch = Callable[[Mapping[str, tuple[Task, int]], Mapping[str, Crumb]], None]
@@ -48,16 +53,20 @@ class _Actor:
 
 
 class Crew:
-    """The actors of a run on a connected cluster. Use :meth:`close` at the end."""
+    """The actors of a run on a connected cluster. Use :meth:`close` at the end.
 
-    def __init__(self, poison_limit: int) -> None:
+    ``patience``: seconds for which the cluster may be without nodes that are large enough.
+    """
+
+    def __init__(self, run: str, poison_limit: int, patience: float) -> None:
         here = ray.get_runtime_context().get_node_id()
         beside = NodeAffinitySchedulingStrategy(here, soft=False)
         board: Any = ray.remote(Board)
         self._board: Any = board.options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
         self._actors: dict[Any, _Actor] = {}  # by the reference that is waited for
         self._idle: list[_Actor] = []
-        self._poison_limit = poison_limit
+        self._run, self._here = run, machine.this(run)
+        self._poison_limit, self._patience = poison_limit, patience
         self._judge = _Judge(poison_limit)
         self._unfit: dict[Resources, float] = {}
 
@@ -71,6 +80,7 @@ class Crew:
         """
         self._judge = _Judge(self._poison_limit)
         damage: DamageError | None = None
+        self._demand_room(flow)
         busy = looked = time.monotonic()
         try:
             while not flow.finished:
@@ -126,11 +136,14 @@ class Crew:
         """Hand out every task that has a place now. Rounds end when one places nothing."""
         if any(task.ranks > 1 for task, _ in self._running().values()):
             return  # several workers share a training: they have the cluster to themselves
-        room = _Room([*self._actors.values(), *self._idle])
+        crew = [*self._actors.values(), *self._idle]
+        room = Room(
+            (actor.needs for actor in crew), ((a.node, a.task.threads) for a in crew if a.task is not None)
+        )
         placed = True
         while placed:
             placed = False
-            for task in flow.ready(room.most_cpus):
+            for task in flow.ready(int(room.most("CPU")), room.most("GPU")):
                 if not self._can_ever(task, room):
                     continue
                 if task.ranks > 1:
@@ -149,38 +162,50 @@ class Crew:
                 if placed:
                     break
 
-    def _can_ever(self, task: Task, room: "_Room") -> bool:
-        """Whether some node could run the task if it were idle; an error when none could for a while."""
-        needs = task.each if task.ranks > 1 else task.needs
-        if room.holds(needs, task.ranks):
+    def _can_ever(self, task: Task, room: Room) -> bool:
+        """Whether the nodes could run the task if they were idle; an error when they could not for a while."""
+        needs, workers = (task.each, task.ranks) if task.ranks > 1 else (task.needs, 1)
+        lacking = room.lacking(needs, workers)
+        if not lacking:
             self._unfit.pop(needs, None)
             return True
-        if time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + NODE_SECONDS:
-            workers = f"the {task.ranks} workers" if task.ranks > 1 else "a worker"
-            raise StageError(
-                what=f"no node of the cluster can hold {workers} of {task.name}: "
-                f"{needs.cpus:g} CPUs and {needs.gpus:g} GPUs" + (" each" if task.ranks > 1 else ""),
-                evidence=f"the largest have {room.largest}" if room.nodes else "no node is alive any more",
-                remedy="ask for less in the recipe's `placement`, or add nodes",
-            )
+        if time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + self._patience:
+            raise _no_room([(task.name, needs, workers, lacking)])
         return False
 
-    def _place(self, task: Task, backlog: int, room: "_Room") -> _Actor | None:
+    def _demand_room(self, flow: Flow) -> None:
+        """Before anything runs: the cluster, which may be growing, can hold the workers of every stage to come."""
+        end = time.monotonic() + self._patience
+        while True:
+            room = Room((), ())
+            demands = flow.demands(room.most("GPU"))
+            short = [(*one, lacking) for one in demands if (lacking := room.lacking(one[1], one[2]))]
+            if not short:
+                return
+            if time.monotonic() > end:
+                raise _no_room(short)
+            time.sleep(POLL)
+
+    def _place(self, task: Task, backlog: int, room: Room) -> _Actor | None:
         """An idle actor for the task, best the one that had its shard or has its stage open; or ask for one more.
 
         A task may use more threads than its actor reserves (a training takes a whole machine): it gets a node
         on which nothing else of ours runs, and until it has one, that node takes nothing new.
         """
-        fitting = [actor for actor in self._idle if actor.needs == task.needs and room.free(actor.node, task)]
+        fitting = [
+            actor
+            for actor in self._idle
+            if actor.needs == task.needs and room.free(actor.node, task.threads, task.label)
+        ]
         if fitting:
             actor = max(
                 fitting, key=lambda actor: (actor.shard == task.shard, actor.opened == task.fingerprint)
             )
             self._idle.remove(actor)
-            room.take(actor.node, task)
+            room.take(actor.node, task.threads)
             return actor
         if task.threads > task.needs.cpus and task.ranks == 1:
-            room.reserve(task, [actor.node for actor in (*self._idle, *self._actors.values())])
+            room.reserve(task.label, [actor.node for actor in (*self._idle, *self._actors.values())])
         starting = sum(not actor.node and actor.needs == task.needs for actor in self._actors.values())
         if starting >= backlog:
             return None
@@ -190,7 +215,7 @@ class Crew:
                 return None
             self._idle.remove(spare)
             ray.kill(spare.handle, no_restart=True)
-            room.give_back(spare)
+            room.give_back(spare.needs)
         self._start(task.needs)
         return None
 
@@ -203,10 +228,8 @@ class Crew:
     def _start(self, needs: Resources) -> None:
         """Ask for another actor; it is idle once it answers."""
         worker: Any = ray.remote(Worker)
-        handle = worker.options(
-            num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=0, max_task_retries=0
-        ).remote()
-        self._actors[handle.where.remote()] = _Actor(handle, needs)
+        handle = worker.options(**needs.options, max_restarts=0, max_task_retries=0).remote()
+        self._actors[handle.where.remote(self._run)] = _Actor(handle, needs)
 
     # -- what comes back ----------------------------------------------------------------------------------
 
@@ -220,7 +243,8 @@ class Crew:
             return
         self._idle.append(actor)
         if task is None:
-            actor.node, actor.pid = answer
+            actor.node, actor.pid, there = answer
+            machine.demand_alike(self._here, there, self._run)
             self._judge.started()
             return
         result: Result = answer
@@ -254,84 +278,9 @@ class Crew:
         if not self._running() and now > busy + START_SECONDS:
             raise StageError(
                 what=f"no Ray worker could start within {START_SECONDS:.0f} s",
-                evidence=f"{len(self._actors)} asked for, {len(_alive())} nodes; others may hold what they have",
+                evidence=f"{len(self._actors)} asked for, {len(alive())} nodes; others may hold what they have",
                 remedy="see `ray status`; free the cluster, or ask for less in the recipe's `placement`",
             )
-
-
-class _Room:
-    """What the cluster's nodes have, less what this run's actors take of it."""
-
-    def __init__(self, actors: list[_Actor]) -> None:
-        alive = _alive()
-        self._cpus = {node: float(has.get("CPU", 0.0)) for node, has in alive.items()}
-        self._gpus = {node: float(has.get("GPU", 0.0)) for node, has in alive.items()}
-        self._threads = Counter(dict.fromkeys(alive, 0))
-        self._reserved: dict[str, str] = {}
-        self._taken = Resources(sum(a.needs.cpus for a in actors), sum(a.needs.gpus for a in actors))
-        for actor in actors:
-            if actor.task:
-                self._threads[actor.node] += actor.task.threads
-
-    @property
-    def most_cpus(self) -> int:
-        return max([1, *map(int, self._cpus.values())])
-
-    @property
-    def nodes(self) -> int:
-        return len(self._cpus)
-
-    @property
-    def largest(self) -> str:
-        return f"{max(self._cpus.values(), default=0):g} CPUs, {max(self._gpus.values(), default=0):g} GPUs"
-
-    def holds(self, needs: Resources, workers: int = 1) -> bool:
-        """Whether the nodes have room for so many workers when they are idle."""
-        return workers <= sum(
-            int(
-                min(
-                    workers,
-                    *(
-                        has / asked + 1e-9
-                        for has, asked in (
-                            (self._cpus[node], needs.cpus),
-                            (self._gpus[node], needs.gpus),
-                        )
-                        if asked
-                    ),
-                )
-            )
-            for node in self._cpus
-        )
-
-    def free(self, node: str, task: Task) -> bool:
-        """Whether the node has threads left for the task and is not kept for another one."""
-        if node not in self._cpus or self._reserved.get(node, task.label) != task.label:
-            return False
-        return self._threads[node] == 0 or self._threads[node] + task.threads <= self._cpus[node]
-
-    def take(self, node: str, task: Task) -> None:
-        self._threads[node] += task.threads
-
-    def reserve(self, task: Task, nodes: list[str]) -> None:
-        candidates = [node for node in nodes if node in self._cpus and node not in self._reserved]
-        if candidates and task.label not in self._reserved.values():
-            self._reserved[min(candidates, key=lambda node: self._threads[node])] = task.label
-
-    def fits(self, needs: Resources) -> bool:
-        """Whether the cluster has room for one more such actor beside those of this run."""
-        return self._taken.cpus + needs.cpus <= sum(
-            self._cpus.values()
-        ) and self._taken.gpus + needs.gpus <= sum(self._gpus.values())
-
-    def give_back(self, actor: _Actor) -> None:
-        self._taken = Resources(self._taken.cpus - actor.needs.cpus, self._taken.gpus - actor.needs.gpus)
-
-
-def _alive() -> dict[str, dict[str, float]]:
-    """The resources of every node that is alive, by its id."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
 def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
@@ -342,7 +291,7 @@ def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
     try:
         words: tuple[str, tuple[str, ...]] = ray.get(asked, timeout=WORDS_SECONDS)
     except (RayError, GetTimeoutError):
-        if actor.node in _alive():
+        if actor.node in alive():
             return "the process died, and its machine could not be asked how", ()
         return None
     return words
@@ -371,8 +320,8 @@ class _Judge:
             raise StageError(
                 what="a Ray worker could not start",
                 evidence=str(error).strip().splitlines()[-1],
-                remedy=f"it needs {needs.cpus:g} CPUs and {needs.gpus:g} GPUs and the same installation of "
-                "capfilt as here; see `placement` in the recipe and the worker's log",
+                remedy=f"it needs {needs} and the same installation of capfilt as here; "
+                "see `placement` in the recipe and the worker's log",
             ) from error
 
     def blame(self, task: Task, ids: Sequence[str], how: str) -> Task:
@@ -396,6 +345,19 @@ class _Judge:
         if self.failures[task.label] >= TRIES:
             raise _hopeless(task, how, "without progress")
         return again
+
+
+def _no_room(short: Sequence[tuple[str, Resources, int, str]]) -> StageError:
+    def each(workers: int, needs: Resources) -> str:
+        return f"{needs}" if workers == 1 else f"{workers} workers with {needs} each"
+
+    stages = ", ".join(name for name, *_ in short)
+    return StageError(
+        what=f"the cluster has no room for {stages}: {each(short[0][2], short[0][1])}",
+        evidence=short[0][3],
+        remedy="ask for less in the recipe's `placement`, or add nodes; for a cluster that grows when it is asked, "
+        "give it more time with --wait-nodes SECONDS",
+    )
 
 
 def _hopeless(task: Task, how: str, when: str) -> StageError:

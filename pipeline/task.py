@@ -25,6 +25,7 @@ from data_contracts.rejects import Reason, Reject
 from pipeline.failpoints import failpoint
 from pipeline.index import Part
 from pipeline.ledger import RECORD, Ledger
+from pipeline.placement import Resources
 from pipeline.storage import patience
 from stages.stage import (
     CollectiveStage,
@@ -56,14 +57,6 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What the actor that runs a task takes of its node."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True)
 class Task:
     """Everything that a worker needs to know. ``shard`` is empty for a global stage.
 
@@ -82,14 +75,14 @@ class Task:
     upstream: tuple[Upstream, ...]
     models: Mapping[ModelRef, str]
     digests: Mapping[str, str]
-    needs: Resources = Resources()
+    needs: Resources = field(default_factory=Resources)
     device: str = "cpu"
     threads: int = 1
     batch: int = 64
     deadline: float = 3600.0
     fuse: bool = False
     ranks: int = 1
-    each: Resources = Resources()
+    each: Resources = field(default_factory=Resources)
     checkpoint_steps: int = 200
     checkpoint_minutes: float = 10.0
     attempt: int = 1

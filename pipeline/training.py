@@ -18,8 +18,9 @@ def train_together(task: Task, board: Any) -> None:
         CapfiltError: what a worker raised.
         RuntimeError: the group broke otherwise.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import ScalingConfig
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     with tempfile.TemporaryDirectory(prefix="capfilt-train-") as folder:
@@ -29,8 +30,8 @@ def train_together(task: Task, board: Any) -> None:
             scaling_config=ScalingConfig(
                 num_workers=task.ranks,
                 use_gpu=task.each.gpus > 0,
-                resources_per_worker={"CPU": task.each.cpus}
-                | ({"GPU": task.each.gpus} if task.each.gpus else {}),
+                resources_per_worker=task.each.asked,
+                label_selector=dict(task.each.labels) or None,
             ),
             torch_config=TorchConfig(backend="nccl" if task.each.gpus else "gloo"),
             run_config=RunConfig(

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from data_contracts.errors import CapfiltError
+from pipeline import machine
 from pipeline.index import Part
+from pipeline.machine import Machine
 from pipeline.task import Crumb, Decode, Task, decode_again, run_task
 from pipeline.training import train_together
 from stages.stage import ShardStage, Site, Transform
@@ -91,9 +93,9 @@ class Worker:
         self._opened: OrderedDict[str, Transform] = OrderedDict()
         self._pictures: DecodedPictures | None = None
 
-    def where(self) -> tuple[str, int]:
-        """The Ray node and the process that it lives in."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    def where(self, run: str) -> tuple[str, int, Machine]:
+        """The Ray node, the process and the machine that it lives on, as it sees the run."""
+        return ray.get_runtime_context().get_node_id(), os.getpid(), machine.this(run)
 
     def run(self, task: Task, board: Any) -> Result:
         path = crash_file(os.getpid())

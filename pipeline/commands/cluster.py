@@ -1,22 +1,109 @@
-"""`capfilt submit`: a run on a cluster."""
+"""`capfilt submit`, `jobs`, `logs` and `stop`: runs as jobs of a cluster."""
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from pipeline.commands.shared import Changes, RecipeFile, Until, say
+from data_contracts.errors import UsageError
+from pipeline import submission
+from pipeline.commands.shared import Changes, Json, RecipeFile, Until, WaitNodes, console, say
+from pipeline.ledger import Ledger
+from pipeline.placement import PATIENCE
+
+if TYPE_CHECKING:
+    from pipeline.jobs import Jobs
+
+Dashboard = Annotated[
+    str,
+    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://head:8265."),
+]
+ItsDashboard = Annotated[
+    str | None, typer.Option(help="The cluster's dashboard; without it, where the run was last submitted.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use a cluster that other machines reach without a token.")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, url or name.")]
 
 
 def submit(
     recipe: RecipeFile,
-    address: Annotated[str, typer.Option(help="The cluster's dashboard, such as http://head:8265.")],
+    address: Dashboard,
     changes: Changes = None,
     until: Until = None,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="Use the capfilt that the cluster has; send the recipe alone.")
+    ] = False,
+    any_versions: Annotated[
+        bool, typer.Option("--any-versions", help="Whatever versions of the libraries the cluster has.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is at work.")] = 60.0,
+    wait_nodes: WaitNodes = PATIENCE,
+    insecure: Insecure = False,
 ) -> None:
-    """Send a recipe to a Ray cluster as a job; `capfilt status RUN` follows it."""
+    """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
+    from pipeline.jobs import LIVE, Jobs
     from pipeline.recipe import load
-    from pipeline.submit import submit as send
 
     loaded = load(recipe, changes or ())
-    job = send(loaded, address, until)
-    say(f"submitted {job}\nfollow it: capfilt status --follow {loaded.run}")
+    jobs = Jobs(address, insecure=insecure)
+    arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
+    job = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
+    say(f"submitted {job}")
+    status = jobs.await_start(job, loaded.run, wait)
+    if status in LIVE:
+        say(f"{status.lower()}; follow it: capfilt status --follow {loaded.run}")
+    else:
+        say(f"it has ended already, {status.lower()}: capfilt status {loaded.run}")
+
+
+def jobs(address: Dashboard, insecure: Insecure = False, as_json: Json = False) -> None:
+    """List the jobs that were sent to a cluster."""
+    from pipeline.jobs import Jobs
+
+    found = Jobs(address, insecure=insecure).all()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("run", "job", "status", "begun", "ended", "message")
+    for job in found:
+        table.add_row(*(Text(value) for key, value in job.items() if key != "name"))
+    console.print(table)
+
+
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    address: ItsDashboard = None,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a run's last job said."""
+    jobs, job = _job_of(run, address, insecure)
+    for said in jobs.follow(job) if follow else [jobs.logs(job)]:
+        print(said, end="", flush=True)
+
+
+def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
+    """Stop a run's job. What is committed stays: submit the recipe again, here or elsewhere, and it carries on."""
+    jobs, job = _job_of(run, address, insecure)
+    say(f"{job}: {jobs.stop(job).lower()}; submitting the recipe again carries on")
+
+
+def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]":
+    """The last job of a run, and the cluster that has it."""
+    from pipeline.jobs import Jobs
+
+    ledger = Ledger(run)
+    sent = submission.read(ledger.storage)
+    address = address or (sent.address if sent else None)
+    if address is None:
+        raise UsageError(
+            what=f"where is the job of {run}?",
+            evidence=f"there is no {submission.NAME} in {ledger.url}",
+            remedy="give the cluster's dashboard: --address http://head:8265",
+        )
+    jobs = Jobs(address, insecure=insecure)
+    return jobs, sent.job if sent and sent.address == jobs.address else jobs.find(run)

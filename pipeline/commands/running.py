@@ -11,9 +11,10 @@ from rich.table import Table
 
 from data_contracts.errors import RunChangedError, UsageError
 from data_contracts.rejects import Reason
-from pipeline import report
-from pipeline.commands.shared import Changes, Json, RecipeFile, RunFolder, Until, console, say
+from pipeline import report, submission
+from pipeline.commands.shared import Changes, Json, RecipeFile, RunFolder, Until, WaitNodes, console, say
 from pipeline.ledger import Ledger
+from pipeline.placement import PATIENCE
 
 Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
@@ -28,6 +29,7 @@ def run(
     ] = None,
     address: Address = None,
     join: Join = False,
+    wait_nodes: WaitNodes = PATIENCE,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
     from pipeline.recipe import load, parse
@@ -40,12 +42,19 @@ def run(
         loaded = parse({**loaded.plain(), "name": fork})
         if loaded.run == parent.url:
             raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
-    _run(loaded, until, address, parent, join=join)
+    _run(loaded, until, address, parent, join=join, patience=wait_nodes)
 
 
-def resume(run: RunFolder, until: Until = None, address: Address = None, join: Join = False) -> None:
+def resume(
+    run: RunFolder,
+    until: Until = None,
+    address: Address = None,
+    join: Join = False,
+    wait_nodes: WaitNodes = PATIENCE,
+) -> None:
     """Carry on with a run from its own recipe; shows the plan first."""
-    _run(_own_recipe(run), until, address, None, show_plan=True, join=join)
+    recipe = _own_recipe(run)
+    _run(recipe, until, address, None, show_plan=True, join=join, patience=wait_nodes)
 
 
 def retry_failed(
@@ -83,12 +92,14 @@ def _run(
     *,
     show_plan: bool = False,
     join: bool = False,
+    patience: float = PATIENCE,
 ) -> None:
     from pipeline.plan import Plan
     from pipeline.progress import Progress
     from pipeline.runner import Runner, open_run
     from pipeline.survey import survey
 
+    submission.demand_seen(recipe.run)
     plan = Plan(recipe)
     if until and until not in plan.nodes:
         raise UsageError(
@@ -98,7 +109,7 @@ def _run(
     ledger = Ledger(recipe.run)
     open_run(plan, ledger, parent)
     say(f"run {ledger.url}")
-    runner = Runner(plan, ledger, Progress(console), address, join=join)
+    runner = Runner(plan, ledger, Progress(console), address, join=join, patience=patience)
     if show_plan:
         _show_standings(survey(plan, ledger), False)
     runner.run(until)

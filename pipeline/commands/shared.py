@@ -18,6 +18,9 @@ Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Pictures, 
 Device = Annotated[str, typer.Option(help="Where the model computes, such as cuda.")]
 Batch = Annotated[int, typer.Option(min=1, help="How many go through the model together.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+WaitNodes = Annotated[
+    float, typer.Option(min=0, help="Seconds that a cluster may take to grow as large as a stage needs.")
+]
 
 console = Console()
 

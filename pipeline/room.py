@@ -1,0 +1,103 @@
+"""What the nodes of a cluster have, and what this run's workers take of it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from pipeline.placement import Resources
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive. ``has`` are its resources when it is idle, by Ray's names."""
+
+    has: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def holds(self, needs: Resources) -> int:
+        """How many such workers have room on it when it is idle; labels count."""
+        if any(self.labels.get(name) != value for name, value in needs.labels):
+            return 0
+        return int(
+            min((self.has.get(name, 0.0) / many + 1e-9 for name, many in needs.asked.items()), default=1e9)
+        )
+
+
+def alive() -> dict[str, Node]:
+    """Every node that is alive, by its id."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: Node(node["Resources"], node["Labels"]) for node in nodes if node["Alive"]}
+
+
+class Room:
+    """What the nodes have, less ``taken`` by workers and threads in use on them."""
+
+    def __init__(self, taken: Iterable[Resources], threads: Iterable[tuple[str, int]]) -> None:
+        self.nodes = alive()
+        self._has: Counter[str] = Counter()
+        for node in self.nodes.values():
+            self._has.update(node.has)
+        self._taken: Counter[str] = Counter()
+        for needs in taken:
+            self._taken.update(needs.asked)
+        self._threads = Counter(dict.fromkeys(self.nodes, 0))
+        for name, count in threads:
+            self._threads[name] += count
+        self._reserved: dict[str, str] = {}
+
+    def most(self, resource: str) -> float:
+        """The most that one node has of a resource, by Ray's name for it."""
+        return max((node.has.get(resource, 0.0) for node in self.nodes.values()), default=0.0)
+
+    def lacking(self, needs: Resources, workers: int) -> str:
+        """Why the idle nodes have no room for so many such workers; empty when they have."""
+        if not self.nodes:
+            return "no node is alive any more"
+        places = sum(node.holds(needs) for node in self.nodes.values())
+        if places >= workers:
+            return ""
+        labelled = [
+            node
+            for node in self.nodes.values()
+            if not needs.labels or node.holds(Resources(0, labels=needs.labels))
+        ]
+        if not labelled:
+            return f"none of the {len(self.nodes)} nodes has " + ", ".join(
+                f"{k}={v}" for k, v in needs.labels
+            )
+        if places:
+            return f"the {len(self.nodes)} nodes together have room for {places}"
+        largest = {
+            name: max(node.has.get(name, 0.0) for node in labelled) for name in ("CPU", "GPU", *needs.asked)
+        }
+        return "the largest have " + ", ".join(
+            f"{amount / 1e9:g} GB of memory" if name == "memory" else f"{amount:g} {name}"
+            for name, amount in largest.items()
+        )
+
+    def free(self, node: str, threads: int, label: str) -> bool:
+        """Whether the node has so many threads left for the task of this label, and is not kept for another one."""
+        if node not in self.nodes or self._reserved.get(node, label) != label:
+            return False
+        return self._threads[node] == 0 or self._threads[node] + threads <= self.nodes[node].has.get(
+            "CPU", 0.0
+        )
+
+    def take(self, node: str, threads: int) -> None:
+        self._threads[node] += threads
+
+    def reserve(self, label: str, nodes: Iterable[str]) -> None:
+        """Keep the node with the fewest threads in use for a task, unless one is kept for it already."""
+        candidates = [node for node in nodes if node in self.nodes and node not in self._reserved]
+        if candidates and label not in self._reserved.values():
+            self._reserved[min(candidates, key=lambda node: self._threads[node])] = label
+
+    def fits(self, needs: Resources) -> bool:
+        """Whether the cluster has room for one more such worker beside those of this run."""
+        return all(self._taken[name] + many <= self._has[name] for name, many in needs.asked.items())
+
+    def give_back(self, needs: Resources) -> None:
+        self._taken.subtract(needs.asked)
