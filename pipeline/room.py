@@ -33,10 +33,15 @@ def alive() -> dict[str, Node]:
 
 
 class Room:
-    """What the nodes have, less ``taken`` by workers and threads in use on them."""
+    """What ``nodes`` have, less what is ``taken`` by workers and the ``threads`` in use on some of them."""
 
-    def __init__(self, taken: Iterable[Resources], threads: Iterable[tuple[str, int]]) -> None:
-        self.nodes = alive()
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        taken: Iterable[Resources] = (),
+        threads: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        self.nodes = nodes
         self._has: Counter[str] = Counter()
         for node in self.nodes.values():
             self._has.update(node.has)

@@ -137,9 +137,8 @@ class Crew:
         if any(task.ranks > 1 for task, _ in self._running().values()):
             return  # several workers share a training: they have the cluster to themselves
         crew = [*self._actors.values(), *self._idle]
-        room = Room(
-            (actor.needs for actor in crew), ((a.node, a.task.threads) for a in crew if a.task is not None)
-        )
+        threads = ((actor.node, actor.task.threads) for actor in crew if actor.task)
+        room = Room(alive(), (actor.needs for actor in crew), threads)
         placed = True
         while placed:
             placed = False
@@ -177,7 +176,7 @@ class Crew:
         """Before anything runs: the cluster, which may be growing, can hold the workers of every stage to come."""
         end = time.monotonic() + self._patience
         while True:
-            room = Room((), ())
+            room = Room(alive())
             demands = flow.demands(room.most("GPU"))
             short = [(*one, lacking) for one in demands if (lacking := room.lacking(one[1], one[2]))]
             if not short:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.placement import PATIENCE
 from pipeline.scheduler import Crew
 from tests.faults.conftest import local_ray
 from tests.faults.test_poison import FINE, POISON_LIMIT, Field
@@ -18,7 +19,7 @@ def test_a_row_that_eats_all_memory_is_quarantined_and_its_neighbours_stay(tmp_p
     taken = memory["MemTotal:"] - memory["MemAvailable:"]
     threshold = min(0.95, (taken + ROOM) / memory["MemTotal:"])
     with local_ray(memory_usage_threshold=threshold, memory_monitor_refresh_ms=100):
-        crew = Crew(POISON_LIMIT)
+        crew = Crew(str(tmp_path), POISON_LIMIT, PATIENCE)
         field = Field(tmp_path / "run", tmp_path / "diary", crew)
         field.handle({1: ["eats-a"]}, shards=3)
         crew.close()

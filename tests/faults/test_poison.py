@@ -14,8 +14,8 @@ from data_contracts.errors import StageError
 from data_contracts.ledger import ShardRecord
 from pipeline.flow import Flow
 from pipeline.ledger import Ledger
+from pipeline.placement import PATIENCE, PlacementKeys
 from pipeline.plan import Plan
-from pipeline.recipe import PlacementKeys
 from pipeline.scheduler import Crew
 from pipeline.survey import survey
 from tests.faults.hazards import BATCH, HandleHazards, ListHazards
@@ -37,7 +37,7 @@ class HazardPlan(Plan):
 
 @pytest.fixture(scope="module")
 def crew(ray_here: None) -> Iterator[Crew]:
-    crew = Crew(POISON_LIMIT)
+    crew = Crew("/no/run", POISON_LIMIT, PATIENCE)
     yield crew
     crew.close()
 

@@ -1,4 +1,4 @@
-"""Clusters that `ray start` makes on this machine, with token authentication: a head, and nodes that come and go."""
+"""Clusters of the image's own entrypoint on this machine, with a token: a head, and nodes that come and go."""
 
 import os
 import secrets
@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tests.runs.command import descendants, kill, wait_until
+
+ENTRYPOINT = ("bash", str(Path(__file__).parents[2] / "docker" / "entrypoint.sh"))
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,17 @@ class Head:
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """One more raylet, as another machine would have it; its process."""
+    def node(self, cpus: int = 1, through: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+        """One more raylet, as another machine would have it; its process. ``through`` is what starts it."""
         agent, runtime, metrics = free_ports(3)
-        command = [
-            *(ray(), "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}"),
-            *(f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime}"),
-            f"--metrics-export-port={metrics}",
-            *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
-        ]
+        asked = _node(cpus, agent, metrics) | {"CAPFILT_HEAD": self.address}
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
-                command, env={**os.environ, **self.env}, stdout=log, stderr=log, start_new_session=True
+                [*through, *ENTRYPOINT, "worker", f"--runtime-env-agent-port={runtime}"],
+                env={**os.environ, **self.env, **asked},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 # Two that start at the same moment take each other's names on one machine.
@@ -54,8 +55,15 @@ def _content(log: IO[str]) -> str:
     return log.read()
 
 
-def ray() -> str:
-    return str(Path(sys.executable).with_name("ray"))
+def _node(cpus: int, agent: int, metrics: int) -> dict[str, str]:
+    """What the entrypoint has to know of one node of several on this machine."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "CAPFILT_NODE_IP": "127.0.0.1",
+        "CAPFILT_CPUS": str(cpus),
+        "CAPFILT_AGENT_PORT": str(agent),
+        "CAPFILT_METRICS_PORT": str(metrics),
+    }
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -66,24 +74,27 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def started_head(cpus: int = 2) -> Iterator[Head]:
+def started_head(cpus: int = 2, through: Sequence[str] = (), **env: str) -> Iterator[Head]:
     """A head on ports and in a folder of its own, ended with nothing left of it."""
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, agent, metrics = free_ports(4)
     token = secrets.token_hex(32)
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     # Ray's sockets lie below it, and the path of a socket has at most 107 letters.
     folder = tempfile.mkdtemp(prefix="capfilt-head-")
-    command = [
-        ray(),
-        *("start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--port={gcs}"),
-        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
-        *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
-    ]
+    asked = _node(cpus, agent, metrics) | {
+        "CAPFILT_TEMP_DIR": folder,
+        "CAPFILT_PORT": str(gcs),
+        "CAPFILT_DASHBOARD_PORT": str(dashboard),
+        **env,
+    }
     log = Path(folder) / "start.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, env={**os.environ, **secret}, stdout=out, stderr=out, start_new_session=True
+            [*through, *ENTRYPOINT, "head"],
+            env={**os.environ, **secret, **asked},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{dashboard}"

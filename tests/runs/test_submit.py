@@ -1,32 +1,45 @@
-"""A recipe sent as a job to a cluster that `ray start` made, with token authentication."""
+"""Runs as jobs: sent to clusters that the image's entrypoint makes, with a token, and watched from outside."""
 
 import json
+import os
+import socket
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.runs.cluster import free_ports
-from tests.runs.command import capfilt, difference, here, wait_until, write_recipe
+from pipeline import lease
+from pipeline.storage import Folder
+from tests.runs.cluster import Head, free_ports, started_head
+from tests.runs.command import Ended, capfilt, difference, here, snapshot, wait_until, write_recipe
+
+STAGES = ("ingest", "caption", "score", "select", "export")
+SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
 
 
 @pytest.fixture(scope="module")
-def submitted(head: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def submitted(head: Head, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that a job made, as `capfilt status` saw it become complete."""
     folder = tmp_path_factory.mktemp("submitted")
     path = write_recipe(folder / "recipe.yaml", recipe, name="submitted")
     run = folder / "runs" / "submitted"
     said = capfilt("submit", path, "--address", head.dashboard, **head.env).said
-    assert "submitted raysubmit_" in said
-    assert str(run) in said
-    wait_until((run / "run.json").is_file, "the job's run")
+    assert "submitted capfilt-submitted-" in said
+    assert f"capfilt status --follow {run}" in said
     capfilt("status", run, "--follow")
     return run
 
 
+def refused(path: Path, address: str, *options: str, expect: int = 1, **env: str) -> Ended:
+    ended = capfilt("submit", path, "--address", address, *options, expect=expect, **env)
+    assert "Traceback" not in ended.err
+    return ended
+
+
 def test_a_job_makes_the_same_dataset_as_a_local_run(submitted: Path, finished: Path):
-    assert difference(submitted, finished, ("ingest", "caption", "score", "select", "export")) == ""
+    assert difference(submitted, finished, STAGES) == ""
 
 
 def test_status_says_that_the_submitted_run_is_done(submitted: Path):
@@ -36,42 +49,167 @@ def test_status_says_that_the_submitted_run_is_done(submitted: Path):
 
 def test_a_job_writes_report_and_card_like_any_run(submitted: Path):
     wait_until((submitted / "export" / "README.md").is_file, "the dataset card")
-    assert json.loads((submitted / "report.json").read_text())["complete"]
+    wait_until(lambda: json.loads((submitted / "report.json").read_text())["complete"], "the report")
 
 
-def test_a_wrong_token_is_refused_with_a_remedy(head: Any, recipe: dict[str, Any], tmp_path: Path):
+def test_the_job_is_listed_and_what_it_said_can_be_read_by_the_runs_place_or_name(
+    submitted: Path, head: Head
+):
+    def job() -> Any:
+        listed = json.loads(capfilt("jobs", "--address", head.dashboard, "--json", **head.env).out)
+        (found,) = [job for job in listed if job["run"] == str(submitted)]
+        return found["status"] == "SUCCEEDED" and found
+
+    assert wait_until(job, "the end of the job")["job"].endswith("-1")
+    by_place = capfilt("logs", submitted, "-f", **head.env).out
+    assert "cleaned pairs:" in by_place
+    assert capfilt("logs", "submitted", "--address", head.dashboard, **head.env).out == by_place
+
+
+def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
+    recipe: dict[str, Any], finished: Path, tmp_path: Path
+):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="stopped", placement=SLOW)
+    run = tmp_path / "runs" / "stopped"
+
+    def captioning() -> bool:
+        holder = lease.read(Folder(run))
+        at_work = holder is not None and any(task.label.startswith("caption-") for task in holder.running)
+        return at_work and any(run.glob("caption/part-*.parquet"))
+
+    with started_head() as first, first.node():
+        capfilt("submit", path, "--address", first.dashboard, **first.env)
+        wait_until(captioning, "captions")
+        watched = here("status", run).out
+        assert "at work: process" in watched
+        again = refused(path, first.dashboard, **first.env)
+        assert "the run was submitted already: capfilt-stopped-" in again.err
+        assert "capfilt stop" in again.err
+        assert "stopped; submitting the recipe again carries on" in capfilt("stop", run, **first.env).said
+        assert lease.read(Folder(run)) is None  # it left as one does who is asked to
+        assert "Stack trace" not in capfilt("logs", run, **first.env).out
+    before = snapshot(run, STAGES)
+    assert {row["state"] for row in json.loads(here("status", run, "--json").out)} > {"done"}
+    with started_head() as second, second.node():
+        capfilt("submit", path, "--address", second.dashboard, **second.env)
+        capfilt("status", run, "--follow")
+        assert before.items() <= snapshot(run, STAGES).items()
+        assert difference(run, finished, STAGES) == ""
+
+
+def test_a_wrong_token_and_none_are_refused_with_a_remedy(head: Head, recipe: dict[str, Any], tmp_path: Path):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="refused")
-    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
-    ended = capfilt("submit", path, "--address", head.dashboard, expect=1, **wrong)
-    assert "did not take the job" in ended.err
-    assert "RAY_AUTH_MODE=token" in ended.err
-    assert "Traceback" not in ended.err
+    for wrong in ({"RAY_AUTH_TOKEN": "0" * 64}, {"HOME": str(tmp_path)}):
+        said = refused(path, head.dashboard, **wrong).err
+        assert f"the Ray cluster at {head.dashboard} refused" in said
+        assert "RAY_AUTH_TOKEN_PATH" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_token_in_a_file_is_enough(head: Head, tmp_path: Path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(head.env["RAY_AUTH_TOKEN"])
+    capfilt("jobs", "--address", head.dashboard, HOME=str(tmp_path))
 
 
 def test_no_cluster_at_the_address_is_an_error(recipe: dict[str, Any], tmp_path: Path):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="nobody")
     (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    ended = capfilt("submit", path, "--address", url, expect=1)
-    assert f"the Ray cluster at {url} did not take the job" in ended.err
-    assert "Traceback" not in ended.err
+    assert (
+        f"no Ray cluster answers at http://127.0.0.1:{port}" in refused(path, f"http://127.0.0.1:{port}").err
+    )
+    assert "is not the address of a dashboard" in refused(path, f"127.0.0.1:{port}", expect=2).err
     ended = capfilt("run", path, "--address", f"127.0.0.1:{port}", expect=1)
     assert f"no connection to the Ray cluster at 127.0.0.1:{port}" in ended.err
 
 
 def test_the_address_that_is_asked_for_wins_over_the_environment(
-    head: Any, recipe: dict[str, Any], tmp_path: Path
+    head: Head, recipe: dict[str, Any], tmp_path: Path
 ):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="asked")
     (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    ended = capfilt("submit", path, "--address", url, expect=1, **head.env)
-    assert f"the Ray cluster at {url} did not take the job" in ended.err
+    assert (
+        f"no Ray cluster answers at http://127.0.0.1:{port}"
+        in refused(path, f"http://127.0.0.1:{port}", **head.env).err
+    )
+
+
+def test_a_dashboard_that_asks_nobody_for_a_token_is_refused_unless_it_is_on_loopback(
+    recipe: dict[str, Any], tmp_path: Path
+):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="open")
+    outside = socket.gethostbyname(socket.gethostname())
+    if outside.startswith("127."):
+        pytest.skip("this machine has loopback alone")
+    with started_head(CAPFILT_INSECURE="1", CAPFILT_DASHBOARD_HOST="0.0.0.0") as bare:
+        url = bare.dashboard.replace("127.0.0.1", outside)
+        said = refused(path, url).err
+        assert "asks for no token" in said
+        assert "CVE-2023-48022" in said
+        assert "--insecure" in said
+        for reached in ((bare.dashboard,), (url, "--insecure")):
+            assert json.loads(capfilt("jobs", "--address", *reached, "--json").out) == []
+
+
+def test_a_stage_that_no_node_can_hold_is_said_before_anything_runs(
+    head: Head, recipe: dict[str, Any], tmp_path: Path
+):
+    placement = {"score": {"gpus": 2}, "caption": {"resources": {"fast_disk": 1}}}
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="large", placement=placement)
+    said = refused(path, head.dashboard, "--wait-nodes", "1", **head.env).err
+    assert "the cluster has no room for caption, score: 1 CPUs, 0 GPUs and 1 fast_disk" in said
+    assert "the largest have 2 CPU, 0 GPU, 0 fast_disk" in said
+    assert not list((tmp_path / "runs").glob("*/list_web/*"))
+
+
+def test_another_version_of_a_library_is_said_before_anything_runs(
+    head: Head, recipe: dict[str, Any], tmp_path: Path
+):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="versions")
+    other = tmp_path / "torch-1.2.3.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.2.3\n")
+    said = refused(
+        path, head.dashboard, **head.env, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    ).err
+    assert "the cluster has other versions of what decides results" in said
+    assert "instead of 1.2.3" in said
+    assert not list((tmp_path / "runs").glob("*/run.json"))
+
+
+def blind(folder: Path) -> tuple[str, ...]:
+    """What starts a command that sees an empty folder there, as another machine does."""
+    return ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh")
+
+
+@pytest.fixture
+def unshared(tmp_path: Path) -> Path:
+    """A folder for runs that a blind node can be started without."""
+    (tmp_path / "runs").mkdir()
+    if subprocess.run([*blind(tmp_path / "runs"), "true"], capture_output=True).returncode:
+        pytest.skip("mounts need privileges")
+    return tmp_path
+
+
+def test_a_worker_that_does_not_see_the_runs_storage_is_named_at_once(unshared: Path, recipe: dict[str, Any]):
+    path = write_recipe(unshared / "recipe.yaml", recipe, name="hidden")
+    with started_head(cpus=0) as head, head.node(through=blind(unshared / "runs")):
+        ended = capfilt("run", path, expect=1, **head.env)
+    assert f"does not see the run {unshared}/runs/hidden" in ended.said
+    assert "s3://" in ended.said
+    assert not list((unshared / "runs").glob("*/list_web/*"))
+
+
+def test_a_cluster_that_does_not_see_the_runs_storage_is_told_at_once(unshared: Path, recipe: dict[str, Any]):
+    path = write_recipe(unshared / "recipe.yaml", recipe, name="elsewhere")
+    with started_head(through=blind(unshared / "runs")) as head:
+        said = " ".join(refused(path, head.dashboard, **head.env).err.split())
+    assert f"the cluster does not see the {unshared}/runs/elsewhere that the submitting machine sees" in said
+    assert "_job.json there is not to be found" in said
 
 
 def test_a_local_run_starts_its_own_ray_beside_a_running_cluster(
-    head: Any, recipe: dict[str, Any], tmp_path: Path
+    head: Head, recipe: dict[str, Any], tmp_path: Path
 ):
     """`ray start` leaves the address of its cluster where `ray.init` looks for one."""
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="local")

@@ -75,5 +75,5 @@ def test_a_worker_that_is_killed_costs_what_was_done_since_the_last_checkpoint(
 def test_workers_that_no_cluster_has_room_for_are_refused(head: Any, tmp_path: Path) -> None:
     path = recipe(tmp_path, pretrain={"actors": 64, "threads": 1})
     ended = capfilt("run", path, "--until", "pretrain", expect=1, **head.env)
-    assert "can hold the 64 workers of pretrain" in ended.err
+    assert "has no room for pretrain: 64 workers" in ended.err
     assert "Traceback" not in ended.err
