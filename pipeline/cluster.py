@@ -49,6 +49,12 @@ class Cluster:
             ) from error
         self.crew = Crew(poison_limit)
 
+    @property
+    def size(self) -> tuple[int, dict[str, float]]:
+        """How many nodes are alive, and the sums of what they have."""
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return sum(node["Alive"] for node in nodes), ray.cluster_resources()  # type: ignore[no-untyped-call]
+
     def close(self) -> None:
         self.crew.close()
         ray.shutdown()

@@ -2,19 +2,24 @@
 
 import faulthandler
 import json
+import logging
 import os
+import socket
 import tempfile
 import time
 import traceback
-from collections import OrderedDict
-from contextlib import suppress
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from data_contracts.errors import CapfiltError
+from pipeline.events import WorkerSaid
 from pipeline.index import Part
 from pipeline.task import Crumb, Decode, Task, decode_again, run_task
 from pipeline.training import train_together
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
 TELL = 0.2  # seconds between two words to the board
+SAY = 50  # log records of a task that are told; a library may warn at every row
+log = logging.getLogger("capfilt.worker")
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,58 @@ class Result:
 
 
 class Board:
-    """How far all running tasks are, in an actor beside the driver. For people only: it may be lost."""
+    """How far all running tasks are, and what workers log, in an actor beside the driver. It may be lost."""
 
     def __init__(self) -> None:
         self._crumbs: dict[str, Crumb] = {}
+        self._said: deque[WorkerSaid] = deque(maxlen=1000)
 
     def drop(self, label: str, crumb: Crumb) -> None:
         self._crumbs[label] = crumb._replace(ids=())
 
-    def all(self) -> dict[str, Crumb]:
-        return self._crumbs
+    def say(self, said: WorkerSaid) -> None:
+        self._said.append(said)
+
+    def read(self) -> tuple[dict[str, Crumb], list[WorkerSaid]]:
+        """The last crumb of every task by its label, and what was said since somebody last asked."""
+        said = list(self._said)
+        self._said.clear()
+        return self._crumbs, said
+
+
+class _ToBoard(QueueHandler):
+    """Brings what is logged while a task runs to the board: capfilt's own words, and warnings of libraries."""
+
+    def __init__(self, task: Task, board: Any) -> None:
+        super().__init__(board)
+        self._board, self._task, self._left = board, task, SAY
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._left -= 1
+        if self._left >= 0:
+            said = WorkerSaid(
+                severity=record.levelno,
+                text=record.getMessage() if self._left else f"{record.getMessage()} (more is not told)",
+                stage=self._task.name,
+                shard=self._task.shard,
+                attempt=self._task.attempt,
+                logger=record.name,
+                time=record.created,
+            )
+            self._board.say.remote(said)
+
+
+@contextmanager
+def _heard(task: Task, board: Any) -> Iterator[None]:
+    handler = _ToBoard(task, board)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def crash_file(pid: int) -> Path:
@@ -91,9 +140,9 @@ class Worker:
         self._opened: OrderedDict[str, Transform] = OrderedDict()
         self._pictures: DecodedPictures | None = None
 
-    def where(self) -> tuple[str, int]:
-        """The Ray node and the process that it lives in."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    def where(self) -> tuple[str, int, str]:
+        """The Ray node, the process and the host that it lives in."""
+        return ray.get_runtime_context().get_node_id(), os.getpid(), socket.gethostname()
 
     def run(self, task: Task, board: Any) -> Result:
         path = crash_file(os.getpid())
@@ -112,7 +161,7 @@ class Worker:
                 board.drop.remote(task.label, crumb)
 
         drop(Crumb())
-        with path.open("w") as crash:
+        with path.open("w") as crash, _heard(task, board):
             faulthandler.enable(crash)
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
             faulthandler.dump_traceback_later(task.deadline, exit=True, file=crash)
@@ -155,6 +204,8 @@ class Worker:
         if task.fingerprint not in self._opened:
             while len(self._opened) >= KEEP_OPEN:
                 self._opened.popitem(last=False)
+            began = time.monotonic()
             self._opened[task.fingerprint] = task.stage.open(site)
+            log.info("opened %s in %.1f s, on %s", task.name, time.monotonic() - began, task.device)
         self._opened.move_to_end(task.fingerprint)
         return self._opened[task.fingerprint]
