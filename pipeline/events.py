@@ -5,6 +5,7 @@ listeners, and none of them can harm a run: one that raises is not told anything
 """
 
 import logging
+import re
 import socket
 import time
 from collections import Counter
@@ -29,6 +30,11 @@ class Event:
     time: float = field(default_factory=time.time, kw_only=True)
 
     @property
+    def kind(self) -> str:
+        """Its name in a log: ``attempt_failed``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
     def level(self) -> int:
         """One of :mod:`logging`'s."""
         return logging.INFO
@@ -40,16 +46,16 @@ class Event:
 
 @dataclass(frozen=True)
 class RunBegun(Event):
-    """A runner is at work in the run."""
+    """A runner is at work in the run. ``recipe`` is a digest of it: the same for the same recipe."""
 
-    stages: Mapping[str, str]
+    recipe: str
     versions: Mapping[str, str]
     command: str
     pid: int
 
     def lines(self) -> Iterator[Line]:
-        facts = {"fingerprints": dict(self.stages), "versions": dict(self.versions), "pid": self.pid}
-        yield f"{self.command} is at work", facts
+        facts = {"recipe": self.recipe, "versions": dict(self.versions), "pid": self.pid}
+        yield f"at work: {self.command}", facts
 
 
 @dataclass(frozen=True)

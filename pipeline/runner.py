@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
-from data_contracts.fingerprint import first_difference
+from data_contracts.fingerprint import fingerprint, first_difference
 from data_contracts.ledger import RunRecord, StageTotals
 from pipeline import lease, log
 from pipeline.events import (
@@ -170,7 +170,7 @@ class Runner:
     def _run(self, until: str | None) -> None:
         record = self.ledger.record()
         command = " ".join(["capfilt", *sys.argv[1:]])
-        self._listeners.hear(RunBegun(record.fingerprints, record.versions, command, os.getpid()))
+        self._listeners.hear(RunBegun(fingerprint(record.recipe), record.versions, command, os.getpid()))
         while not self._pass(until):
             pass
         if all(self.ledger.totals(name) for name in self.plan.nodes):
