@@ -30,7 +30,7 @@ class Event:
     time: float = field(default_factory=time.time, kw_only=True)
 
     @property
-    def kind(self) -> str:
+    def name(self) -> str:
         """Its name in a log: ``attempt_failed``."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 

@@ -70,7 +70,7 @@ class RunLog(Listener):
     def hear(self, event: Event) -> None:
         lines = self._standing(event) if isinstance(event, Looked) else event.lines()
         for message, facts in lines:
-            extra = {"facts": {"event": event.kind, **facts}, "at": event.time}
+            extra = {"facts": {"event": event.name, **facts}, "at": event.time}
             self._logger.log(event.level, "%s", message, extra=extra)
 
     def _standing(self, looked: Looked) -> Iterator[tuple[str, dict[str, Any]]]:

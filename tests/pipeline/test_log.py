@@ -9,7 +9,7 @@ from pipeline.events import Said
 from pipeline.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
-from tests.store import Store
+from tests.store import BUCKET, Store
 
 
 def said(ledger: Ledger) -> list[str]:
@@ -34,7 +34,7 @@ def test_lines_of_two_runners_come_in_the_order_of_their_times(
 ) -> None:
     monkeypatch.setattr(log, "FULL", 1000)
     monkeypatch.setattr(log, "EVERY", 0.01)
-    ledger = Ledger(tmp_path if place == "folder" else f"{store.bucket}/logs")
+    ledger = Ledger(tmp_path if place == "folder" else f"s3://{BUCKET}/logs")
     one, other = log.RunLog(ledger), log.RunLog(ledger)
     with one, other:
         for number in range(60):

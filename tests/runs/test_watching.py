@@ -40,7 +40,11 @@ class Scraped:
         (path,) = config["file_sd_configs"][0]["files"]
         for group in json.loads((self.head.folder / Path(path).relative_to("/tmp/ray")).read_text()):
             for target in group["targets"]:
-                with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+                # Ray lists its autoscaler and its dashboard too, on fixed ports, which another cluster here may have.
+                with (
+                    suppress(OSError),
+                    urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer,
+                ):
                     families = text_string_to_metric_families(answer.read().decode())
                     for sample in (sample for family in families for sample in family.samples):
                         self.samples[sample.name, frozenset(sample.labels.items())] = sample.value
@@ -52,8 +56,7 @@ class Scraped:
 
         def scrape() -> None:
             while not ending.wait(2):
-                with suppress(OSError):
-                    self.once()
+                self.once()
 
         thread = threading.Thread(target=scrape)
         thread.start()
