@@ -40,13 +40,17 @@ def read(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """All lines of all runners of a run, in the order of their times."""
     names = sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
     runners = [_lines(ledger, list(own)) for _, own in groupby(names, lambda name: name.rpartition("-")[0])]
-    return heapq.merge(*runners, key=lambda line: str(line["time"]))
+    return heapq.merge(*runners, key=_time)
 
 
 def _lines(ledger: Ledger, names: list[str]) -> Iterator[dict[str, Any]]:
     for name in names:
-        for line in ledger.storage.read(f"{FOLDER}/{name}").splitlines():
-            yield json.loads(line)
+        lines = map(json.loads, ledger.storage.read(f"{FOLDER}/{name}").splitlines())
+        yield from sorted(lines, key=_time)  # what workers say comes a moment late
+
+
+def _time(line: dict[str, Any]) -> str:
+    return str(line["time"])
 
 
 class RunLog(Listener):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
 TELL = 0.2  # seconds between two words to the board
+SLOW = 0.5  # seconds after which the opening of a stage is worth a line
 SAY = 50  # log records of a task that are told; a library may warn at every row
 log = logging.getLogger("capfilt.worker")
 
@@ -206,6 +207,8 @@ class Worker:
                 self._opened.popitem(last=False)
             began = time.monotonic()
             self._opened[task.fingerprint] = task.stage.open(site)
-            log.info("opened %s in %.1f s, on %s", task.name, time.monotonic() - began, task.device)
+            seconds = time.monotonic() - began
+            if seconds > SLOW:  # a model was loaded; others are opened at every turn
+                log.info("opened %s in %.1f s, on %s", task.name, seconds, task.device)
         self._opened.move_to_end(task.fingerprint)
         return self._opened[task.fingerprint]
