@@ -57,6 +57,12 @@ class Cluster:
             )  # Ray's own handler, which is there now, prints a page of stacks
         self.crew = Crew(run, poison_limit, patience)
 
+    @property
+    def size(self) -> tuple[int, dict[str, float]]:
+        """How many nodes are alive, and the sums of what they have."""
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return sum(node["Alive"] for node in nodes), ray.cluster_resources()  # type: ignore[no-untyped-call]
+
     def close(self) -> None:
         self.crew.close()
         ray.shutdown()

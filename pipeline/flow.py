@@ -7,6 +7,7 @@ nearest to the end goes first: a shard leaves the pipeline before the next one e
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.graph import Graph, Node
 from pipeline.index import Index, Part
@@ -58,6 +59,16 @@ class _Stage:
     begun: bool = False
 
 
+class Count(NamedTuple):
+    """How a stage stands: shards (null before they are known, and for a global stage), those done, and tasks."""
+
+    shards: int | None
+    done: int
+    queued: int
+    running: int
+    ended: bool
+
+
 class Overtaken(Exception):  # noqa: N818 (not an error: the plan has to be looked at again)
     """Another runner has set aside what this one has just made."""
 
@@ -103,6 +114,19 @@ class Flow:
     @property
     def finished(self) -> bool:
         return all(stage.ended for stage in self._stages.values())
+
+    def counts(self) -> dict[str, Count]:
+        """How every wanted stage stands."""
+        return {
+            name: Count(
+                shards := None if stage.whole or stage.shards is None else len(stage.shards),
+                0 if shards is None else shards - len(stage.todo),
+                len(stage.queue) + len(stage.again),
+                stage.running,
+                stage.ended,
+            )
+            for name, stage in self._stages.items()
+        }
 
     def demands(self, gpus: float) -> Iterator[tuple[str, Resources, int]]:
         """What each stage that has not ended asks for at least: its name, what a worker takes, and how many workers.

@@ -2,8 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -18,9 +16,8 @@ from rich.progress import (
     Progress as RichProgress,
 )
 
+from pipeline.events import Begun, Committed, Ended, Event, Listener, Looked, Said, SetAside, Skipped
 from pipeline.index import Part
-from pipeline.lease import Doing
-from pipeline.task import Crumb, Task
 
 
 @dataclass
@@ -57,29 +54,11 @@ class _Bar:
         return "  ".join([*parts, self.text] if self.text else parts)
 
 
-class Progress:
-    """Prints what a run does."""
+class Progress(Listener):
+    """Prints what a run does; on a terminal, with a bar for every stage that has begun and not ended."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live: RichProgress | None = None
-        self._bars: dict[str, _Bar] = {}
-        self._running: tuple[Doing, ...] = ()
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def skip(self, stage: str, why: str) -> None:
-        self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
-
-    @property
-    def running(self) -> tuple[Doing, ...]:
-        """What runs at the moment, for whoever asks from another thread."""
-        return self._running
-
-    @contextmanager
-    def live(self) -> Iterator[None]:
-        """While a run runs: a bar for every stage that has begun and not ended."""
         columns = (
             TextColumn("  {task.description:<11}"),
             BarColumn(),
@@ -87,56 +66,62 @@ class Progress:
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(),
         )
-        quiet = not self.console.is_terminal
-        with RichProgress(*columns, console=self.console, transient=True, disable=quiet) as self._live:
-            yield
-        self._bars.clear()
+        quiet = not console.is_terminal
+        self._live = RichProgress(*columns, console=console, transient=True, disable=quiet)
+        self._bars: dict[str, _Bar] = {}
 
-    def begin(self, stage: str, shards: int | None) -> None:
-        """A stage's first task has been handed out."""
-        if stage not in self._bars and self._live is not None:
-            row = self._live.add_task(stage, total=shards or None, facts="")
-            self._bars[stage] = _Bar(row, shards)
+    def __enter__(self) -> None:
+        self._live.start()
 
-    def watch(self, running: Mapping[str, tuple[Task, int]], crumbs: Mapping[str, Crumb]) -> None:
-        """What runs and how far it is: shards that are done, and shares of those in hand."""
-        self._running = tuple(
-            Doing(label=label, pid=pid, done=crumb.done, total=crumb.total, text=crumb.text)
-            for label, (_, pid) in running.items()
-            for crumb in [crumbs.get(label, Crumb())]
-        )
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Said(text=text):
+                self._say(text)
+            case SetAside(stage=stage, part=part, why=why) if why:
+                self._say(f"  {stage}/{part} is damaged ({why}): set aside, its shard is redone")
+            case Skipped(stage=stage, why=why):
+                self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
+            case Begun(stage=stage, shards=shards) if stage not in self._bars:
+                row = self._live.add_task(stage, total=shards or None, facts="")
+                self._bars[stage] = _Bar(row, shards)
+            case Looked():
+                self._look(event)
+            case Committed(task=task, parts=parts) if bar := self._bars.get(task.name):
+                for one, won in parts:
+                    self._count(bar, one, won)
+            case Ended(stage=stage) if bar := self._bars.pop(stage, None):
+                self._live.remove_task(bar.row)
+                self.console.print(
+                    f"  [green]{stage:<11}[/green] {bar.summary()}", highlight=False, soft_wrap=True
+                )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _look(self, looked: Looked) -> None:
+        """Shards that are done, and shares of those in hand."""
         shares: Counter[str] = Counter()
-        for label, (task, _) in running.items():
-            crumb = crumbs.get(label, Crumb())
+        for task, _, crumb in looked.each():
             if bar := self._bars.get(task.name):
                 bar.text = crumb.text or bar.text
-                if bar.shards is None and crumb.total and self._live is not None:
+                if bar.shards is None and crumb.total:
                     self._live.update(bar.row, total=crumb.total, completed=crumb.done, facts=crumb.text)
                 elif crumb.total:
                     shares[task.name] += crumb.done / crumb.total  # type: ignore[assignment]  # a sum of shares
         for stage, bar in self._bars.items():
-            if bar.shards is not None and self._live is not None:
+            if bar.shards is not None:
                 self._live.update(bar.row, completed=bar.ended + shares[stage], facts=bar.facts())
 
-    def commit(self, stage: str, part: Part, won: bool = True) -> None:
-        """A part stands; ``won`` says whether this runner wrote it."""
-        bar, record = self._bars.get(stage), part.record
-        if bar is None or record is None:
-            return
-        bar.ended += 1
-        bar.others += not won
-        bar.rows += record.units_in
-        bar.kept += record.kept
-        bar.unit = record.unit
-        bar.seconds += record.seconds
-        bar.rejected.update(record.rejected)
-
-    def end(self, stage: str) -> None:
-        """The stage is complete: its bar goes, its line stays."""
-        bar = self._bars.pop(stage, None)
-        if bar is not None:
-            if self._live is not None:
-                self._live.remove_task(bar.row)
-            self.console.print(
-                f"  [green]{stage:<11}[/green] {bar.summary()}", highlight=False, soft_wrap=True
-            )
+    @staticmethod
+    def _count(bar: _Bar, part: Part, won: bool) -> None:
+        if record := part.record:
+            bar.ended += 1
+            bar.others += not won
+            bar.rows += record.units_in
+            bar.kept += record.kept
+            bar.unit = record.unit
+            bar.seconds += record.seconds
+            bar.rejected.update(record.rejected)

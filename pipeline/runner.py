@@ -1,27 +1,41 @@
 """Drive a plan to its end: open or create the run, find what is missing, run it, close each stage."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from data_contracts.contract import Contract
 from data_contracts.errors import DamageError, RunChangedError, StageError
-from data_contracts.fingerprint import first_difference
+from data_contracts.fingerprint import fingerprint, first_difference
 from data_contracts.ledger import RunRecord, StageTotals
-from pipeline import lease, machine
+from pipeline import lease, log, machine
+from pipeline.events import (
+    Begun,
+    Committed,
+    Connected,
+    Ended,
+    Event,
+    Listener,
+    Listeners,
+    Looked,
+    RunBegun,
+    RunEnded,
+    Said,
+    SetAside,
+    Skipped,
+)
 from pipeline.failpoints import failpoint
 from pipeline.flow import Flow, Overtaken
 from pipeline.graph import Graph, Node
-from pipeline.index import Part
-from pipeline.lease import Lease
+from pipeline.lease import Doing, Lease
 from pipeline.ledger import READERS, Ledger
+from pipeline.metrics import Metrics
 from pipeline.placement import PATIENCE
-from pipeline.progress import Progress
 from pipeline.survey import Standing, survey
-from pipeline.task import Crumb, Task
 from stages.stage import GlobalStage
 
 if TYPE_CHECKING:
@@ -111,20 +125,24 @@ def demand_same(plan: Graph, ledger: Ledger) -> None:
 class Runner:
     """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one.
 
-    The cluster may be without nodes that are large enough for ``patience`` seconds.
+    ``console`` hears what happens; where the log is asked for on stderr, that takes its place. The cluster may be
+    without nodes that are large enough for ``patience`` seconds.
     """
 
     def __init__(
         self,
         plan: Graph,
         ledger: Ledger,
-        progress: Progress,
+        console: Listener,
         address: str | None,
         *,
         join: bool = False,
         patience: float = PATIENCE,
     ) -> None:
-        self.plan, self.ledger, self.progress = plan, ledger, progress
+        self.plan, self.ledger = plan, ledger
+        said = () if log.on_stderr() else (console,)
+        self._listeners = Listeners(log.RunLog(ledger), Metrics(ledger.storage.name), *said)
+        self._doing: tuple[Doing, ...] = ()
         self._address, self._join, self._patience = address, join, patience
         self._cluster: Cluster | None = None
         self._lease: Lease | None = None
@@ -142,17 +160,28 @@ class Runner:
             CapfiltError: the stage that failed says why; everything committed stays.
         """
         try:
-            with Lease(self.ledger.storage, join=self._join) as self._lease, self.progress.live():
-                self._lease.tell(lambda: self.progress.running)
-                while not self._pass(until):
-                    pass
-                if all(self.ledger.totals(name) for name in self.plan.nodes):
-                    for name in self.plan.nodes:
-                        self.ledger.sweep(name)
-                    self.ledger.storage.sweep()
+            with Lease(self.ledger.storage, join=self._join) as self._lease, self._listeners:
+                self._lease.tell(lambda: self._doing)
+                try:
+                    self._run(until)
+                except BaseException as error:
+                    self._listeners.hear(RunEnded(error))
+                    raise
+                self._listeners.hear(RunEnded())
         finally:
             if self._cluster is not None:
                 self._cluster.close()
+
+    def _run(self, until: str | None) -> None:
+        record = self.ledger.record()
+        command = " ".join(["capfilt", *sys.argv[1:]])
+        self._listeners.hear(RunBegun(fingerprint(record.recipe), record.versions, command, os.getpid()))
+        while not self._pass(until):
+            pass
+        if all(self.ledger.totals(name) for name in self.plan.nodes):
+            for name in self.plan.nodes:
+                self.ledger.sweep(name)
+            self.ledger.storage.sweep()
 
     def _mend(self, wanted: Sequence[Node]) -> dict[str, Standing]:
         """Set aside what can be seen to be damaged or superseded without reading it; how the stages then stand."""
@@ -180,17 +209,17 @@ class Runner:
             standing = standings[node.name]
             if standing.ended:
                 if not self._commits[node.name]:
-                    self.progress.skip(node.name, standing.stale or standing.why)
+                    self._listeners.hear(Skipped(node.name, standing.stale or standing.why))
                 self._demand_rows(node, self.ledger.totals(node.name))
-        flow = Flow(self.plan, wanted, self.ledger.url, standings, self.progress.begin, self._close)
+        flow = Flow(self.plan, wanted, self.ledger.url, standings, self._begun, self._close)
         try:
             if not flow.finished:
-                self._connect().crew.run(flow, self._ended, self._watch)
+                self._connect().crew.run(flow, self._hear)
             # A listing, a model or figures that were made anew supersede what had read the old ones.
             anew = any(isinstance(n.stage, GlobalStage) and not standings[n.name].ended for n in wanted)
             return not (anew and any(len(s.index) for s in standings.values() if not s.ended))
         except Overtaken as overtaken:
-            self.progress.say(f"  another runner has set {overtaken} aside: looking again")
+            self._listeners.hear(Said(f"  another runner has set {overtaken} aside: looking again"))
         except DamageError as error:
             if not error.part:
                 raise
@@ -211,8 +240,7 @@ class Runner:
                 remedy="check the disk under the run, then resume",
             )
         self.ledger.bury(node.name, part, Contract(node.stage.produces).schema)
-        if why:
-            self.progress.say(f"  {node.name}/{part} is damaged ({why}): set aside, its shard is redone")
+        self._listeners.hear(SetAside(node.name, part, why))
 
     def _connect(self) -> "Cluster":
         if self._cluster is None:
@@ -221,28 +249,37 @@ class Runner:
             self._cluster = Cluster(
                 self._address, self.ledger.url, self.plan.recipe.poison_limit, self._patience
             )
+            self._listeners.hear(Connected(*self._cluster.size))
         return self._cluster
 
     # -- as tasks end -------------------------------------------------------------------------------------
 
-    def _ended(self, task: Task, committed: tuple[tuple[Part, bool], ...]) -> None:
-        for part, won in committed:
-            self.progress.commit(task.name, part, won)
-            self._commits[task.name] += 1
-            if self._commits[task.name] % COMPACT == 0:
-                self.ledger.compact(task.name)
-        failpoint(f"ended.{task.name}")
+    def _begun(self, stage: str, shards: int | None) -> None:
+        self._listeners.hear(Begun(stage, shards))
 
-    def _watch(self, running: Mapping[str, tuple[Task, int]], crumbs: Mapping[str, Crumb]) -> None:
-        self.progress.watch(running, crumbs)
-        if self._lease is not None:
-            self._lease.check()
+    def _hear(self, event: Event) -> None:
+        """What the scheduler tells: the listeners first, then what the runner itself has to do."""
+        self._listeners.hear(event)
+        match event:
+            case Committed(task=task, parts=parts):
+                for _ in parts:
+                    self._commits[task.name] += 1
+                    if self._commits[task.name] % COMPACT == 0:
+                        self.ledger.compact(task.name)
+                failpoint(f"ended.{task.name}")
+            case Looked():
+                self._doing = tuple(
+                    Doing(label=task.label, pid=pid, done=crumb.done, total=crumb.total, text=crumb.text)
+                    for task, pid, crumb in event.each()
+                )
+                if self._lease is not None:
+                    self._lease.check()
 
     def _close(self, node: Node) -> None:
         self.ledger.compact(node.name)
         totals = self.ledger.index(node.name).totals(node.name, node.fingerprint)
         self.ledger.close(totals)
-        self.progress.end(node.name)
+        self._listeners.hear(Ended(node.name, totals))
         self._demand_rows(node, totals)
 
     def _demand_rows(self, node: Node, totals: StageTotals | None) -> None:

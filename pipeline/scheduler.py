@@ -8,9 +8,10 @@ an attempt. Nodes may come and go: an actor is started when there is a task for 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -18,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_contracts.errors import DamageError, StageError
 from pipeline import machine
+from pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined
 from pipeline.flow import Flow
-from pipeline.index import Part
 from pipeline.placement import Resources
 from pipeline.room import Room, alive
 from pipeline.task import Crumb, Task
@@ -30,22 +31,19 @@ GRACE = 10.0
 POLL = 0.25
 START_SECONDS = 300.0
 WORDS_SECONDS = 30.0
-NODE_SECONDS = (
-    10.0  # for which a cluster may be without nodes that are large enough: they may be on their way
-)
 
-Ended = Callable[[Task, tuple[tuple[Part, bool], ...]], None]
-Watch = Callable[[Mapping[str, tuple[Task, int]], Mapping[str, Crumb]], None]
+Tell = Callable[[Event], None]
 
 
 @dataclass(eq=False)
 class _Actor:
-    """A worker; it is idle without a task. ``node`` and ``pid`` are known once it has started."""
+    """A worker; it is idle without a task. ``node``, ``pid`` and ``host`` are known once it has started."""
 
     handle: Any
     needs: Resources
     node: str = ""
     pid: int = 0
+    host: str = ""
     task: Task | None = None
     deadline: float = 0.0
     opened: str = ""
@@ -70,9 +68,8 @@ class Crew:
         self._judge = _Judge(poison_limit)
         self._unfit: dict[Resources, float] = {}
 
-    def run(self, flow: Flow, ended: Ended, watch: Watch) -> None:
-        """Run the flow to its end. ``ended`` is told every task with the parts that stand after it; ``watch``,
-        a few times a second, what runs and how far it is.
+    def run(self, flow: Flow, tell: Tell) -> None:
+        """Run the flow to its end, and tell what happens: tasks that end or fail, and a few times a second what runs.
 
         Raises:
             CapfiltError: capfilt's own error of a task, unchanged; of damage once what else runs has ended.
@@ -91,25 +88,29 @@ class Crew:
                 for reference in self._wait():
                     busy = time.monotonic()
                     try:
-                        self._collect(reference, flow, ended)
+                        self._collect(reference, flow, tell)
                     except DamageError as error:
                         damage = error
                 now = time.monotonic()
                 self._enforce(now, busy)
                 if now - looked > POLL:
                     looked = now
-                    watch(self._running(), self._crumbs())
+                    self._look(flow, tell)
+            self._look(flow, tell)
         finally:
             for actor in self._actors.values():
                 ray.kill(actor.handle, no_restart=True)
             self._actors.clear()
 
-    def _crumbs(self) -> dict[str, Crumb]:
-        try:
-            crumbs: dict[str, Crumb] = ray.get(self._board.all.remote(), timeout=5.0)
-        except (RayError, GetTimeoutError):  # killed for its memory, say: it is only for show, and comes back
-            return {}
-        return crumbs
+    def _look(self, flow: Flow, tell: Tell) -> None:
+        crumbs: dict[str, Crumb] = {}
+        said: list[Event] = []
+        # The board may be killed for its memory, say: it is only for show, and comes back.
+        with suppress(RayError, GetTimeoutError):
+            crumbs, said = ray.get(self._board.read.remote(), timeout=5.0)
+        for event in said:
+            tell(event)
+        tell(Looked(self._running(), crumbs, flow.counts()))
 
     def _wait(self) -> list[Any]:
         """What has come back; waits a moment if nothing has."""
@@ -232,17 +233,18 @@ class Crew:
 
     # -- what comes back ----------------------------------------------------------------------------------
 
-    def _collect(self, reference: Any, flow: Flow, ended: Ended) -> None:
+    def _collect(self, reference: Any, flow: Flow, tell: Tell) -> None:
         actor = self._actors.pop(reference)
         task, actor.task = actor.task, None
         try:
             answer = ray.get(reference)
         except RayError as error:
-            self._bury(actor, task, flow, error)
+            self._bury(actor, task, flow, error, tell)
             return
         self._idle.append(actor)
         if task is None:
             actor.node, actor.pid, there = answer
+            actor.host = there.host
             machine.demand_alike(self._here, there, self._run)
             self._judge.started()
             return
@@ -252,22 +254,39 @@ class Crew:
                 flow.again(task)
             raise result.error
         if result.unexpected:
-            flow.again(self._judge.blame(task, result.in_hand, result.unexpected))
+            self._blame(actor, task, "error", result.unexpected, result.in_hand, flow, tell)
             return
         self._judge.praise(task)
-        ended(task, result.committed)
+        tell(Committed(task, result.committed))
         flow.end(task, [part for part, _ in result.committed])
 
-    def _bury(self, actor: _Actor, task: Task | None, flow: Flow, error: RayError) -> None:
+    def _bury(self, actor: _Actor, task: Task | None, flow: Flow, error: RayError, tell: Tell) -> None:
         """An actor is dead: with its node, which is nobody's fault, or by what its task did."""
         if task is None:
             self._judge.not_started(actor.needs, error)
             return
         words = _last_words(actor)
         if words is None:
+            tell(AttemptFailed(task, "node", "its machine is gone", actor.host))
             flow.again(task)
         else:
-            flow.again(self._judge.blame(task, words[1], words[0]))
+            self._blame(actor, task, "died", *words, flow, tell)
+
+    def _blame(
+        self,
+        actor: _Actor,
+        task: Task,
+        kind: Literal["died", "error"],
+        how: str,
+        in_hand: Sequence[str],
+        flow: Flow,
+        tell: Tell,
+    ) -> None:
+        tell(AttemptFailed(task, kind, how, actor.host, in_hand))
+        again = self._judge.blame(task, in_hand, how)
+        for row in again.poison.keys() - task.poison.keys():
+            tell(Quarantined(task, row, again.poison[row]))
+        flow.again(again)
 
     def _enforce(self, now: float, busy: float) -> None:
         """Kill what outlived its own alarm; say so when no worker can be had for a long time."""

@@ -96,12 +96,13 @@ class Task:
 
 
 class Crumb(NamedTuple):
-    """The breadcrumb: the ids that an attempt has in hand, how far it is, and a word on how it goes."""
+    """The breadcrumb: the ids that an attempt has in hand, how far it is, a word and figures on how it goes."""
 
     ids: Sequence[str] = ()
     done: int = 0
     total: int = 0
     text: str = ""
+    figures: Mapping[str, float] = {}
 
 
 Drop = Callable[[Crumb], None]
@@ -123,8 +124,8 @@ class CommittedInput:
         self.lasts = f"{self._task.name}-{self._task.fingerprint[:12]}-{self.shard}"
         return self._ledger.storage.lasting(self.lasts)
 
-    def progress(self, done: int, total: int, text: str) -> None:
-        self._drop(Crumb((), done, total, text))
+    def progress(self, done: int, total: int, text: str, figures: Mapping[str, float] = {}) -> None:
+        self._drop(Crumb((), done, total, text, figures))
 
     def _file(self, record: type[Record], shard: str, *, keep: bool) -> pq.ParquetFile:
         upstream = self._by_record[record]

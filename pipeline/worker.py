@@ -2,13 +2,16 @@
 
 import faulthandler
 import json
+import logging
 import os
 import tempfile
 import time
 import traceback
-from collections import OrderedDict
-from contextlib import suppress
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import ray
 
 from data_contracts.errors import CapfiltError
 from pipeline import machine
+from pipeline.events import WorkerSaid
 from pipeline.index import Part
 from pipeline.machine import Machine
 from pipeline.task import Crumb, Decode, Task, decode_again, run_task
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
 TELL = 0.2  # seconds between two words to the board
+SLOW = 0.5  # seconds after which the opening of a stage is worth a line
+SAY = 50  # log records of a task that are told; a library may warn at every row
+log = logging.getLogger("capfilt.worker")
 
 
 @dataclass(frozen=True)
@@ -44,16 +51,58 @@ class Result:
 
 
 class Board:
-    """How far all running tasks are, in an actor beside the driver. For people only: it may be lost."""
+    """How far all running tasks are, and what workers log, in an actor beside the driver. It may be lost."""
 
     def __init__(self) -> None:
         self._crumbs: dict[str, Crumb] = {}
+        self._said: deque[WorkerSaid] = deque(maxlen=1000)
 
     def drop(self, label: str, crumb: Crumb) -> None:
         self._crumbs[label] = crumb._replace(ids=())
 
-    def all(self) -> dict[str, Crumb]:
-        return self._crumbs
+    def say(self, said: WorkerSaid) -> None:
+        self._said.append(said)
+
+    def read(self) -> tuple[dict[str, Crumb], list[WorkerSaid]]:
+        """The last crumb of every task by its label, and what was said since somebody last asked."""
+        said = list(self._said)
+        self._said.clear()
+        return self._crumbs, said
+
+
+class _ToBoard(QueueHandler):
+    """Brings what is logged while a task runs to the board: capfilt's own words, and warnings of libraries."""
+
+    def __init__(self, task: Task, board: Any) -> None:
+        super().__init__(board)
+        self._board, self._task, self._left = board, task, SAY
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._left -= 1
+        if self._left >= 0:
+            said = WorkerSaid(
+                severity=record.levelno,
+                text=record.getMessage() if self._left else f"{record.getMessage()} (more is not told)",
+                stage=self._task.name,
+                shard=self._task.shard,
+                attempt=self._task.attempt,
+                logger=record.name,
+                time=record.created,
+            )
+            self._board.say.remote(said)
+
+
+@contextmanager
+def _heard(task: Task, board: Any) -> Iterator[None]:
+    handler = _ToBoard(task, board)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def crash_file(pid: int) -> Path:
@@ -114,7 +163,7 @@ class Worker:
                 board.drop.remote(task.label, crumb)
 
         drop(Crumb())
-        with path.open("w") as crash:
+        with path.open("w") as crash, _heard(task, board):
             faulthandler.enable(crash)
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
             faulthandler.dump_traceback_later(task.deadline, exit=True, file=crash)
@@ -157,6 +206,10 @@ class Worker:
         if task.fingerprint not in self._opened:
             while len(self._opened) >= KEEP_OPEN:
                 self._opened.popitem(last=False)
+            began = time.monotonic()
             self._opened[task.fingerprint] = task.stage.open(site)
+            seconds = time.monotonic() - began
+            if seconds > SLOW:  # a model was loaded; others are opened at every turn
+                log.info("opened %s in %.1f s, on %s", task.name, seconds, task.device)
         self._opened.move_to_end(task.fingerprint)
         return self._opened[task.fingerprint]

@@ -39,6 +39,12 @@ ModelRef = Checkpoint | Trained
 MODEL_LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
 
 
+class Tell(Protocol):
+    """Says how far a task is: rows or steps done, of how many (0: not known), a word on it, and figures by name."""
+
+    def __call__(self, done: int, total: int, text: str, figures: Mapping[str, float] = {}) -> None: ...
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a stage runs: placement, never identity. A shard stage that stays open sees that of its first shard.
@@ -57,7 +63,7 @@ class Site:
     scratch: Path
     lasting: Callable[[], Path]
     keep: Callable[[], None]
-    progress: Callable[[int, int, str], None]
+    progress: "Tell"
     decode: "Callable[[str, bytes], Image]"
     checkpoint_steps: int = 200
     checkpoint_minutes: float = 10.0

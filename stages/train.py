@@ -177,9 +177,8 @@ class _Training(CollectiveStage):
         done, total = int(record["step"]), int(record["steps"])
         if done % 10 == 0 or done == total:
             shown = (("loss", "loss"), ("recall", "ITC recall"), ("itm_accuracy", "ITM accuracy"))
-            site.progress(
-                done, total, ", ".join(f"{name} {record[key]:.3f}" for key, name in shown if key in record)
-            )
+            text = ", ".join(f"{name} {record[key]:.3f}" for key, name in shown if key in record)
+            site.progress(done, total, text, record)
 
 
 def _read_curve(path: Path) -> list[TrainingStep]:

@@ -63,7 +63,7 @@ class Field:
         flow = Flow(
             plan, list(plan), str(self.run), standings, lambda *_: None, lambda node: ended.append(node.name)
         )
-        self.crew.run(flow, lambda *_: None, lambda *_: None)
+        self.crew.run(flow, lambda event: None)
         assert ended == ["list", "care"]
 
     def records(self) -> list[ShardRecord]:

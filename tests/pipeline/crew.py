@@ -2,23 +2,24 @@
 
 from typing import TYPE_CHECKING
 
+from pipeline.events import Committed, Looked
 from pipeline.flow import Flow
 from pipeline.task import run_task
 
 if TYPE_CHECKING:
-    from pipeline.scheduler import Ended, Watch
+    from pipeline.scheduler import Tell
 
 
 class LocalCrew:
     """What a runner asks of :class:`pipeline.scheduler.Crew`, with this process as the only worker."""
 
-    def run(self, flow: Flow, ended: "Ended", watch: "Watch") -> None:
+    def run(self, flow: Flow, tell: "Tell") -> None:
         while not flow.finished:
             task = next(flow.ready(1))
             flow.begin(task)
-            watch({task.label: (task, 0)}, {})
+            tell(Looked({task.label: (task, 0)}, {}, flow.counts()))
             committed = tuple(run_task(task, lambda task, site: task.stage.open(site)))  # type: ignore[attr-defined]
-            ended(task, committed)
+            tell(Committed(task, committed))
             flow.end(task, [part for part, _ in committed])
 
 

@@ -21,8 +21,9 @@ ENTRYPOINT = ("bash", str(Path(__file__).parents[2] / "docker" / "entrypoint.sh"
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster: what a client needs to know. ``node`` adds a raylet to it."""
+    """A cluster: what a client needs to know. ``node`` adds a raylet to it; ``folder`` is instead of /tmp/ray."""
 
+    folder: Path
     dashboard: str
     address: str
     env: dict[str, str]
@@ -101,7 +102,7 @@ def started_head(cpus: int = 2, through: Sequence[str] = (), **env: str) -> Iter
         wait_until(lambda: process.poll() is not None or _answers(f"{url}/api/version", token), "the cluster")
         assert process.poll() is None, log.read_text()
         address = f"127.0.0.1:{gcs}"
-        yield Head(url, address, {**secret, "RAY_ADDRESS": address}, process)
+        yield Head(Path(folder), url, address, {**secret, "RAY_ADDRESS": address}, process)
     finally:
         end(process)
         shutil.rmtree(folder, ignore_errors=True)

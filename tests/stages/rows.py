@@ -91,7 +91,7 @@ def site(scratch: Path, *models: ModelRef, batch: int = 2) -> Site:
         scratch=scratch,
         lasting=lasting,
         keep=lambda: None,
-        progress=lambda done, total, text: None,
+        progress=lambda done, total, text, figures=None: None,
         decode=decode_again,
     )
 
