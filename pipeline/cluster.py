@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from data_contracts.errors import StageError
+from pipeline.room import alive
 from pipeline.scheduler import Crew
 
 # Image bytes never travel through the object store, so it can be small.
@@ -60,8 +61,7 @@ class Cluster:
     @property
     def size(self) -> tuple[int, dict[str, float]]:
         """How many nodes are alive, and the sums of what they have."""
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        return sum(node["Alive"] for node in nodes), ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return len(alive()), ray.cluster_resources()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         self.crew.close()

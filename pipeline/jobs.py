@@ -127,7 +127,7 @@ class Jobs:
                 raise StageError(
                     what=f"the job {job} failed",
                     evidence=_last_words(self.logs(job)) or self.message(job),
-                    remedy=f"mend what it says, then submit again; all it said: capfilt logs {run}",
+                    remedy=f"mend what it says, then submit again; all it said: capfilt logs --job {run}",
                 )
             holder = lease.read(storage_at(run)) if status == "RUNNING" else None
             if status not in LIVE or (holder and holder.running) or time.monotonic() > end:

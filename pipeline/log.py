@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from itertools import groupby
 from typing import Any
 
 from data_contracts.errors import StorageError
+from pipeline import lease
 from pipeline.events import Event, Listener, Looked
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
@@ -41,6 +43,25 @@ def read(ledger: Ledger) -> Iterator[dict[str, Any]]:
     names = sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
     runners = [_lines(ledger, list(own)) for _, own in groupby(names, lambda name: name.rpartition("-")[0])]
     return heapq.merge(*runners, key=_time)
+
+
+def follow(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """All lines, then those to come, as they are written, until nobody is at work in the run."""
+    sizes: dict[str, int | None] = {}
+    told: Counter[str] = Counter()
+    beat, since = (lease.read(ledger.storage), time.monotonic())
+    while True:
+        for name, size in sorted(ledger.storage.entries(FOLDER)):
+            if sizes.get(name) != size:
+                lines = ledger.storage.read(f"{FOLDER}/{name}").splitlines()
+                yield from map(json.loads, lines[told[name] :])
+                sizes[name], told[name] = size, len(lines)
+        holder = lease.read(ledger.storage)
+        if holder != beat:
+            beat, since = holder, time.monotonic()
+        elif holder is None or holder.gone or time.monotonic() - since > lease.STALE:
+            return
+        time.sleep(min(EVERY, lease.BEAT))
 
 
 def _lines(ledger: Ledger, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from data_contracts.errors import UsageError
 from pipeline import submission
 from pipeline.commands.shared import Changes, Json, RecipeFile, Until, WaitNodes, console, say
+from pipeline.inspection import visible
 from pipeline.ledger import Ledger
 from pipeline.placement import PATIENCE
 
@@ -76,14 +77,26 @@ def jobs(address: Dashboard, insecure: Insecure = False, as_json: Json = False) 
 
 def logs(
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until nobody is at work in it.")] = False,
+    job: Annotated[
+        bool, typer.Option("--job", help="What its last job printed, as the cluster has it.")
+    ] = False,
     address: ItsDashboard = None,
     insecure: Insecure = False,
+    as_json: Json = False,
 ) -> None:
-    """Print what a run's last job said."""
-    jobs, job = _job_of(run, address, insecure)
-    for said in jobs.follow(job) if follow else [jobs.logs(job)]:
-        print(said, end="", flush=True)
+    """Print a run's log, from its storage alone; or what its job printed, which begins earlier."""
+    from pipeline import log
+
+    ledger = Ledger(run)
+    if job or not ledger.exists:
+        jobs, name = _job_of(run, address, insecure)
+        for said in jobs.follow(name) if follow else [jobs.logs(name)]:
+            print(said, end="", flush=True)
+        return
+    for line in log.follow(ledger) if follow else log.read(ledger):
+        text = json.dumps(line) if as_json else f"{line['time']} {line['level']:<7} {line['message']}"
+        print(text if as_json else visible(text), flush=True)
 
 
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:

@@ -61,9 +61,18 @@ def test_the_job_is_listed_and_what_it_said_can_be_read_by_the_runs_place_or_nam
         return found["status"] == "SUCCEEDED" and found
 
     assert wait_until(job, "the end of the job")["job"].endswith("-1")
-    by_place = capfilt("logs", submitted, "-f", **head.env).out
+    by_place = capfilt("logs", submitted, "--job", "-f", **head.env).out
     assert "cleaned pairs:" in by_place
     assert capfilt("logs", "submitted", "--address", head.dashboard, **head.env).out == by_place
+
+
+def test_a_runs_log_needs_its_storage_alone(submitted: Path):
+    said = here("logs", submitted, "-f").out.splitlines()
+    assert sum("export is complete" in line for line in said) == 1
+    lines = [json.loads(line) for line in here("logs", submitted, "--json").out.splitlines()]
+    assert len(lines) == len(said)
+    committed = next(line for line in lines if line.get("event") == "Committed")
+    assert {"time", "level", "run", "stage", "shard", "attempt", "host", "message"} <= committed.keys()
 
 
 def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
@@ -87,7 +96,7 @@ def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
         assert "capfilt stop" in again.err
         assert "stopped; submitting the recipe again carries on" in capfilt("stop", run, **first.env).said
         assert lease.read(Folder(run)) is None  # it left as one does who is asked to
-        assert "Stack trace" not in capfilt("logs", run, **first.env).out
+        assert "stack trace" not in capfilt("logs", run, "--job", **first.env).out.lower()
     before = snapshot(run, STAGES)
     assert {row["state"] for row in json.loads(here("status", run, "--json").out)} > {"done"}
     with started_head() as second, second.node():
