@@ -15,6 +15,7 @@ from rich.text import Text
 from data_contracts.errors import CapfiltError, DamageError, RunChangedError, UsageError
 from data_contracts.rejects import MEANING, Reason
 from pipeline import funnel, inspection, report, report_card
+from pipeline.commands.doctor import doctor
 from pipeline.ledger import Ledger
 from pipeline.search import commands
 
@@ -474,6 +475,7 @@ def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> Non
 
 
 commands.add_to(app)
+app.command()(doctor)
 
 
 @app.command()
