@@ -28,15 +28,15 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _demand_listener(address)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             # Ray puts the driver's working directory first on every worker's path, where a folder called
             # `models` would hide ours. An empty working directory of its own hides nothing.
             self._empty = tempfile.TemporaryDirectory(prefix="capfilt-")
             options["runtime_env"] = {"working_dir": self._empty.name}
-        if address:
-            _demand_listener(address)
-        else:
+        if not address:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
         try:
             # A null address would be the cluster that `ray start` last made on this machine, if any.

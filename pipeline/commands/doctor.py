@@ -34,7 +34,7 @@ def doctor(
         if as_json:
             continue
         line = Text(f"{finding.verdict:<5}", COLOURS[finding.verdict])
-        line.append(f" {finding.name:<12} ", "bold").append(_visible(finding.found), "default")
+        line.append(f" {finding.name:<16} ", "bold").append(_visible(finding.found), "default")
         console.print(line, soft_wrap=True, highlight=False)
         if finding.remedy:
             console.print(Text(f"      remedy: {_visible(finding.remedy)}"), soft_wrap=True, highlight=False)

@@ -48,12 +48,12 @@ def spec_of(keys: SourceKeys) -> SourceSpec:
     return spec if keys.format else replace(spec, format=format_of(spec))
 
 
-def source(role: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Files) -> Iterator[Finding]:
+def source(name: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Files) -> Iterator[Finding]:
     """The first rows against their contract, and their pictures; adds hosts that are asked and files that are read.
 
     ``hosts`` are ports by name, ``files`` sizes by path.
     """
-    name, spec = f"{role} {keys.name}".removesuffix(f" {role}"), spec_of(keys)
+    spec = spec_of(keys)
     with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
         rows = first_rows(spec, FIRST, Path(scratch))
     kind = KINDS[spec.format]
@@ -194,7 +194,9 @@ def dns_verdict(
         if refused == len(bad)
         else "see to the machine's name server (a caching resolver helps), or to the list"
     )
-    return Finding(name, "fail" if len(bad) == len(hosts) else "warn", f"{found}; {bad[0]}", remedy)
+    return Finding(
+        name, "fail" if len(bad) == len(hosts) else "warn", f"{found}; {'; '.join(bad[:3])}", remedy
+    )
 
 
 # -- models ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -83,6 +83,8 @@ def cluster(address: str | None, wanted: Wanted) -> Iterator[Finding]:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     connection = Cluster(address, 0)
+    if not address:
+        wanted = replace(wanted, hosts={})  # this machine was asked already
     try:
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         resources = [node["Resources"] for node in nodes.values()]

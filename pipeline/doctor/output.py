@@ -31,7 +31,14 @@ class Output:
         """Write, write again under the same name, read, remove."""
         storage, name = self._storage, f".capfilt-doctor-{self.token}"
         self._written = [name, f"{name}-again"]
-        first = storage.claim(name, self.token.encode())
+        try:
+            first = storage.claim(name, self.token.encode())
+        except FileNotFoundError as error:
+            raise StorageError(
+                what=f"the output cannot be made: {self.where}",
+                evidence=str(error),
+                remedy="give a folder on a disk that this user may write to, or a store",
+            ) from error
         second = storage.claim(name, b"another writer's")
         read = storage.read(name)
         if not first or second or read != self.token.encode():
@@ -59,9 +66,11 @@ class Output:
         except FileNotFoundError:
             return False
 
-    def close(self) -> None:
+    def close(self) -> Iterator[Finding]:
+        """Nothing to be said; an iterator, so that it can be bounded like a check."""
         with suppress(StorageError):
             self._storage.remove(*self._written)
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
+        return iter(())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +27,20 @@ class Head:
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def node(self, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """One more raylet, as another machine would have it; its process."""
+    def node(
+        self, cpus: int = 1, before: Sequence[str] = (), **env: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """One more raylet, as another machine would have it; its process. ``before`` is a command that starts it."""
         agent, runtime, metrics = free_ports(3)
         command = [
-            *(ray(), "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}"),
+            *(*before, ray(), "start", "--block", f"--address={self.address}", f"--num-cpus={cpus}"),
             *(f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime}"),
             f"--metrics-export-port={metrics}",
             *("--node-ip-address=127.0.0.1", f"--object-store-memory={128 * 2**20}"),
         ]
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
-                command, env={**os.environ, **self.env}, stdout=log, stderr=log, start_new_session=True
+                command, env={**os.environ, **self.env, **env}, stdout=log, stderr=log, start_new_session=True
             )
             try:
                 # Two that start at the same moment take each other's names on one machine.
