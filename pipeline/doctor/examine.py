@@ -1,5 +1,6 @@
 """All checks in their order. Each runs whatever the others found."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -18,7 +19,11 @@ LEAST = 256 * 10**6  # bytes of a shard, where no recipe says it
 
 
 def examine(path: Path | None, address: str | None) -> Iterator[Finding]:
-    """Look at this machine, at the recipe when there is one, and at the cluster; findings come as they are made."""
+    """Look at this machine, at the recipe when there is one, and at the cluster; findings come as they are made.
+
+    ``address`` null: the cluster in RAY_ADDRESS, or one that is started here.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         stack.callback(setattr, patience, "SECONDS", patience.SECONDS)
         patience.SECONDS = min(patience.SECONDS, PATIENCE)

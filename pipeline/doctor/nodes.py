@@ -81,7 +81,6 @@ def cluster(address: str | None, wanted: Wanted) -> Iterator[Finding]:
     Raises:
         StageError: it does not answer, or Ray does not start.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
     connection = Cluster(address, 0)
     if not address:
         wanted = replace(wanted, hosts={})  # this machine was asked already

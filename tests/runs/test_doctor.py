@@ -164,8 +164,9 @@ def test_a_run_that_another_recipe_made_is_told(ask: Any, finished: Path):
 
 def test_an_output_that_cannot_be_written_is_told(ask: Any, small_disk: Path):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    found = ask(output=str(small_disk / "runs"))
-    assert {"output", "disk"} == failed(found)  # 8 MB are less than a shard
+    found = ask(output=str(small_disk / "runs"), shards={"target": "256MB"})
+    assert failed(found) == {"output", "disk"}
+    assert "less than one shard (256 MB)" in found["disk"]["found"]
     assert "Read-only file system" in found["output"]["found"]
     assert found["output"]["remedy"] == "mount it for writing, or give another output"
 
@@ -202,7 +203,8 @@ def elsewhere(head: Head, tmp_path: Path) -> Iterator[None]:
     code, output = tmp_path / "code", tmp_path / "runs"
     for package in ("data_contracts", "models", "stages", "pipeline"):
         shutil.copytree(Path(pipeline.__file__).parents[1] / package, code / package)
-    (code / "stages" / "score.py").open("a").write("# as it was\n")
+    with (code / "stages" / "score.py").open("a") as older:
+        older.write("# as it was\n")
     output.mkdir()
     mounted = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs tmpfs {output} && exec "$@"', "sh"]
     if subprocess.run([*mounted, "true"], check=False).returncode:
