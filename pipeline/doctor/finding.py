@@ -56,7 +56,7 @@ def bounded(name: str, check: Check, seconds: float, late: Verdict = "fail") -> 
         try:
             finding = found.get(timeout=max(0.0, ends - time.monotonic()))
         except queue.Empty:
-            yield Finding(name, late, f"no answer within {seconds:.0f} s", "see what it waits for")
+            yield Finding(name, late, f"no answer within {seconds:g} s", "see what it waits for")
             return
         if finding is None:
             return
