@@ -45,7 +45,8 @@ class Cluster:
             raise StageError(
                 what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
                 evidence=str(error).strip().splitlines()[0],
-                remedy="see that it runs (`ray status`); with token authentication: RAY_AUTH_MODE=token and its token",
+                remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN",
             ) from error
         self.crew = Crew(poison_limit)
 
