@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from data_contracts.errors import CapfiltError
-from pipeline.commands import by_hand, cluster, looking, running, search
+from pipeline.commands import by_hand, cluster, doctor, looking, running, search
 
 STOPPED = 130  # by Ctrl-C
 COMMANDS = (
@@ -13,7 +13,7 @@ COMMANDS = (
     *(looking.status, looking.inspect, looking.explain, looking.verify, looking.report, looking.report_card),
     *(by_hand.caption, by_hand.score),
     *(search.index, search.search, search.classify),
-    *(cluster.submit, cluster.jobs, cluster.logs, cluster.stop),
+    *(cluster.submit, cluster.jobs, cluster.logs, cluster.stop, doctor.doctor),
     running.demo,
 )
 

@@ -20,28 +20,28 @@ OBJECT_STORE = 128 * 2**20
 CONNECT_SECONDS = 20.0
 
 
-class Cluster:
-    """A connection and the warm workers of a run. ``address`` null: RAY_ADDRESS, or start one here.
+class Connection:
+    """A connection to Ray. ``address`` null: RAY_ADDRESS, or start one here.
 
-    SIGTERM, which ends a job, ends the process like Ctrl-C. ``patience`` is the :class:`~pipeline.scheduler.Crew`'s.
+    SIGTERM, which ends a job, then ends the process like Ctrl-C.
 
     Raises:
         StageError: the cluster does not answer.
     """
 
-    def __init__(self, address: str | None, run: str, poison_limit: int, patience: float) -> None:
+    def __init__(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _demand_listener(address)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             # Ray puts the driver's working directory first on every worker's path, where a folder called
             # `models` would hide ours. An empty working directory of its own hides nothing.
             self._empty = tempfile.TemporaryDirectory(prefix="capfilt-")
             options["runtime_env"] = {"working_dir": self._empty.name}
-        if address:
-            _demand_listener(address)
-        else:
+        if not address:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
         try:
             # A null address would be the cluster that `ray start` last made on this machine, if any.
@@ -50,13 +50,12 @@ class Cluster:
             raise StageError(
                 what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
                 evidence=str(error).strip().splitlines()[0],
-                remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token",
+                remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN",
             ) from error
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, _stop
-            )  # Ray's own handler, which is there now, prints a page of stacks
-        self.crew = Crew(run, poison_limit, patience)
+            # Ray's own handler, which is there now, prints a page of stacks.
+            signal.signal(signal.SIGTERM, _stop)
 
     @property
     def size(self) -> tuple[int, dict[str, float]]:
@@ -64,8 +63,19 @@ class Cluster:
         return len(alive()), ray.cluster_resources()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        self.crew.close()
         ray.shutdown()
+
+
+class Cluster(Connection):
+    """A connection and the warm workers of a run; ``poison_limit`` and ``patience`` are the crew's."""
+
+    def __init__(self, address: str | None, run: str, poison_limit: int, patience: float) -> None:
+        super().__init__(address)
+        self.crew = Crew(run, poison_limit, patience)
+
+    def close(self) -> None:
+        self.crew.close()
+        super().close()
 
 
 def _stop(number: int, frame: object) -> None:

@@ -26,6 +26,7 @@ import pipeline
 from data_contracts.errors import BusyError, StageError, UsageError
 from pipeline import lease, machine
 from pipeline.recipe import Recipe
+from pipeline.room import Node
 from pipeline.storage import storage_at
 from pipeline.submission import ANY_VERSIONS, NAME, TOKEN, Submission
 
@@ -191,6 +192,22 @@ class Jobs:
                     yield runner.run(said.__anext__())  # type: ignore[arg-type]  # an awaitable of it is a coroutine
                 except StopAsyncIteration:
                     return
+
+    def nodes(self) -> dict[str, Node]:
+        """Every node that is alive, by its id."""
+        from ray.util.state import list_nodes
+
+        limit = int(ANSWER_SECONDS)
+        found = self._ask(lambda: list_nodes(self.address, timeout=limit, raise_on_missing_output=False))
+        return {
+            node.node_id: Node(node.resources_total, node.labels or {}, node.node_ip)
+            for node in found
+            if node.state == "ALIVE"
+        }
+
+    def ray_version(self) -> str:
+        """The cluster's."""
+        return str(self._ask(lambda: self._client._do_request("GET", "/api/version").json())["ray_version"])
 
     def stop(self, job: str, limit: float = 60.0) -> str:
         """Have the job end, and wait until it has; its status then."""

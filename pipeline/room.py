@@ -16,6 +16,7 @@ class Node:
 
     has: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
 
     def holds(self, needs: Resources) -> int:
         """How many such workers have room on it when it is idle; labels count."""
@@ -29,7 +30,11 @@ class Node:
 def alive() -> dict[str, Node]:
     """Every node that is alive, by its id."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: Node(node["Resources"], node["Labels"]) for node in nodes if node["Alive"]}
+    return {
+        node["NodeID"]: Node(node["Resources"], node["Labels"], node["NodeManagerAddress"])
+        for node in nodes
+        if node["Alive"]
+    }
 
 
 class Room:

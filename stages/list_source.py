@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from data_contracts.errors import SourceError
 from data_contracts.records import Occurrence, Record
 from data_contracts.rejects import Reason, Reject
 from stages.sources import coco, folder, img2dataset, parquet, urls, webdataset
-from stages.sources.entries import Notes
+from stages.sources.entries import ENTRY, Notes
 from stages.sources.join import joined
 from stages.sources.source import Format, SourceSpec
 from stages.stage import GlobalStage, Rows, Site, StageInput
@@ -119,6 +120,21 @@ class ListSource(GlobalStage):
         schema = Contract(Occurrence).schema
         kept = pa.table([columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
         return Rows(kept, rejected, units=len(table), notes=notes)
+
+
+def first_rows(source: SourceSpec, count: int, scratch: Path) -> Rows:
+    """The first rows of a source as they would be listed, and those that would leave; the rest is not read.
+
+    Raises:
+        SourceError: it cannot be read as the recipe says.
+    """
+    kind, notes = KINDS[source.format], Notes()
+    first = next(iter(kind.entries(source, notes)), pa.RecordBatch.from_pylist([], ENTRY)).slice(0, count)
+    listing = ListSource((source,), 1)
+    tables = [*joined(source.name, [first], scratch, 1, by_id=kind.fetched)]
+    if not tables:
+        return Rows(Contract(Occurrence).table([]), units=0, notes=notes.lines())
+    return listing._rows(source, pa.concat_tables(tables), notes.lines())
 
 
 def cut(tables: Iterable[pa.Table], target: int, *, by_rows: bool = False) -> Iterator[pa.Table]:

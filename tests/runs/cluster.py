@@ -30,10 +30,12 @@ class Head:
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def node(self, cpus: int = 1, through: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    def node(
+        self, cpus: int = 1, through: Sequence[str] = (), **env: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """One more raylet, as another machine would have it; its process. ``through`` is what starts it."""
         agent, runtime, metrics = free_ports(3)
-        asked = _node(cpus, agent, metrics) | {"CAPFILT_HEAD": self.address}
+        asked = _node(cpus, agent, metrics) | {"CAPFILT_HEAD": self.address, **env}
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
                 [*through, *ENTRYPOINT, "worker", f"--runtime-env-agent-port={runtime}"],

@@ -1,0 +1,49 @@
+"""`capfilt doctor`."""
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from pipeline.commands.shared import Json, console
+from pipeline.inspection import visible
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe in YAML; without it, the installation.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster (auto, host:port), or its dashboard (http://head:8265)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look whether a recipe can run, here and on a cluster; the exit code is 1 when something would fail."""
+    from pipeline.doctor.examine import examine
+
+    found = []
+    for finding in examine(recipe, address):
+        found.append(finding)
+        if as_json:
+            continue
+        line = Text(f"{finding.verdict:<5}", COLOURS[finding.verdict])
+        line.append(f" {finding.name:<16} ", "bold").append(visible(finding.found), "default")
+        console.print(line, soft_wrap=True, highlight=False)
+        if finding.remedy:
+            console.print(Text(f"      remedy: {visible(finding.remedy)}"), soft_wrap=True, highlight=False)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found], indent=2))
+    code = int(any(finding.verdict == "fail" for finding in found))
+    if any(thread.name.startswith("doctor ") for thread in threading.enumerate()):
+        sys.stdout.flush()  # a check hangs, and would hold up the end of the interpreter
+        os._exit(code)
+    raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""Whether a run could work here and on a cluster, before it begins."""
