@@ -314,3 +314,27 @@ def test_the_job_runs_the_recipe_of_its_config_map():
     ]
     assert {"name": "recipe", "configMap": {"name": config["metadata"]["name"]}} in head["volumes"]
     assert job["spec"]["shutdownAfterJobFinishes"] is True
+
+
+# docs/docker.md
+
+GUIDE = (ROOT / "docs/docker.md").read_text()
+
+
+def test_the_guide_names_files_targets_and_secrets_that_exist():
+    for path in set(re.findall(r"(?<![\w/.])docker/[\w./-]+", GUIDE)) - {
+        "docker/.env",
+        "docker/secrets/ray_token",
+    }:
+        assert (ROOT / path).exists() or path == "docker/secrets", path
+    assert set(re.findall(r"--target (\w+)", GUIDE)) == {"cpu", "cuda"}
+    assert set(re.findall(r"-t capfilt:(\S+)-c", GUIDE)) == {PROJECT["version"]}
+    assert set(re.findall(r"secret generic (\S+)", GUIDE)) == {"capfilt-token", "capfilt-storage"}
+    assert COMPOSE["secrets"]["ray_token"]["file"] == "secrets/ray_token"
+    asked = set(re.findall(r"\$\{(\w+):\?", (DOCKER / "compose.yaml").read_text()))
+    assert asked == set(re.findall(r'"(\w+)=\$', GUIDE))
+
+
+def test_the_guides_recipe_is_a_recipe():
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    assert parse(yaml.safe_load(recipe)).run == "s3://capfilt/runs/my-crawl"
