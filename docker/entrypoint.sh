@@ -29,7 +29,7 @@ demand_token() {
     say 'CAPFILT_INSECURE=1: no authentication, whoever reaches a port of this node may run code on it'
     RAY_AUTH_MODE=disabled
   elif [[ -z ${RAY_AUTH_TOKEN:-} && ! (-s ${RAY_AUTH_TOKEN_PATH:-} && -r ${RAY_AUTH_TOKEN_PATH:-}) ]]; then
-    say "no token: RAY_AUTH_TOKEN is empty, RAY_AUTH_TOKEN_PATH (${RAY_AUTH_TOKEN_PATH:-unset}) no file with one to read"
+    say "no token: RAY_AUTH_TOKEN is empty, RAY_AUTH_TOKEN_PATH (${RAY_AUTH_TOKEN_PATH:-unset}) is no file to read one from"
     say 'without one whoever reaches the dashboard may run code on the cluster (CVE-2023-48022)'
     say 'make one: openssl rand -hex 32 > token; export RAY_AUTH_TOKEN_PATH=token'
     exit 2
