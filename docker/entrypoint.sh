@@ -8,7 +8,7 @@
 #
 # The token that every node, driver and client of the cluster must know: RAY_AUTH_TOKEN, or a file RAY_AUTH_TOKEN_PATH.
 #
-#   CAPFILT_HEAD            worker: host:port of the head                      ray-head:6379
+#   CAPFILT_HEAD            worker: host:port of the head                      head:6379
 #   CAPFILT_WAIT            worker: seconds to wait for the head               120
 #   CAPFILT_PORT            head: port of the GCS                              6379
 #   CAPFILT_DASHBOARD_HOST  head: where dashboard and job server listen        127.0.0.1
@@ -28,8 +28,8 @@ demand_token() {
   if [[ ${CAPFILT_INSECURE:-} == 1 ]]; then
     say 'CAPFILT_INSECURE=1: no authentication, whoever reaches a port of this node may run code on it'
     RAY_AUTH_MODE=disabled
-  elif [[ -z ${RAY_AUTH_TOKEN:-} && ! -s ${RAY_AUTH_TOKEN_PATH:-} ]]; then
-    say "no token: RAY_AUTH_TOKEN is empty, and so is the file RAY_AUTH_TOKEN_PATH (${RAY_AUTH_TOKEN_PATH:-unset})"
+  elif [[ -z ${RAY_AUTH_TOKEN:-} && ! (-s ${RAY_AUTH_TOKEN_PATH:-} && -r ${RAY_AUTH_TOKEN_PATH:-}) ]]; then
+    say "no token: RAY_AUTH_TOKEN is empty, RAY_AUTH_TOKEN_PATH (${RAY_AUTH_TOKEN_PATH:-unset}) is no file to read one from"
     say 'without one whoever reaches the dashboard may run code on the cluster (CVE-2023-48022)'
     say 'make one: openssl rand -hex 32 > token; export RAY_AUTH_TOKEN_PATH=token'
     exit 2
@@ -82,7 +82,7 @@ case ${1:-} in
     ;;
   worker)
     demand_token
-    wait_for "${CAPFILT_HEAD:=ray-head:6379}"
+    wait_for "${CAPFILT_HEAD:=head:6379}"
     start "--address=$CAPFILT_HEAD" "${@:2}"
     ;;
   health)
