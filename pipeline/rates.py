@@ -185,9 +185,9 @@ def cost(records: Records, stage: str, turned: Sequence[Turn], listings: Sequenc
             float(size[own].sum() / rows[own].sum()),
         )
         beyond[own] = np.maximum(0.0, seconds - rate * rows)[own]
-    opening = float(np.median((gaps + beyond)[first])) if first.any() else 0.0
     between = float(np.median(gaps[~first])) if (~first).any() else 0.0
-    return Cost(rates, opening, between, bool((~first).any()))
+    opening = float(np.median((gaps + beyond)[first])) - between if first.any() else 0.0
+    return Cost(rates, max(0.0, opening), between, bool((~first).any()))
 
 
 def _times(texts: pa.ChunkedArray) -> NDArray[np.float64]:
