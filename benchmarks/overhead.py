@@ -38,6 +38,7 @@ from pipeline.runner import Runner, open_run
 from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 MINUTE = 60.0
+WARM = 10.0  # seconds of work that all workers start for
 BY_SHARD = ("human", "ingest", "align", "vet", "embed", "caption", "score", "select", "export")
 
 
@@ -94,7 +95,7 @@ def plan(folder: str, shards: int, sleep: float) -> Graph:
     )
     graph = Graph(recipe)
     graph.add(CRAWL, List(shards))
-    graph.add("warm", Pass(0.2), CRAWL)
+    graph.add("warm", Pass(WARM / shards), CRAWL)
     graph.add("gate", Gate(), "warm")
     graph.add("measured", Pass(sleep), CRAWL, "gate")
     return graph
@@ -151,7 +152,6 @@ def no_ops(shards: int, sleep: float, within: str | None) -> dict[str, Any]:
             "recorded": worked / shards,
             "worker_seconds_a_shard": each,
             "overhead_of_a_minute": each / (MINUTE + each),
-            "workers_a_driver_feeds": MINUTE * shards / driver,
         }
 
 
@@ -204,12 +204,11 @@ def main(given: Sequence[str] | None = None) -> None:
         own = row["recorded"] - row["sleep"]
         print(
             f"{row['shards']:,} shards of {row['sleep']:g} s on {row['workers']} workers (load {row['load']:.1f}): "
-            f"{row['wall']:.2f} s by the clock, CPU {row['driver_cpu']:.2f} s in the driver and "
-            f"{row['below_cpu']:.2f} s below it\n"
+            f"{row['wall']:.2f} s by the clock\n"
             f"  {1000 * row['worker_seconds_a_shard']:.1f} ms of a worker a shard beside its sleep, of which "
-            f"{1000 * own:.1f} ms in its record\n"
-            f"  a shard of a minute would lose {row['overhead_of_a_minute']:.2%} to that (target: under 5%); "
-            f"one driver feeds {row['workers_a_driver_feeds']:,.0f} workers with such shards"
+            f"{1000 * own:.1f} ms in its record; CPU {1000 * row['driver_cpu'] / row['shards']:.1f} ms in the driver "
+            f"and {1000 * row['below_cpu'] / row['shards']:.1f} ms below it\n"
+            f"  a shard of a minute would lose {row['overhead_of_a_minute']:.2%} to that (target: under 5%)"
         )
     for row in runs:
         busy = row["seconds_of_work"] / (row["wall"] * row["workers"])

@@ -21,7 +21,7 @@ from data_contracts.fingerprint import first_difference
 from pipeline.graph import Graph, Node
 from pipeline.ledger import Ledger
 from pipeline.placement import PlacementKeys
-from pipeline.rates import Cost, Rate, Records, cost, start, turns
+from pipeline.rates import Cost, Records, cost, start, turns
 from stages.dedup import FindDuplicates
 from stages.evaluate import Evaluate
 from stages.preflight import Preflight
@@ -30,6 +30,8 @@ from stages.stage import CollectiveStage, GlobalStage
 SAMPLED = (Evaluate, Preflight)  # they read the crawl, or its first rows, and work on a sample of fixed size
 CRAWL = "list_web"
 OTHER = ("cpus", "gpus", "threads", "batch", "fuse")  # of a placement, what a rate depends on
+
+LARGER = 4.0  # times the rows that a measured shard has: then its fixed cost is told to weigh
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def estimate(plan: Graph, records: Records, rows: int, shape: Shape) -> Estimate
             what=f"{records.url} has no record of any stage",
             remedy="run a sample first (capfilt run SAMPLE.yaml --until select), and give its run with --from",
         )
+    warnings += _small(plan, records)
     return Estimate(
         rows,
         shape,
@@ -310,7 +313,7 @@ def _sharded(
     said = []
     for listing, rate in found.rates.items():
         listed = rows if listing == CRAWL else sum(records.rows(listing).values())
-        each = rows_a_shard(plan, records, rate) if listing == CRAWL else rate.largest
+        each = rows_a_shard(plan, records) if listing == CRAWL else max(records.rows(listing).values())
         work = Span(*(w + listed * r for w, r in zip(work, (rate.low, rate.seconds, rate.high), strict=True)))
         tasks += math.ceil(listed / each)
         size += listed * rate.bytes
@@ -336,25 +339,18 @@ def _sharded(
     )
 
 
-def rows_a_shard(plan: Graph, records: Records, rate: Rate) -> float:
+def rows_a_shard(plan: Graph, records: Records) -> float:
     """How many crawled rows a shard of the plan holds."""
     keys: Any = plan.recipe.shards
-    before = records.recipe.get("shards", {})
+    listed = records.rows(CRAWL)
     if "preflight" in plan.nodes:
         return float(keys.rows)
-    if rate.shards > 1 or not rate.bytes:  # one alone says only that it holds no less
-        return float(max(1.0, rate.largest * keys.target / before.get("target", keys.target)))
-    return float(max(1.0, keys.target / _picture_bytes(records)))
-
-
-def _picture_bytes(records: Records) -> float:
-    """Of a listed row, as `ingest` keeps it."""
-    listed = records.rows(CRAWL)
-    parts = records.parts["ingest"] if records.has("ingest") else None
-    if parts is None:
-        return math.inf
-    rows = sum(listed.get(shard, 0) for shard in parts["shard"].to_pylist())
-    return float(sum(parts["bytes"].to_pylist()) / max(1, rows))
+    if len(listed) == 1 and records.has("ingest"):  # it says only that a shard holds no less
+        return float(
+            max(1.0, keys.target * sum(listed.values()) / sum(records.parts["ingest"]["bytes"].to_pylist()))
+        )
+    before = records.recipe.get("shards", {}).get("target", keys.target)
+    return float(max(1.0, max(listed.values()) * keys.target / before))
 
 
 def _demand(node: Node, shape: Shape, cpus: float, gpus: float, workers: int = 1) -> int:
@@ -410,6 +406,17 @@ def _other(plan: Graph, node: Node, records: Records) -> list[str]:
         where, before, now = difference
         said.append(f"{node.name} was measured with other settings: {where} was {before!r}, now {now!r}")
     return said
+
+
+def _small(plan: Graph, records: Records) -> list[str]:
+    """Whether the shards that were measured are much smaller than those that are planned."""
+    listed = records.rows(CRAWL)
+    if not listed or rows_a_shard(plan, records) < LARGER * max(listed.values()):
+        return []
+    return [
+        f"measured on shards of {max(listed.values()):,} rows, where this recipe's hold "
+        f"{rows_a_shard(plan, records):,.0f}: a shard's fixed cost is in the rates, which are too high"
+    ]
 
 
 def _settings(identity: Any) -> Any:

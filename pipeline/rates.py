@@ -88,11 +88,9 @@ class Turn(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A stage's shards of one listing. ``seconds`` of work a listed row, with the tenth and ninetieth percentile over
-    the shards; ``units`` and ``bytes`` a listed row; ``largest`` is the most listed rows that a shard has."""
+    """A stage's shards of one listing, a listed row: ``units`` that came in, ``seconds`` of work with the tenth and
+    ninetieth percentile over the shards, ``bytes``."""
 
-    shards: int
-    largest: int
     units: float
     seconds: float
     low: float
@@ -176,8 +174,6 @@ def cost(records: Records, stage: str, turned: Sequence[Turn], listings: Sequenc
         rate = seconds[use].sum() / rows[use].sum()
         units = parts["units_in"].to_numpy()[own].sum() / rows[own].sum()
         rates[listing] = Rate(
-            int(own.sum()),
-            max(listed.values()),
             float(units),
             float(rate),
             float(low),

@@ -331,3 +331,12 @@ def test_phases_are_what_global_stages_separate():
         "threshold": 4,
         "export": 5,
     }
+
+
+def test_small_shards_are_said_to_be_dear():
+    large = plan()
+    large.recipe.shards = ShardKeys(target=10 * ShardKeys().target)
+    found = estimate(large, measured(), 10 * ROWS, NODE)
+    assert term(found, "caption").tasks == SHARDS
+    (warning,) = found.warnings
+    assert "shards of 100 rows, where this recipe's hold 1,000" in warning
