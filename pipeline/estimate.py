@@ -278,8 +278,8 @@ def _whole(
     placement = plan.recipe.placement.get(node.name, PlacementKeys())
     ranks = (placement.actors or 1) if isinstance(node.stage, CollectiveStage) else 1
     threads = placement.threads or (int(shape.cpus) if ranks == 1 else max(1, int(placement.cpus)))
-    cpus = max(placement.cpus, float(threads))
-    _demand(node, shape, min(cpus, shape.cpus) if ranks == 1 else cpus, placement.gpus, ranks)
+    cpus = max(placement.cpus, min(float(threads), shape.cpus))
+    _demand(node, shape, cpus, placement.gpus, ranks)
     parts = records.parts[node.name]
     seconds = sum(parts["seconds"].to_pylist())
     likely = seconds * grown
@@ -307,7 +307,7 @@ def _sharded(
     node: Node, plan: Graph, records: Records, shape: Shape, phase: int, rows: int, found: Cost
 ) -> Term:
     placement = plan.recipe.placement.get(node.name, PlacementKeys())
-    cpus = max(placement.cpus, float(placement.threads or 1))
+    cpus = max(placement.cpus, min(float(placement.threads or 1), shape.cpus))
     room = _demand(node, shape, cpus, placement.gpus)
     work, tasks, size = Span(0.0, 0.0, 0.0), 0, 0.0
     said = []

@@ -6,6 +6,7 @@ shard out, publishing its part - is the time between a worker's shards. Workers 
 a host into as few lanes as can have held them.
 """
 
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,13 @@ class Turn(NamedTuple):
     gap: float
 
 
+class _Lane(NamedTuple):
+    """A worker: free since when, and the stages that it has had."""
+
+    since: float
+    had: frozenset[str]
+
+
 class Rate(NamedTuple):
     """A stage's shards of one listing, a listed row: ``units`` that came in, ``seconds`` of work with the tenth and
     ninetieth percentile over the shards, ``bytes``."""
@@ -135,19 +143,16 @@ def turns(records: Records, whole: Sequence[str]) -> dict[str, list[Turn]]:
             rows = [(min(began), max(finished), *rows[0][2:])]
         tasks += [(*row, stage) for row in rows]
     found: dict[str, dict[int, Turn]] = defaultdict(dict)
-    lanes: dict[str, list[tuple[float, set[str]]]] = defaultdict(
-        list
-    )  # of each host: free since, stages it has had
+    lanes: dict[str, list[_Lane]] = defaultdict(list)  # of each host, by when they were freed
     for began, finished, host, inputs, models, row, stage in sorted(tasks, key=lambda task: task[0]):
-        free = [lane for lane in lanes[host] if lane[0] <= began + SAME]
-        since, had = max(free, key=lambda lane: lane[0], default=(0.0, set()))
+        own = lanes[host]
+        free = bisect_right(own, began + SAME, key=lambda lane: lane.since)
+        lane = own.pop(free - 1) if free else _Lane(0.0, frozenset())
         read = [one.rpartition("@")[0] for one in (inputs or "").split(";")[:-1]]
         made = [stage for stage in records.parts if f'"{stage}":' in (models or "")]
-        ready = max([since, *(ended[one] for one in (*read, *made) if one in ended)])
-        found[stage][row] = Turn(stage not in had, max(0.0, began - ready) if ready else 0.0)
-        if free:
-            lanes[host].remove((since, had))
-        lanes[host].append((finished, had | {stage}))
+        ready = max([lane.since, *(ended[one] for one in (*read, *made) if one in ended)])
+        found[stage][row] = Turn(stage not in lane.had, max(0.0, began - ready) if ready else 0.0)
+        insort(own, _Lane(finished, lane.had | {stage}), key=lambda lane: lane.since)
     return {stage: [turn for _, turn in sorted(rows.items())] for stage, rows in found.items()}
 
 

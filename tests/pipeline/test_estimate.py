@@ -279,6 +279,15 @@ def test_a_node_that_cannot_hold_a_worker_is_refused():
         estimate(plan({"caption": PlacementKeys(gpus=1)}), measured(), ROWS, NODE)
 
 
+def test_a_global_stage_holds_a_node_unless_it_is_given_threads():
+    free = estimate(plan(), measured(), ROWS, Shape(1, 8.0, 0.0))
+    given = estimate(plan({"pretrain": PlacementKeys(threads=2)}), measured(), ROWS, Shape(1, 8.0, 0.0))
+    assert [term(found, "pretrain").cpus for found in (free, given)] == [8.0, 2.0]
+    assert phase(given, "pretrain").seconds == phase(free, "pretrain").seconds
+    with pytest.raises(UsageError, match="cannot hold 1 workers of threshold"):
+        estimate(plan({"threshold": PlacementKeys(cpus=9)}), measured(), ROWS, Shape(1, 8.0, 0.0))
+
+
 def test_a_stage_without_a_record_is_named_and_in_no_figure():
     found = estimate(plan(), without(measured(), "score", "export"), ROWS, NODE)
     assert dict(found.unknown) == {"score": "no record", "export": "no record"}
