@@ -137,7 +137,7 @@ class Flow:
             if not stage.ended:
                 placement = self._placement(stage.node)
                 workers = self._ranks(stage.node) if stage.whole else placement.min_actors
-                yield name, placement.needs(_default_gpus(stage.node, gpus)), workers
+                yield name, placement.needs(default_gpus(stage.node, gpus)), workers
 
     def ready(self, cpus: int, gpus: float = 0.0) -> Iterator[Task]:
         """The next task of every stage that has one, the most urgent first: global stages, then the last ones.
@@ -274,7 +274,7 @@ class Flow:
             parts = held.one(shard) if own else held.all()
             upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
         deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
-        each, ranks = placement.needs(_default_gpus(node, gpus)), self._ranks(node)
+        each, ranks = placement.needs(default_gpus(node, gpus)), self._ranks(node)
         return Task(
             run=self._run,
             name=node.name,
@@ -305,6 +305,6 @@ class Flow:
         return model.digest if isinstance(model, Checkpoint) else self._digests[model.stage]
 
 
-def _default_gpus(node: Node, most: float) -> float:
+def default_gpus(node: Node, most: float) -> float:
     """One for a stage that computes with a model, on a cluster that has any."""
     return float(most >= 1 and (bool(node.stage.models) or isinstance(node.stage, CollectiveStage)))

@@ -130,6 +130,16 @@ def plan(
     recipe: RecipeFile,
     changes: Changes = None,
     as_json: Json = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="What the run would cost, by measured rates: docs/estimate.md.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Crawled rows; default: those listed.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines.")] = 1,
+    node_cpus: Annotated[float | None, typer.Option(min=1, help="Of each; default: this machine's.")] = None,
+    node_gpus: Annotated[float | None, typer.Option(min=0, help="Of each; default: this machine's.")] = None,
+    measured: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="Whose rates; default: the recipe's own run.")
+    ] = None,
 ) -> None:
     """Show which stages are done, which are to run, and why. Runs nothing."""
     from pipeline.plan import Plan
@@ -151,6 +161,12 @@ def plan(
                 soft_wrap=True,
             )
             raise SystemExit(error.exit_code) from None
+    if estimate:
+        from pipeline.commands import estimating
+
+        found = estimating.of_run(planned, measured, rows, nodes, node_cpus, node_gpus)
+        print(json.dumps(found.plain(), indent=2)) if as_json else estimating.show(found)
+        return
     _show_standings(survey(planned, ledger), as_json)
 
 

@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from data_contracts.errors import UsageError
+from data_contracts.units import size
 from pipeline.doctor.finding import Finding
 from pipeline.doctor.probe import code_of, gpus_here, versions_of
 from pipeline.machine import LIBRARIES
@@ -147,12 +148,3 @@ def disk(name: str, folder: Path, least: int, wanted: int = 0) -> Iterator[Findi
 
 def temporary(least: int) -> Iterator[Finding]:
     return disk("temporary", Path(tempfile.gettempdir()), least)
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -8,11 +8,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from data_contracts.units import size
 from pipeline.cluster import Connection
 from pipeline.doctor import probe
 from pipeline.doctor.finding import Finding
 from pipeline.doctor.inputs import Files, Hosts, dns_verdict
-from pipeline.doctor.installation import FULL, decisive, required, size
+from pipeline.doctor.installation import FULL, decisive, required
 from pipeline.doctor.output import PATIENCE, Output
 from pipeline.jobs import Jobs
 from pipeline.recipe import Recipe
