@@ -75,7 +75,7 @@ def show(found: Estimate) -> None:
         f"  wall clock {_range(found.seconds)}",
         f"  {hours.likely:,.3g} CPU hours ({hours.low:,.3g} to {hours.high:,.3g}), {gpus:,.3g} GPU hours, "
         f"{size(found.bytes)} of storage ({size(found.models)} of it models)",
-        f"  bottleneck: {slowest.bottleneck} (by {slowest.scarce}), in the phase of {duration(slowest.seconds.likely)}",
+        f"  bottleneck: {slowest.bottleneck}, by {slowest.scarce}: {duration(slowest.seconds.likely)} of it",
     ]
     for line in lines:
         say(line)

@@ -71,7 +71,7 @@ def test_a_runs_log_needs_its_storage_alone(submitted: Path):
     assert sum("export is complete" in line for line in said) == 1
     lines = [json.loads(line) for line in here("logs", submitted, "--json").out.splitlines()]
     assert len(lines) == len(said)
-    committed = next(line for line in lines if line.get("event") == "Committed")
+    committed = next(line for line in lines if line["event"] == "committed")
     assert {"time", "level", "run", "stage", "shard", "attempt", "host", "message"} <= committed.keys()
 
 
