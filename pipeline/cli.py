@@ -1,5 +1,8 @@
 """The command line. Exit codes are those of `data_contracts.errors`."""
 
+import json
+import sys
+
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -32,13 +35,23 @@ def main() -> None:
     try:
         app()
     except CapfiltError as error:
-        said = f"[red]error:[/red] {escape(str(error))}"
-        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
+        _tell(error)
         raise SystemExit(error.exit_code) from None
     except SystemExit as ended:
         if ended.code == STOPPED:
             Console(stderr=True).print("stopped; `capfilt resume RUN` carries on")
         raise
+
+
+def _tell(error: CapfiltError) -> None:
+    from pipeline import log
+
+    if log.on_stderr():
+        line = {"level": "error", "message": error.what, "evidence": error.evidence, "remedy": error.remedy}
+        print(json.dumps(line), file=sys.stderr)
+    else:
+        said = f"[red]error:[/red] {escape(str(error))}"
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
