@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from data_contracts.errors import StageError
 from pipeline.room import alive
@@ -46,7 +47,7 @@ class Connection:
         try:
             # A null address would be the cluster that `ray start` last made on this machine, if any.
             ray.init(address=address or "local", **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise StageError(
                 what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
                 evidence=str(error).strip().splitlines()[0],

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from data_contracts.errors import DamageError
 from data_contracts.rejects import MEANING
-from pipeline import funnel, inspection
+from pipeline import funnel, inspection, submission
 from pipeline import report as figures
 from pipeline import report_card as card_of
 from pipeline.commands.shared import Json, RunFolder, console, say
@@ -34,6 +34,8 @@ def status(
             for view in views:
                 table.add_row(*(str(value) for value in _status_row(view).values()))
             console.print(table)
+            if sent := submission.read(ledger.storage):
+                say(f"submitted at {sent.submitted} to {sent.address}, as {sent.job}")
             if holder := inspection.running(ledger):
                 say(f"at work: {holder.who}, as it said at {holder.said}")
                 for task in holder.running:

@@ -91,6 +91,7 @@ def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
         wait_until(captioning, "captions")
         watched = here("status", run).out
         assert "at work: process" in watched
+        assert f"to {first.dashboard}, as capfilt-stopped-" in watched
         again = refused(path, first.dashboard, **first.env)
         assert "the run was submitted already: capfilt-stopped-" in again.err
         assert "capfilt stop" in again.err
