@@ -17,7 +17,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -26,9 +26,11 @@ import pipeline
 from data_contracts.errors import BusyError, StageError, UsageError
 from pipeline import lease, machine
 from pipeline.recipe import Recipe
-from pipeline.room import Node
 from pipeline.storage import storage_at
 from pipeline.submission import ANY_VERSIONS, NAME, TOKEN, Submission
+
+if TYPE_CHECKING:
+    from pipeline.room import Node
 
 PACKAGES = ("data_contracts", "models", "stages", "pipeline")
 ANSWER_SECONDS = 10.0
@@ -193,9 +195,11 @@ class Jobs:
                 except StopAsyncIteration:
                     return
 
-    def nodes(self) -> dict[str, Node]:
+    def nodes(self) -> "dict[str, Node]":
         """Every node that is alive, by its id."""
         from ray.util.state import list_nodes
+
+        from pipeline.room import Node
 
         limit = int(ANSWER_SECONDS)
         found = self._ask(lambda: list_nodes(self.address, timeout=limit, raise_on_missing_output=False))
