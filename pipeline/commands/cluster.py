@@ -102,7 +102,9 @@ def logs(
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
     """Stop a run's job. What is committed stays: submit the recipe again, here or elsewhere, and it carries on."""
     jobs, job = _job_of(run, address, insecure)
-    say(f"{job}: {jobs.stop(job).lower()}; submitting the recipe again carries on")
+    status = jobs.stop(job)
+    carries_on = "; submitting the recipe again carries on"
+    say(f"{job}: " + (f"stopped{carries_on}" if status == "STOPPED" else f"had ended, {status.lower()}"))
 
 
 def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]":

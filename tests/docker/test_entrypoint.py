@@ -117,10 +117,15 @@ def test_a_head_and_a_worker_with_a_token_that_stop_when_told(folder: Path) -> N
         assert status(jobs, TOKEN) == 200
         assert status(jobs, "another") == 403
         assert status(jobs, None) == 401
-        found = call("ray", "status", f"--address=127.0.0.1:{gcs}", RAY_AUTH_MODE="token", **secret)
-        assert "0.0/1.0 CPU" in found.stdout
-        assert "0.0/3.0 shelf" in found.stdout
-        assert "256.00MiB object_store_memory" in found.stdout
+
+        def said() -> str:
+            found = call("ray", "status", f"--address=127.0.0.1:{gcs}", RAY_AUTH_MODE="token", **secret)
+            return found.stdout if "shelf" in found.stdout else ""
+
+        found = wait_until(said, "the worker")
+        assert "0.0/1.0 CPU" in found
+        assert "0.0/3.0 shelf" in found
+        assert "256.00MiB object_store_memory" in found
         discovery = folder / "ray/prom_metrics_service_discovery.json"
         wait_until(discovery.is_file, "the list of nodes for Prometheus")
         assert discovery.stat().st_mode & 0o004, "Prometheus reads it as another user"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -81,14 +82,16 @@ def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="stopped", placement=SLOW)
     run = tmp_path / "runs" / "stopped"
 
-    def captioning() -> bool:
+    def captioning() -> list[int]:
+        """The processes that caption, once some captions are committed."""
         holder = lease.read(Folder(run))
-        at_work = holder is not None and any(task.label.startswith("caption-") for task in holder.running)
-        return at_work and any(run.glob("caption/part-*.parquet"))
+        tasks = holder.running if holder and any(run.glob("caption/part-*.parquet")) else ()
+        return [task.pid for task in tasks if task.label.startswith("caption-")]
 
     with started_head() as first, first.node():
         capfilt("submit", path, "--address", first.dashboard, **first.env)
-        wait_until(captioning, "captions")
+        for pid in wait_until(captioning, "captions"):
+            os.kill(pid, signal.SIGSTOP)  # so that it is in the middle of it when it is told to stop
         watched = here("status", run).out
         assert "at work: process" in watched
         assert f"to {first.dashboard}, as capfilt-stopped-" in watched
@@ -148,9 +151,12 @@ def test_a_dashboard_that_asks_nobody_for_a_token_is_refused_unless_it_is_on_loo
     recipe: dict[str, Any], tmp_path: Path
 ):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="open")
-    outside = socket.gethostbyname(socket.gethostname())
-    if outside.startswith("127."):
-        pytest.skip("this machine has loopback alone")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it tells by which address one would go out
+        except OSError:
+            pytest.skip("this machine has loopback alone")
+        outside = probe.getsockname()[0]
     with started_head(CAPFILT_INSECURE="1", CAPFILT_DASHBOARD_HOST="0.0.0.0") as bare:
         url = bare.dashboard.replace("127.0.0.1", outside)
         said = refused(path, url).err
