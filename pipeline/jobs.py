@@ -214,10 +214,20 @@ class Jobs:
         return str(self._ask(lambda: self._client._do_request("GET", "/api/version").json())["ray_version"])
 
     def stop(self, job: str, limit: float = 60.0) -> str:
-        """Have the job end, and wait until it has; its status then."""
+        """Have the job end, and wait until it has; its status then.
+
+        Raises:
+            StageError: it has not ended within ``limit`` seconds.
+        """
         self._ask(lambda: self._client.stop_job(job))
         end = time.monotonic() + limit
-        while (status := self.status(job)) in LIVE and time.monotonic() < end:
+        while (status := self.status(job)) in LIVE:
+            if time.monotonic() > end:
+                raise StageError(
+                    what=f"the job {job} has not ended {limit:.0f} s after it was told to",
+                    evidence=f"it is {status}",
+                    remedy="see the dashboard; stop it again",
+                )
             time.sleep(0.2)
         return status
 
