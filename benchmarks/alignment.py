@@ -5,8 +5,9 @@
     python -m benchmarks.alignment demo demo/run
 
 Retrieval with the pictures and texts of the human test split as queries, in four directions: what is found is right
-when it shows, or says, the very same scene. Zero-shot labels of those pictures. Chance beside each figure. Then what
-deduplication and decontamination found of the planted copies.
+when it shows, or says, the very same scene. Zero-shot labels of those pictures; with `capfilt demo --human-concepts 8`
+also of crawled pictures of things that no person captioned. Chance beside each figure. Then what deduplication and
+decontamination found of the planted copies.
 """
 
 import argparse
@@ -82,24 +83,30 @@ def main() -> None:
     for name, (found, wanted, gallery) in ways.items():
         print(json.dumps({"retrieval": name, **recall(found, wanted, gallery)}), flush=True)
 
-    names = [str(number) for number in range(len(shown))]
-    single = [number for number, scene in enumerate(shown) if len(scene.objects) == 1]
     concepts = sorted({one for scene in scenes.values() for one in scene.objects})
+    captioned = {one for url in human.rows["url"].to_pylist() for one in scenes[Path(url).name].objects}
+    one = [number for number, scene in enumerate(shown) if len(scene.objects) == 1]
+    new = [
+        n
+        for n, scene in enumerate(of_images)
+        if len(scene.objects) == 1 and scene.objects[0] not in captioned
+    ]
     framed = [f"a {{}} on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background" for colour in COLOURS]
-    ones = {names[n]: shown[n].objects[0] for n in single}
-    tasks: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
-        "the object, of pictures of one": (concepts, ones, ["a picture of a {}"]),
-        "the object, by eight templates": (concepts, ones, framed),
-        "the background": (
-            list(COLOURS),
-            {names[n]: shown[n].colour for n in range(len(shown))},
-            ["a {} background"],
-        ),
-    }
-    for name, (labels, truth, templates) in tasks.items():
-        odds = probabilities(pictures, prompts(model, labels, templates), model.temperature)
-        guesses = {names[n]: labels[best] for n, best in enumerate(odds.argmax(1)) if names[n] in truth}
-        made = evaluate(guesses, truth, labels)
+    single, many = ["a picture of a {}"], "by eight templates"
+    objects = [shown[number].objects[0] for number in one]
+    unseen = [of_images[number].objects[0] for number in new]
+    tasks: list[tuple[str, list[str], list[str], NDArray[np.float32], list[str]]] = [
+        ("the object, of pictures of one", concepts, single, pictures[one], objects),
+        (f"the object, {many}", concepts, framed, pictures[one], objects),
+        ("the background", list(COLOURS), ["a {} background"], pictures, [scene.colour for scene in shown]),
+        (f"an object that no person captioned, {many}", concepts, framed, crawl.vectors()[new], unseen),
+    ]
+    for name, labels, templates, vectors, truth in tasks:
+        if not truth:
+            continue
+        odds = probabilities(vectors, prompts(model, labels, templates), model.temperature)
+        guesses = {str(number): labels[best] for number, best in enumerate(odds.argmax(1))}
+        made = evaluate(guesses, {str(number): label for number, label in enumerate(truth)}, labels)
         print(
             json.dumps(
                 {
