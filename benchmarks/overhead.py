@@ -18,21 +18,20 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import psutil
-from rich.console import Console
 
 from data_contracts.contract import Contract
 from data_contracts.identity import row_id
 from data_contracts.records import Occurrence, Record, Unique
 from pipeline.estimate import CRAWL
+from pipeline.events import Begun, Ended, Event, Listener
 from pipeline.graph import Graph
 from pipeline.ledger import Ledger
-from pipeline.progress import Progress
 from pipeline.rates import Records, turns
 from pipeline.runner import Runner, open_run
 from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
@@ -101,23 +100,19 @@ def plan(folder: str, shards: int, sleep: float) -> Graph:
     return graph
 
 
-@dataclass
-class Clock(Progress):
+class Clock(Listener):
     """When stages begin and end: by the clock, and in CPU seconds of the driver and of all below it."""
 
-    began: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    ended: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.began: dict[str, tuple[float, float, float]] = {}
+        self.ended: dict[str, tuple[float, float, float]] = {}
 
-    def __post_init__(self) -> None:
-        super().__init__(Console(quiet=True))
-
-    def begin(self, stage: str, shards: int | None) -> None:
-        self.began[stage] = self.now()
-        super().begin(stage, shards)
-
-    def end(self, stage: str) -> None:
-        self.ended[stage] = self.now()
-        super().end(stage)
+    def hear(self, event: Event) -> None:
+        match event:
+            case Begun(stage=stage):
+                self.began[stage] = self.now()
+            case Ended(stage=stage):
+                self.ended[stage] = self.now()
 
     def now(self) -> tuple[float, float, float]:
         below = [sum(one.cpu_times()[:2]) for one in psutil.Process().children(recursive=True)]

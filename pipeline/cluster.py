@@ -37,23 +37,23 @@ class Connection:
         if address:
             _demand_listener(address)
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            # Ray puts the driver's working directory first on every worker's path, where a folder called
-            # `models` would hide ours. An empty working directory of its own hides nothing.
-            self._empty = tempfile.TemporaryDirectory(prefix="capfilt-")
-            options["runtime_env"] = {"working_dir": self._empty.name}
         if not address:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        try:
-            # A null address would be the cluster that `ray start` last made on this machine, if any.
-            ray.init(address=address or "local", **options)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise StageError(
-                what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
-                evidence=str(error).strip().splitlines()[0],
-                remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token "
-                "and RAY_AUTH_TOKEN",
-            ) from error
+        # Ray puts the driver's working directory first on every worker's path, where a folder called `models` would
+        # hide ours. An empty working directory of its own, of which Ray takes a copy, hides nothing.
+        with tempfile.TemporaryDirectory(prefix="capfilt-") as empty:
+            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+                options["runtime_env"] = {"working_dir": empty}
+            try:
+                # A null address would be the cluster that `ray start` last made on this machine, if any.
+                ray.init(address=address or "local", **options)
+            except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+                raise StageError(
+                    what=f"no connection to the Ray cluster{f' at {address}' if address else ''}",
+                    evidence=str(error).strip().splitlines()[0],
+                    remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token "
+                    "and RAY_AUTH_TOKEN",
+                ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler, which is there now, prints a page of stacks.
             signal.signal(signal.SIGTERM, _stop)

@@ -4,14 +4,16 @@ import json
 import os
 import sys
 import threading
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
-from pipeline.commands.shared import Json, console
+from pipeline.commands.shared import Json
 from pipeline.inspection import visible
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -30,16 +32,17 @@ def doctor(
     """Look whether a recipe can run, here and on a cluster; the exit code is 1 when something would fail."""
     from pipeline.doctor.examine import examine
 
-    found = []
-    for finding in examine(recipe, address):
-        found.append(finding)
-        if as_json:
-            continue
-        line = Text(f"{finding.verdict:<5}", COLOURS[finding.verdict])
-        line.append(f" {finding.name:<16} ", "bold").append(visible(finding.found), "default")
-        console.print(line, soft_wrap=True, highlight=False)
-        if finding.remedy:
-            console.print(Text(f"      remedy: {visible(finding.remedy)}"), soft_wrap=True, highlight=False)
+    found, out = [], Console(file=sys.stdout)
+    with redirect_stdout(sys.stderr):  # Ray prints there what nodes say
+        for finding in examine(recipe, address):
+            found.append(finding)
+            if as_json:
+                continue
+            line = Text(f"{finding.verdict:<5}", COLOURS[finding.verdict])
+            line.append(f" {finding.name:<16} ", "bold").append(visible(finding.found), "default")
+            out.print(line, soft_wrap=True, highlight=False)
+            if finding.remedy:
+                out.print(Text(f"      remedy: {visible(finding.remedy)}"), soft_wrap=True, highlight=False)
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     code = int(any(finding.verdict == "fail" for finding in found))
