@@ -173,13 +173,6 @@ class Edits:
         again = _join(self._agree(edited))
         return None if again in true or again in {_join(_TOKEN.findall(one)) for one in true} else again
 
-    def any(self, text: str, rng: Random, true: Collection[str]) -> str | None:
-        """An edit of any kind, a kind being drawn first; ``None`` when no rule finds anything to change."""
-        kinds = list(Kind)
-        rng.shuffle(kinds)
-        found = (self.edit(text, kind, rng, true) for kind in kinds)
-        return next((edited for edited in found if edited is not None), None)
-
     def _object(self, words: list[str], rng: Random, true: Collection[str]) -> list[str] | None:
         phrases = [one for one in _phrases(words, self.nouns) if words[one.end - 1] not in PICTORIAL]
         rng.shuffle(phrases)
