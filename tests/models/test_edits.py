@@ -196,3 +196,24 @@ def test_every_full_sentence_of_the_demo_has_an_edit(kind: Kind) -> None:
     assert None not in edited
     verdicts = {truth(scene, text) for scene, text in zip(scenes, edited, strict=True)}
     assert verdicts == {Verdict[f"WRONG_{'COLOUR' if kind is Kind.ATTRIBUTE else kind.name}"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "unsaid"),
+    [
+        ("there is a jar below a red cup", []),  # the same, in other words
+        ("a cup", []),
+        ("a red cup above a jar on a table", ["table", "a jar on a table"]),
+        ("a blue cup", ["blue"]),
+        ("two cups", ["two"]),
+        ("a jar above a cup", ["a jar above a cup"]),
+        ("a picture of a thing", []),
+    ],
+)
+def test_what_a_text_says_and_others_do_not(text: str, unsaid: list[str]) -> None:
+    assert EDITS.unsaid(text, ["a red cup above a jar", "a cup"]) == unsaid
+
+
+def test_people_may_be_called_otherwise() -> None:
+    assert EDITS.unsaid("a woman", ["a person with a dog"]) == []
+    assert EDITS.unsaid("a woman", ["a dog"]) == ["woman"]
