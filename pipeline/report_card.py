@@ -18,7 +18,7 @@ from data_contracts.errors import CalibrationError, UsageError
 from data_contracts.records import Author, PairKind, Source, Split
 from models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
 from models.calibration import calibrate
-from models.metrics import ece
+from models.metrics import ece, prevalence
 from models.mixture import BLIND, Bins, Held
 from models.target import curve
 from pipeline import keep_rates
@@ -119,13 +119,11 @@ class _Checked:
         return int((self.author == author).sum())
 
     def wrong(self, weights: Floats, least: float = -1.0) -> float:
-        """The share of the captioner's captions that are wrong, as a test's outcome tells a prevalence (Rogan and
-        Gladen 1978): by how often the test errs. Where no image has several captions people are taken to say all."""
+        """The share of the captioner's captions that are wrong. Where no image has several captions, people are taken
+        to say all."""
         found, faulted = self.share(Author.ANOTHER, weights), self.share(Author.PERSON, weights)
-        faulted = 0.0 if np.isnan(faulted) else faulted
-        return float(
-            np.clip((self.share(Author.CAPTIONER, weights, least) - faulted) / (found - faulted), 0, 1)
-        )
+        said = self.share(Author.CAPTIONER, weights, least)
+        return prevalence(said, found, 0.0 if np.isnan(faulted) else faulted)
 
 
 def _checked(ledger: Ledger, best: bool) -> _Checked:
@@ -336,7 +334,8 @@ class _Card:
             return {}
         kept = self._counts("select")
         nothing = self.held.bins.count([])
-        found, noises = {}, []
+        found: dict[str, dict[str, Any]] = {}
+        noises = []
         for source, count in self.scored.items():
             own = kept.get(source, nothing)
             matches, noise = (
