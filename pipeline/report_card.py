@@ -325,8 +325,9 @@ class _Card:
                 f"{faulted:.0%} of people's own captions say what the others of their image do not, "
                 "so what the captioner says and they do not may be true"
             )
-        several = checked.count(Author.PERSON) > 0
-        return {"captions": count, "found": found, "faulted": faulted if several else None, "why_not": why}
+        errs = {"found": found, "faulted": faulted}
+        known = {name: None if np.isnan(share) else share for name, share in errs.items()}
+        return {"captions": count, **known, "why_not": why}
 
     def _crawl(self) -> dict[str, Any]:
         """By source of texts: how many match before, and how much of what is kept does not."""
@@ -336,7 +337,7 @@ class _Card:
         nothing = self.held.bins.count([])
         found: dict[str, dict[str, Any]] = {}
         noises = []
-        for source, count in self.scored.items():
+        for source, count in sorted(self.scored.items()):
             own = kept.get(source, nothing)
             matches, noise = (
                 self._written() if source == Source.SYNTHETIC else self._mixed(self.held, count, own)

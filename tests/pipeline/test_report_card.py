@@ -54,7 +54,11 @@ class Writer(FakeCaptioner):
 
 def says(number: int, shown: int, turned: bool = False) -> str:
     first, second = THINGS[shown % 32], THINGS[(shown + 5) % 32]
-    return f"{number} is a {second} above a {first}" if turned else f"{number} is a {first} above a {second}"
+    return (
+        f"{number} shows a {second} above a {first}"
+        if turned
+        else f"{number} shows a {first} above a {second}"
+    )
 
 
 def write(folder: Path, numbers: list[int], false: int = 0) -> None:
