@@ -244,6 +244,31 @@ class JudgedPair(Record):
     itc: Cosine
 
 
+class Author(StrEnum):
+    """Whose caption it is that is held against what people say of an image."""
+
+    CAPTIONER = "captioner"
+    PERSON = "person"
+    ANOTHER = "another"
+
+
+class CheckedCaption(Record):
+    """A caption of a held-out human image, held against the human captions of that image.
+
+    Besides the captioner's there are two by which the check itself is known: a person's, held against the image's
+    other captions, and a person's of another image.
+    """
+
+    key: ClassVar[tuple[str, ...]] = ("image_id", "author", "text")
+
+    split: Split
+    image_id: Hex256
+    author: Author
+    text: str = Field(description="as the filter reads it")
+    itm: Probability | None = Field(description="as in Score; of the captioner's")
+    unsaid: str = Field(description="what it says and people do not, separated by commas; empty: nothing")
+
+
 class Decision(Record):
     """A text that selection keeps. What it drops is a reject with a reason."""
 

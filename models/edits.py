@@ -173,12 +173,32 @@ class Edits:
         again = _join(self._agree(edited))
         return None if again in true or again in {_join(_TOKEN.findall(one)) for one in true} else again
 
-    def any(self, text: str, rng: Random, true: Collection[str]) -> str | None:
-        """An edit of any kind, a kind being drawn first; ``None`` when no rule finds anything to change."""
-        kinds = list(Kind)
-        rng.shuffle(kinds)
-        found = (self.edit(text, kind, rng, true) for kind in kinds)
-        return next((edited for edited in found if edited is not None), None)
+    def unsaid(self, text: str, said: Collection[str]) -> list[str]:
+        """What ``text`` says and none of ``said`` does: things, colours, numbers, how one thing stands to another.
+
+        All are captions as :func:`models.text.normalise_caption` gives them.
+        """
+        words, others = _TOKEN.findall(text), [_TOKEN.findall(one) for one in said]
+        known = {_stem(word) for other in others for word in other}
+        families = {COLOURS[word] for other in others for word in other if word in COLOURS}
+        claims = [claim for other in others for claim in _claims(other, self.nouns)]
+        things = [words[one.end - 1] for one in _phrases(words, self.nouns)]
+        people = {word for word in PEOPLE if _stem(word) in known}
+        found = [
+            thing
+            for thing in things
+            if _stem(thing) not in known
+            and not (thing in PEOPLE and people)
+            and thing not in PICTORIAL | GENERIC | ADJECTIVES
+        ]
+        found += [word for word in words if word in COLOURS and COLOURS[word] not in families]
+        found += [word for word in words if word in NUMBERS and word not in known]
+        found += [
+            " ".join(words[one.first.start : one.second.end])
+            for one in _said(words, self.nouns)
+            if not any(_may_be(_claim(words, one), claim) for claim in claims)
+        ]
+        return list(dict.fromkeys(found))
 
     def _object(self, words: list[str], rng: Random, true: Collection[str]) -> list[str] | None:
         phrases = [one for one in _phrases(words, self.nouns) if words[one.end - 1] not in PICTORIAL]
@@ -309,13 +329,16 @@ def _said(words: Sequence[str], nouns: Mapping[str, int]) -> Iterator[_Said]:
 
 
 def _claims(words: Sequence[str], nouns: Mapping[str, int]) -> Iterator[_Claim]:
-    for said in _said(words, nouns):
-        relation = RELATIONS[tuple(words[said.start : said.end])]
-        one = frozenset(words[said.first.start + 1 : said.first.end])
-        other = frozenset(words[said.second.start + 1 : said.second.end])
-        if relation.forward is False:
-            one, other = other, one
-        yield _Claim(one, relation.axis, other)
+    return (_claim(words, said) for said in _said(words, nouns))
+
+
+def _claim(words: Sequence[str], said: _Said) -> _Claim:
+    relation = RELATIONS[tuple(words[said.start : said.end])]
+    one = frozenset(words[said.first.start + 1 : said.first.end])
+    other = frozenset(words[said.second.start + 1 : said.second.end])
+    if relation.forward is False:
+        one, other = other, one
+    return _Claim(one, relation.axis, other)
 
 
 def _relations(words: Sequence[str]) -> Iterator[tuple[int, int]]:

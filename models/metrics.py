@@ -154,3 +154,12 @@ def ece(
     which = np.clip((chance * bins).astype(np.int64), 0, bins - 1)
     gap = np.bincount(which, weight * (chance - truth), minlength=bins)
     return float(np.abs(gap).sum() / weight.sum())
+
+
+def prevalence(positive: float, found: float, faulted: float) -> float:
+    """How many have what a test looks for, by the share that it calls positive (Rogan and Gladen 1978).
+
+    The test finds the share ``found`` of those that have it, and calls ``faulted`` of the others positive, too; NaN
+    if it tells nothing.
+    """
+    return float(np.clip((positive - faulted) / (found - faulted), 0, 1)) if found > faulted else float("nan")

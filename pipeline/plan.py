@@ -23,6 +23,7 @@ from stages.align import AlignTexts
 from stages.balance import Balance, CountWords, WordList
 from stages.calibrate import Calibrate
 from stages.caption import WriteCaptions
+from stages.check import CheckCaptions
 from stages.coverage import CoverWords
 from stages.dedup import FindDuplicates, Likeness
 from stages.embed import EmbedPictures
@@ -102,8 +103,10 @@ class _Builder:
             plan.add("judge", JudgeHeldOut(filter, recipe.seed, inference), "human")
         decoding = decoding_of(recipe.caption, recipe.seed, self.facts.get("captioner"))
         if recipe.human:
-            evaluate = Evaluate(filter, captioner, decoding, recipe.seed, inference)
-            plan.add("evaluate", evaluate, "human", "ingest", "judge")
+            plan.add("check", CheckCaptions(filter, captioner, decoding, inference), "human")
+            plan.add(
+                "evaluate", Evaluate(filter, recipe.seed, inference), "human", "ingest", "judge", "check"
+            )
         guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
         unique = self._unique(filter, inference)
         plan.add("caption", WriteCaptions(captioner, decoding, guard, inference), "ingest", *unique)

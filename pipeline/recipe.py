@@ -202,7 +202,7 @@ class ShardKeys(Strict):
 STAGES = (
     *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
     *("tokenizer", "warmup", "pretrain", "coverage", "align", "filter", "vet", "captioner"),
-    *("judge", "calibrate", "evaluate"),
+    *("judge", "calibrate", "check", "evaluate"),
     *("embed", "holdout", "dedup", "caption", "score", "threshold", "select", "balance", "export"),
 )
 

@@ -4,7 +4,7 @@ From storage alone: the stages judge, score and select. Figures are of test imag
 only the scaling of probabilities is fitted on the calibrate split. Intervals are 95%, over images drawn again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data_contracts.errors import CalibrationError, UsageError
-from data_contracts.records import PairKind, Source, Split
+from data_contracts.records import Author, PairKind, Source, Split
 from models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
 from models.calibration import calibrate
-from models.metrics import ece
+from models.metrics import ece, prevalence
 from models.mixture import BLIND, Bins, Held
 from models.target import curve
 from pipeline import keep_rates
@@ -30,7 +30,11 @@ FEWEST = 20  # test images, for a figure to be worth a line
 ROUNDS = 200
 RECALLS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 POOR_ECE, MUCH_NOISE = 0.1, 0.15
+# How often the check must find another image's caption, and may find fault with a person's own, to speak for the
+# captioner's.
+FOUND, FAULTED = 0.9, 0.2
 MATCH = str(PairKind.OWN)
+_Estimate = tuple[float, Floats]  # a value, and the same of images drawn again
 EDITED = (PairKind.OBJECT, PairKind.ATTRIBUTE, PairKind.RELATION)
 
 
@@ -98,6 +102,46 @@ def _pairs(ledger: Ledger) -> _Pairs:
 
 
 @dataclass(frozen=True)
+class _Checked:
+    """Captions held against those that people wrote; arrays with one entry a caption."""
+
+    image: NDArray[np.str_]
+    author: NDArray[np.str_]
+    itm: Floats
+    unsaid: NDArray[np.bool_]
+
+    def share(self, author: Author, weights: Floats, least: float = -1.0) -> float:
+        """Of an author's captions with an ITM probability of ``least`` or more, how many say what people do not."""
+        some = np.where((self.author == author) & (self.itm >= least), weights, 0.0)
+        return float(some @ self.unsaid / some.sum()) if some.sum() else float("nan")
+
+    def count(self, author: Author) -> int:
+        return int((self.author == author).sum())
+
+    def wrong(self, weights: Floats, least: float = -1.0) -> float:
+        """The share of the captioner's captions that are wrong. Where no image has several captions, people are taken
+        to say all."""
+        found, faulted = self.share(Author.ANOTHER, weights), self.share(Author.PERSON, weights)
+        said = self.share(Author.CAPTIONER, weights, least)
+        return prevalence(said, found, 0.0 if np.isnan(faulted) else faulted)
+
+
+def _checked(ledger: Ledger, best: bool) -> _Checked:
+    """All that were checked; with ``best`` only the one of each image that the filter likes most."""
+    first = (
+        "QUALIFY row_number() OVER (PARTITION BY author, image_id ORDER BY itm DESC, text) = 1"
+        if best
+        else ""
+    )
+    sql = f"SELECT image_id, author, coalesce(itm, 0) AS itm, unsaid <> '' AS unsaid FROM files {first} ORDER BY ALL"
+    checked = files(ledger, "check")
+    rows = query(sql, checked) if checked.paths else []
+    image, author = (np.array([row[name] for row in rows], dtype=str) for name in ("image_id", "author"))
+    itm, unsaid = ([row[name] for row in rows] for name in ("itm", "unsaid"))
+    return _Checked(image, author, np.array(itm, dtype=np.float64), np.array(unsaid, dtype=bool))
+
+
+@dataclass(frozen=True)
 class _Card:
     ledger: Ledger
     calibrate: _Pairs
@@ -112,6 +156,7 @@ class _Card:
             "calibration": self._calibration(),
             "threshold": self._threshold(),
             "curve": self._curve(),
+            "check": self._check(),
             "crawl": self._crawl(),
         }
         card["blind"] = [kind for kind, auc in card["auc"].items() if auc["value"] < BLIND]
@@ -259,17 +304,54 @@ class _Card:
             )
         ]
 
+    @cached_property
+    def checked(self) -> _Checked:
+        caption = self.ledger.record().recipe.get("caption") or {}
+        return _checked(self.ledger, caption.get("keep") == "best")
+
+    def _check(self) -> dict[str, Any]:
+        """Whether people's captions of held-out images can judge the captioner's, and if not, why."""
+        checked = self.checked
+        every = np.ones(len(checked.image))
+        found, faulted = (checked.share(author, every) for author in (Author.ANOTHER, Author.PERSON))
+        count = checked.count(Author.CAPTIONER)
+        why = None
+        if count < FEWEST:
+            why = f"of {count} captions of held-out images nothing can be told"
+        elif not found >= FOUND:
+            why = f"the check finds {found:.0%} of other images' captions: its rules are for English"
+        elif faulted > FAULTED:
+            why = (
+                f"{faulted:.0%} of people's own captions say what the others of their image do not, "
+                "so what the captioner says and they do not may be true"
+            )
+        errs = {"found": found, "faulted": faulted}
+        known = {name: None if np.isnan(share) else share for name, share in errs.items()}
+        return {"captions": count, **known, "why_not": why}
+
     def _crawl(self) -> dict[str, Any]:
-        """By source of texts: how many match before, and how much of what is kept does not, as far as scores tell."""
+        """By source of texts: how many match before, and how much of what is kept does not."""
         if self.held is None or self._narrow():
             return {}
         kept = self._counts("select")
         nothing = self.held.bins.count([])
-        found = {}
-        for source, count in {**self.scored, "all": sum(self.scored.values(), nothing)}.items():
-            own = sum(kept.values(), nothing) if source == "all" else kept.get(source, nothing)
-            if count.sum():
-                found[source] = self._source(self.held, count, own)
+        found: dict[str, dict[str, Any]] = {}
+        noises = []
+        for source, count in sorted(self.scored.items()):
+            own = kept.get(source, nothing)
+            matches, noise = (
+                self._written() if source == Source.SYNTHETIC else self._mixed(self.held, count, own)
+            )
+            noises.append((own.sum(), noise))
+            found[source] = {
+                "texts": int(count.sum()),
+                "kept": int(own.sum()),
+                "matches": matches and interval(*matches)._asdict(),
+                "kept_noise": noise and interval(*noise)._asdict(),
+            }
+        if found:
+            found["all"] = {name: sum(row[name] for row in found.values()) for name in ("texts", "kept")}
+            found["all"] |= {"matches": None, "kept_noise": _together(noises)}
         return found
 
     def _narrow(self) -> bool:
@@ -277,16 +359,37 @@ class _Card:
         words = files(self.ledger, "coverage")
         return bool(words.paths) and keep_rates.covered(words) < NARROW
 
-    def _source(self, held: Held, count: Floats, kept: Floats) -> dict[str, Any]:
+    def _mixed(self, held: Held, count: Floats, kept: Floats) -> tuple[_Estimate, _Estimate | None]:
+        """Shares of matches, and of noise among those kept, of texts of anybody: as far as their scores tell."""
         mixture, again = held.fit(count), held.redrawn(count, self.seed, ROUNDS)
-        noise = interval(float(mixture.noise(kept)), again.noise(kept))._asdict() if kept.sum() else None
-        return {
-            "texts": int(count.sum()),
-            "kept": int(kept.sum()),
-            "matches": interval(float(mixture.prior), again.prior)._asdict(),
-            "kinds": dict(zip(held.kinds, mixture.weights.tolist(), strict=True)),
-            "kept_noise": noise,
-        }
+        noise = (float(mixture.noise(kept)), again.noise(kept)) if kept.sum() else None
+        return (float(mixture.prior), again.prior), noise
+
+    def _written(self) -> tuple[_Estimate | None, _Estimate | None]:
+        """The same of the captioner's texts, whose errors please the filter: by what it writes of held-out images."""
+        checked = self.checked
+        if self._check()["why_not"]:
+            return None, None
+        every = np.ones(len(checked.image))
+        drawn = list(image_weights(checked.image, self.seed, ROUNDS))
+
+        def estimate(least: float) -> _Estimate:
+            again = [checked.wrong(weights, least) for weights in drawn]
+            return checked.wrong(every, least), np.array(again)
+
+        wrong = estimate(-1.0)
+        many = ((checked.author == Author.CAPTIONER) & (checked.itm >= (self.used or 0.0))).sum() >= FEWEST
+        return (1 - wrong[0], 1 - wrong[1]), estimate(self.used or 0.0) if many else None
+
+
+def _together(noises: Sequence[tuple[float, _Estimate | None]]) -> dict[str, float] | None:
+    """The noise of texts of several sources, weighed by how many of each are kept; ``None`` if one is not known."""
+    known = [(kept, noise) for kept, noise in noises if kept]
+    if not known or any(noise is None for _, noise in known):
+        return None
+    total = sum(kept for kept, _ in known)
+    value = sum(kept * noise[0] for kept, noise in known if noise) / total
+    return interval(value, sum(kept * noise[1] for kept, noise in known if noise) / total)._asdict()
 
 
 def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
@@ -318,6 +421,18 @@ def _warnings(card: Mapping[str, Any]) -> Iterator[str]:
                 f"An estimated {noise['value']:.0%} of the kept {source} texts do not match ({noise['low']:.0%} to "
                 f"{noise['high']:.0%}). Ask for more: select.threshold: {{precision: 0.9}}, in a fork."
             )
+
+
+def _method(check: Mapping[str, Any]) -> str:
+    """By what the noise among synthetic texts is known, or why it is not."""
+    if check["why_not"]:
+        return f"no estimate for synthetic texts: {check['why_not']}"
+    said = (
+        f"synthetic texts: by {check['captions']:,} captions of held-out human images, held against people's"
+    )
+    if check["faulted"] is None:
+        return f"{said}; no image has two, so what people left unsaid counts as wrong"
+    return f"{said}, which say what others of their image do not in {check['faulted']:.0%}"
 
 
 def show(card: Mapping[str, Any], console: Console) -> None:
@@ -362,6 +477,7 @@ def show(card: Mapping[str, Any], console: Console) -> None:
             matches, noise = _said(row["matches"], ".1%"), _said(row["kept_noise"], ".1%")
             table.add_row(source, f"{row['texts']:,}", matches, f"{row['kept']:,}", noise)
         console.print(table)
+        say(_method(card["check"]))
     for warning in card["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """Figures of the filter and the captioner on human test pairs that neither training nor threshold saw."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -9,8 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from data_contracts.contract import Contract
-from data_contracts.records import HumanPicture, JudgedPair, Metric, PairKind, Picture, Record, Split
-from models.protocols import FLOAT32, Captioner, Decoding, Embedder, Inference
+from data_contracts.records import (
+    Author,
+    CheckedCaption,
+    HumanPicture,
+    JudgedPair,
+    Metric,
+    PairKind,
+    Picture,
+    Record,
+    Split,
+)
+from models.protocols import FLOAT32, Embedder, Inference
 from stages.held_out import HeldOut, held_out
 from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
@@ -33,19 +43,17 @@ class Evaluate(GlobalStage):
     with the human captions of *other* images as the level that a captioner must beat to be worth anything.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, JudgedPair)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, JudgedPair, CheckedCaption)
     produces: ClassVar[type[Record]] = Metric
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "figure"
 
     filter: ModelRef
-    captioner: ModelRef
-    decoding: Decoding
     seed: int
     inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.open import open_captioner, open_filter
+        from models.open import open_filter
         from models.threads import use_threads
 
         use_threads(site.threads)
@@ -57,8 +65,7 @@ class Evaluate(GlobalStage):
         if len(pairs.pictures) >= FEWEST:
             model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
             figures += [*self._aucs(inputs, crawled), *self._retrieval(pairs, model)]
-            captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
-            figures += self._captions(pairs, captioner)
+            figures += self._captions(pairs, inputs)
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
 
     def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
@@ -86,19 +93,20 @@ class Evaluate(GlobalStage):
         for name, value in recall_at(similarity, pairs.owner.tolist()).items():
             yield _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
 
-    def _captions(self, pairs: HeldOut, captioner: Captioner) -> list[Metric]:
+    def _captions(self, pairs: HeldOut, inputs: StageInput) -> list[Metric]:
+        """Of the first caption of each image that was checked; of none it is empty."""
         from models.metrics import caption_metrics, words
 
-        written = captioner.caption(pairs.pictures, pairs.image_ids, replace(self.decoding, per_image=1))
+        written: dict[str, str] = {}
+        for part in inputs.parts(CheckedCaption, ["image_id", "author", "text"]):
+            for row in part.to_pylist():
+                text = row["text"] if row["author"] == Author.CAPTIONER else ""
+                written[row["image_id"]] = written.get(row["image_id"]) or text
         texts = dict(zip(pairs.image_ids, pairs.texts, strict=True))
-        references = {image: own for image, own in texts.items() if any(map(words, own))}
+        references = {image: own for image, own in texts.items() if any(map(words, own)) and image in written}
         if not references:
             return []
-        candidates = {
-            image: own[0].text
-            for image, own in zip(pairs.image_ids, written, strict=True)
-            if image in references
-        }
+        candidates = {image: written[image] for image in references}
         shifted = dict(zip(references, _shifted(list(references.values())), strict=True))
         ours, chance = caption_metrics(references, candidates), caption_metrics(references, shifted)
         count = len(references)

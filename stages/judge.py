@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SPLITS = (Split.CALIBRATE, Split.TEST)
 TEXTS = 1024  # held against all images at once
+CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,27 @@ class JudgeHeldOut(GlobalStage):
         from models.threads import use_threads
 
         use_threads(site.threads)
-        edits = Edits.of(
-            normalise_caption(text)
-            for part in inputs.parts(HumanPicture, ["texts"])
-            for texts in part["texts"].to_pylist()
-            for text in texts
-        )
+        edits = human_edits(inputs)
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         for number, split in enumerate(SPLITS):
             rows = judge(held_out(inputs, split, most=self.most), split, model, edits, self.seed)
             yield Rows(Contract(JudgedPair).table(rows), shard=f"{number:07}", units=len(rows))
 
 
+def human_edits(inputs: StageInput) -> Edits:
+    """The rules with the vocabulary of all human captions."""
+    return Edits.of(
+        normalise_caption(text)
+        for part in inputs.parts(HumanPicture, ["texts"])
+        for texts in part["texts"].to_pylist()
+        for text in texts
+    )
+
+
 def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int) -> list[JudgedPair]:
-    """Every pair once. An image that has the same text is never taken for a mismatch."""
+    """Every pair once. An image that has the same text, or whose captions say all that a text says, is never taken
+    for a mismatch.
+    """
     if not pairs.pictures:
         return []
     wanted: list[dict[tuple[PairKind, str], None]] = [{} for _ in pairs.pictures]
@@ -76,7 +84,7 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
                 edited = edits.edit(text, edit, Random(f"{seed} {name} {edit} {text}"), own)
                 if edited is not None:
                     wanted[image][PairKind(edit), edited] = None
-    for kind, image, text in _mismatched(pairs, model, seed):
+    for kind, image, text in _mismatched(pairs, model, edits, seed):
         wanted[image][kind, text] = None
     texts = [list(dict.fromkeys(text for _, text in some)) for some in wanted]
     found = model.match(pairs.pictures, texts)
@@ -97,8 +105,11 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
     return rows
 
 
-def _mismatched(pairs: HeldOut, model: "Filter", seed: int) -> Iterator[tuple[PairKind, int, str]]:
-    """For every text another image at random, and the one that ITC finds likest; none where all have the text."""
+def _mismatched(
+    pairs: HeldOut, model: "Filter", edits: Edits, seed: int
+) -> Iterator[tuple[PairKind, int, str]]:
+    """For every text another image at random, and the one that ITC finds likest; none where all have the text, or
+    where the first ``CANDIDATES`` of whose captions the rules can judge say the same."""
     texts, owner = pairs.flat, pairs.owner
     images = model.embed_images(pairs.pictures)
     says = [frozenset(own) for own in pairs.texts]
@@ -112,6 +123,10 @@ def _mismatched(pairs: HeldOut, model: "Filter", seed: int) -> Iterator[tuple[Pa
             PairKind.HARD: images @ model.embed_texts(some).T,
         }
         for kind, like in likeness.items():
-            chosen = np.where(other, like, -np.inf).argmax(0)
-            for number in np.flatnonzero(other.any(0)):
-                yield kind, int(chosen[number]), some[number]
+            order = np.argsort(-np.where(other, like, -np.inf), axis=0, kind="stable")[:CANDIDATES]
+            for number, text in enumerate(some):
+                judged = bool(edits.unsaid(text, ()))
+                for image in order[other[order[:, number], number], number]:
+                    if not judged or edits.unsaid(text, pairs.texts[image]):
+                        yield kind, int(image), text
+                        break

@@ -5,6 +5,7 @@ transformers 4 and numpy below 2.2, and both depend on torchvision, which pip re
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.errors import TrainingError
-from models.edits import Edits
+from models.edits import Edits, Kind
 from models.images import normalise
 from models.med.tokenizer import CaptionTokenizer
 from models.text import normalise_caption
@@ -39,9 +40,9 @@ class Batch(NamedTuple):
     """One worker's rows of a batch: ``pixels`` (rows, 3, size, size) float32; ``ids`` (rows, longest) int64;
     ``keys`` (rows, 2) int64, of the image and of the text.
 
-    The first ``human`` rows of the whole batch, over all workers, are of the first source. ``edited`` (rows,
-    longest) are the texts with something made false, where ``changed`` (rows,) bool says so. ``texts`` are
-    the rows' own.
+    The first ``human`` rows of the whole batch, over all workers, are of the first source. ``edited`` (kinds, rows,
+    longest) are the texts with something made false, where ``changed`` (kinds, rows) bool says so; no kinds
+    without edits. ``texts`` are the rows' own.
     """
 
     pixels: Tensor
@@ -128,11 +129,13 @@ class Batches:
         crop = Crop.draw(self.size, self.settings, number)
         pixels = crop.rows(first, size)(pixels)
         ids = self._encode([row.text for row in rows])
-        edited, changed = ids, torch.zeros(size, dtype=torch.bool)
+        edited, changed = ids[:0, None], torch.zeros(0, size, dtype=torch.bool)
         if self.edits is not None:
-            false = [self._falsify(row, number, first + at) for at, row in enumerate(rows)]
-            changed = torch.tensor([text is not None for text in false])
-            edited = self._encode([text or row.text for text, row in zip(false, rows, strict=True)])
+            false = self._falsify(self.edits, rows, number)
+            changed = torch.tensor([text is not None for text in false]).view(-1, size)
+            own = itertools.cycle(rows)
+            edited = self._encode([text or row.text for text, row in zip(false, own, strict=False)])
+            edited = edited.view(*changed.shape, -1)
         keys = torch.tensor([(key(f"image {row.image_id}"), key(f"text {row.text}")) for row in rows])
         texts = [row.text for row in rows]
         return Batch(pixels, ids, keys, self.shares[0], edited, changed, texts)
@@ -166,10 +169,15 @@ class Batches:
     def _seed(self, number: int) -> int:
         return self.settings.seed + 7919 * number
 
-    def _falsify(self, row: _Row, number: int, at: int) -> str | None:
-        assert self.edits is not None
-        true = {normalise_caption(text) for text in row.own}
-        return self.edits.any(row.text, Random(f"edit {self._seed(number)} {at}"), true)
+    def _falsify(self, edits: Edits, rows: Sequence[_Row], number: int) -> list[str | None]:
+        """Every row's text made false in one way, then in the next; ``None`` where a rule finds nothing."""
+        first = self.world.rank * len(rows)
+        true = [{normalise_caption(text) for text in row.own} for row in rows]
+        return [
+            edits.edit(row.text, kind, Random(f"{kind} {self._seed(number)} {at}"), true[at - first])
+            for kind in Kind
+            for at, row in enumerate(rows, first)
+        ]
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         """(rows, longest over all workers), int64."""

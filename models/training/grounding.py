@@ -13,7 +13,6 @@ from models.training.data import Batch, Batches
 from models.training.loop import Learner, LoopSettings
 from models.training.momentum import MomentumTeacher
 from models.training.objectives import (
-    Itm,
     draw_negatives,
     full,
     itc_loss,
@@ -112,15 +111,14 @@ class Grounding(Learner):
         if judging or (captioning and model.config.shared):
             image = model.text_encoder.image_keys_values(states)
         if judging:
-            itm = self._itm(batch, states, image, similarity, same, number)
-            figures["itm"] = itm.loss
+            figures["itm"], accuracy = self._itm(batch, states, image, similarity, same, number)
         if captioning:
             seen = image if model.config.shared else model.text_decoder.bert.image_keys_values(states)
             figures["lm"] = lm_loss(model, batch.ids, seen, smoothing=settings.smoothing, world=world)
         weighted = [self.weights[name] * value for name, value in figures.items()]
         figures["loss"] = torch.stack(weighted).sum() if weighted else 0.0 * images.sum()
         if "itm" in figures:
-            figures["itm_accuracy"] = world.mean(itm.right, itm.answers)
+            figures["itm_accuracy"] = accuracy
         return figures | {"recall": self.recall, "skill": self.skill, "temperature": temperature.detach()}
 
     def _itc(
@@ -164,9 +162,12 @@ class Grounding(Learner):
         similarity: Tensor,
         same: Tensor,
         number: int,
-    ) -> Itm:
-        """This worker's pairs, each text with a hard negative image, each image with a hard negative text, and
-        with its own text made false, where there are such."""
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the accuracy of this worker's pairs, each text with a hard negative image, each image with a
+        hard negative text, and with its own text made false in each way that the rules find.
+
+        Edited texts come in as negatives harden: they hide what tells one text from another's until that is learnt.
+        """
         settings, world = self.settings, self.world
         hardness = min(1.0, float(self.skill) / settings.hard_from) if settings.hard_from > 0 else 1.0
         generator = torch.Generator().manual_seed(settings.seed + 104_729 * number)
@@ -179,16 +180,20 @@ class Grounding(Learner):
             others = self.model.text_encoder.image_keys_values(world.gather(states).index_select(0, wrong))
             image = [mine_.followed_by_rows(other) for mine_, other in zip(image, others, strict=True)]
             wrong = own + rows
-        ids, edited = self._level(batch.ids, batch.edited)
-        texts = [ids, ids[found], world.gather(ids)[drawn.texts[mine][found]], edited[batch.changed]]
-        shown = torch.cat([own, wrong[found], own[found], own[batch.changed]])
+        come = torch.rand(len(batch.changed), len(same), generator=generator) < hardness
+        kind, changed = torch.nonzero(batch.changed & come.to(self.device)[:, mine], as_tuple=True)
+        ids, edited = self._level(batch.ids, batch.edited[kind, changed])
+        texts = [ids, ids[found], world.gather(ids)[drawn.texts[mine][found]], edited]
+        shown = torch.cat([own, wrong[found], own[found], changed])
         labels = torch.zeros(len(shown), dtype=torch.int64, device=self.device)
         labels[:rows] = 1
         itm = itm_loss(self.model, torch.cat(texts), image, shown, labels, world)
-        mismatch = world.average(world.mean(itm.mismatches, max(1, itm.answers - rows)))
+        plain = itm.mismatches[: 2 * int(found.sum())]  # without edits
+        mismatch = world.average(world.mean(plain.sum(), max(1, len(plain))))
         skill = (world.gather(itm.matches)[: batch.human].mean() - mismatch).clamp_min(0.0)
         self.skill.lerp_(world.agree(skill), 0.1)
-        return itm
+        right = (itm.matches > 0.5).sum() + (itm.mismatches <= 0.5).sum()
+        return itm.loss, world.mean(right.float(), len(labels))
 
     def _level(self, *ids: Tensor) -> list[Tensor]:
         """Token ids, all as wide as the widest."""

@@ -82,12 +82,9 @@ def draw_negatives(
 
 
 class Itm(NamedTuple):
-    """The loss; how many answers are right, and of how many; each positive's probability of a match, (rows,);
-    and the sum of the mismatches' probabilities."""
+    """The loss, and the probability of a match that each match and each mismatch got, in their order."""
 
     loss: Tensor
-    right: Tensor
-    answers: int
     matches: Tensor
     mismatches: Tensor
 
@@ -111,9 +108,7 @@ def itm_loss(
     logits = full(model.match(ids, [layer.rows(shown) for layer in image]))
     loss = world.mean(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
     probability = logits.detach().softmax(1)[:, 1]
-    right = (logits.argmax(1) == labels).float().sum()
-    matches = probability[labels == 1]
-    return Itm(loss, right, len(labels), matches, probability[labels == 0].sum())
+    return Itm(loss, probability[labels == 1], probability[labels == 0])
 
 
 def lm_loss(

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.metrics import auc_with_interval, caption_metrics, diversity, ece, most_shared, recall_at, words
+from models.metrics import (
+    auc_with_interval,
+    caption_metrics,
+    diversity,
+    ece,
+    most_shared,
+    prevalence,
+    recall_at,
+    words,
+)
 
 REFERENCES = {
     1: ["a red dog runs on the beach", "a dog runs"],
@@ -157,3 +166,10 @@ def test_ece() -> None:
     assert ece([0, 0, 0, 0], [1.0] * 4) == 1
     assert ece([1, 1, 0, 0], [0.75] * 4) == pytest.approx(0.25)
     assert ece([1, 0], [0.9, 0.9], weights=[9, 1]) == pytest.approx(0)
+
+
+def test_prevalence_undoes_the_errors_of_a_test() -> None:
+    for share in (0.0, 0.1, 0.5, 1.0):
+        assert prevalence(share * 0.9 + (1 - share) * 0.2, found=0.9, faulted=0.2) == pytest.approx(share)
+    assert prevalence(0.1, found=0.9, faulted=0.2) == 0  # fewer than the test's own errors
+    assert np.isnan(prevalence(0.5, found=0.2, faulted=0.2))

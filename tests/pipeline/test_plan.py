@@ -64,7 +64,7 @@ def changed(before: Plan, after: Plan) -> set[str]:
 
 AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
-AFTER_FILTER = {"filter", "vet", "captioner", "judge", "calibrate", "evaluate"} | AFTER_CAPTION
+AFTER_FILTER = {"filter", "vet", "captioner", "judge", "calibrate", "check", "evaluate"} | AFTER_CAPTION
 AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "align"}
 UNIQUE = {"embed", "holdout", "dedup"}
 
@@ -106,11 +106,11 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
             {"ingest", "placeholders", "tokenizer", "warmup", "coverage"} | AFTER_PRETRAIN,
         ),
         ({"texts__rules": ["url", "boilerplate", "file_name", "url"]}, set()),  # all of them, in any order
-        ({"caption__top_p": 0.8}, {"evaluate"} | AFTER_CAPTION),
+        ({"caption__top_p": 0.8}, {"check", "evaluate"} | AFTER_CAPTION),
         ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
         ({"caption__guard": {"min_words": 2, "prompt_echo": True}}, set()),  # its defaults
         ({"models__filter": {"steps": 3}}, AFTER_FILTER),
-        ({"models__captioner": {"lr": 0.1}}, {"captioner", "evaluate"} | AFTER_CAPTION),
+        ({"models__captioner": {"lr": 0.1}}, {"captioner", "check", "evaluate"} | AFTER_CAPTION),
         ({"models__pretrain": {"steps": 3}}, AFTER_PRETRAIN),
         ({"models__pretrain": None}, AFTER_PRETRAIN),
         ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
@@ -207,7 +207,7 @@ def test_checkpoints_are_identity_by_content_not_by_place(
         weights.write(b"\x99")
     assert (
         changed(before, make(**brought(moved, blip_captioner)))
-        == {"judge", "calibrate", "evaluate", "score"} | AFTER_SELECT
+        == {"judge", "calibrate", "check", "evaluate", "score"} | AFTER_SELECT
     )
 
 
@@ -249,7 +249,7 @@ def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
         return changed(make(models__precision="fp32"), make(**how))
 
     literal = {"models__rehearsal": "off", "models__precision": "fp32"}
-    judging = {"judge", "calibrate", "evaluate", "caption", "score", "select", "export"}
+    judging = {"judge", "calibrate", "check", "evaluate", "caption", "score", "select", "export"}
     assert changed(make(**literal), make(**literal | {"models__precision": "bf16"})) == judging
     assert changed(make(**literal), make(**literal, models__itm_token="cls")) == judging
     # and of what a training reads that follows from a judgement; the encoders know no ITM token

@@ -21,9 +21,9 @@ from tests.runs.made import HUMAN, SPECIAL, WEB
 
 STAGES = (
     *("list_web", "list_human", "human", "ingest", "placeholders"),
-    *("judge", "evaluate", "caption", "score", "select", "export"),
+    *("judge", "check", "evaluate", "caption", "score", "select", "export"),
 )
-GLOBAL = ("judge", "evaluate", "placeholders")
+GLOBAL = ("judge", "check", "evaluate", "placeholders")
 
 
 @pytest.fixture(scope="module")

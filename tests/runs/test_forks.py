@@ -16,6 +16,7 @@ SHARED = (
     "ingest",
     "placeholders",
     "judge",
+    "check",
     "evaluate",
     "caption",
     "score",

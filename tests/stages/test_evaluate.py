@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.records import JudgedPair, Picture, Split
+from data_contracts.records import CheckedCaption, JudgedPair, Picture, Split
 from models.edits import Edits
 from models.protocols import Decoding, Written
+from stages.check import CheckCaptions
 from stages.evaluate import Evaluate
 from stages.held_out import held_out
 from stages.judge import judge
@@ -12,7 +13,8 @@ from stages.memory import MemoryInput
 from stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, FakeFilter, human, number_of, picture, run_global, site
 
-STAGE = Evaluate(Trained("filter"), Trained("captioner"), Decoding(per_image=3), seed=0)
+STAGE = Evaluate(Trained("filter"), seed=0)
+CHECK = CheckCaptions(STAGE.filter, Trained("captioner"), Decoding(per_image=3))
 WORDS = ["dog", "cat", "tree", "boat", "house", "car", "lamp", "bird"]
 
 
@@ -20,8 +22,8 @@ class Parrot(FakeCaptioner):
     """Captions picture n as its human caption does."""
 
     def caption(self, images, image_ids, decoding):
-        assert decoding.per_image == 1
-        return [[Written(text_of(number_of(image)), -1.0)] for image in images]
+        first = [Written(text_of(number_of(image)), -1.0) for image in images]
+        return [[one, Written("something else", -1.0)] for one in first]
 
 
 def text_of(number: int) -> str:
@@ -32,8 +34,10 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInpu
     monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
     monkeypatch.setattr("models.open.open_captioner", lambda *_: Parrot())
     judged = judge(held_out(inputs, Split.TEST), Split.TEST, FakeFilter(), Edits.of([]), 0)
-    both = MemoryInput({**inputs.tables, **MemoryInput.of(*judged, empty=[JudgedPair]).tables})
-    rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), both)
+    checked, _ = run_global(CHECK, site(tmp_path, CHECK.filter, CHECK.captioner), inputs)
+    made = [*judged, *(CheckedCaption(**row) for row in checked)]
+    both = MemoryInput({**inputs.tables, **MemoryInput.of(*made, empty=[JudgedPair, CheckedCaption]).tables})
+    rows, _ = run_global(STAGE, site(tmp_path, STAGE.filter), both)
     return {row["name"]: row for row in rows}
 
 

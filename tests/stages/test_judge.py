@@ -69,6 +69,14 @@ def test_edited_captions_are_judged_with_their_own_image() -> None:
     assert len(of(rows, PairKind.OBJECT)) == 4
 
 
+def test_an_image_of_which_people_say_the_same_in_other_words_is_no_mismatch() -> None:
+    given = pairs((1, ["1 is a red cup"]), (2, ["a red cup is 2"]), (3, ["3 is a blue jar"]))
+    rows = judged(given, FakeFilter(), edits=Edits.of(given.flat))
+    mismatched = {(row.image_id, row.text) for row in rows if row.kind in (PairKind.SHUFFLED, PairKind.HARD)}
+    assert {image for image, text in mismatched if "red" in text} == {picture(3).image_id}
+    assert (picture(2).image_id, "1 is a red cup") not in mismatched
+
+
 class Strict(FakeFilter):
     """Says 1 for exactly the texts that the image has."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data_contracts.errors import TrainingError
+from models.edits import Edits
 from models.med.model import Med
 from models.med.tokenizer import CaptionTokenizer
 from models.training.data import Batches, Source
@@ -32,6 +33,28 @@ def test_the_loss_is_the_weighted_sum(model: Med, tokenizer: CaptionTokenizer, p
         {name: plain[name] for name in ("itc", "itm", "lm")}
     )
     assert weighed["loss"] == pytest.approx(0.5 * plain["itc"] + 2 * plain["itm"] + 3 * plain["lm"])
+
+
+def test_edited_texts_come_in_as_negatives_harden(
+    model: Med, tokenizer: CaptionTokenizer, pairs: PairSet
+) -> None:
+    pairs = PairSet(
+        pairs.images,
+        [[f"a {own[0].replace(' above ', ' dog above a ')} cat"] for own in pairs.own],
+        pairs.image_ids,
+    )
+    edits = Edits.of(text for own in pairs.own for text in own)
+
+    def itm(edits: Edits | None, skill: float) -> float:
+        settings = replace(SETTINGS, hard_from=0.5)
+        batches = Batches([Source(pairs, 1.0)], tokenizer, settings, max_tokens=20, edits=edits)
+        learner = Grounding(model.eval(), settings, batches, "cpu")
+        learner.skill.fill_(skill)
+        return learner(0)["itm"].item()
+
+    assert itm(edits, skill=0.0) == pytest.approx(itm(None, skill=0.0))
+    some, every = itm(edits, skill=0.25), itm(edits, skill=0.5)
+    assert len({some, every, itm(None, skill=0.25), itm(None, skill=0.5)}) == 4
 
 
 @pytest.mark.parametrize("name", ["itc", "itm", "lm"])
