@@ -27,7 +27,7 @@ from data_contracts.errors import BusyError, StageError, UsageError
 from pipeline import lease, machine
 from pipeline.recipe import Recipe
 from pipeline.storage import storage_at
-from pipeline.submission import ANY_VERSIONS, NAME, TOKEN, Submission
+from pipeline.submission import ANY_VERSIONS, NAME, NONCE, Submission
 
 if TYPE_CHECKING:
     from pipeline.room import Node
@@ -94,12 +94,12 @@ class Jobs:
         sent = Submission(
             job=f"capfilt-{recipe.name}-{digest}-{len(earlier) + 1}",
             address=self.address,
-            token=uuid.uuid4().hex,
+            nonce=uuid.uuid4().hex,
             host=socket.gethostname(),
             submitted=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=machine.versions(),
         )
-        variables = {TOKEN: sent.token} | ({ANY_VERSIONS: "1"} if any_versions else {})
+        variables = {NONCE: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})
         with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
             _pack(Path(folder), recipe, code=not installed)
             # The interpreter of this environment where the node has it at the same place, else the node's own.

@@ -12,7 +12,7 @@ from pipeline import machine
 from pipeline.storage import Storage, storage_at
 
 NAME = "_job.json"
-TOKEN, ANY_VERSIONS = "CAPFILT_SUBMISSION", "CAPFILT_ANY_VERSIONS"
+NONCE, ANY_VERSIONS = "CAPFILT_SUBMISSION", "CAPFILT_ANY_VERSIONS"
 
 
 class Submission(BaseModel):
@@ -22,7 +22,7 @@ class Submission(BaseModel):
 
     job: str
     address: str
-    token: str
+    nonce: str
     host: str
     submitted: str
     versions: dict[str, str]
@@ -42,11 +42,11 @@ def demand_seen(run: str) -> None:
     Raises:
         StageError: it does not; says what differs.
     """
-    token = os.environ.get(TOKEN)
-    if token is None:
+    nonce = os.environ.get(NONCE)
+    if nonce is None:
         return
     found = read(storage_at(run))
-    if found is None or found.token != token:
+    if found is None or found.nonce != nonce:
         raise StageError(
             what=f"the cluster does not see the {run} that the submitting machine sees",
             evidence=f"{NAME} there "
