@@ -2,13 +2,15 @@
 
 import re
 
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def bytes_of(value: object) -> object:
-    """`256MB` to 256000000; what is no size stays, for a validator to refuse."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)?", str(value).strip(), re.IGNORECASE)
-    return int(float(match[1]) * _SIZES[(match[2] or "").upper()]) if match else value
+def bytes_of(value: object) -> int:
+    """`256MB` to 256000000. Raises ValueError for what is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", str(value).strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError("not a size, such as 256MB")
+    return int(float(match[1]) * _SIZES[(match[2] or "").upper()])
 
 
 def size(count: float) -> str:

@@ -10,7 +10,7 @@
 #
 #   CAPFILT_HEAD            worker: host:port of the head                      head:6379
 #   CAPFILT_WAIT            worker: seconds to wait for the head               120
-#   CAPFILT_PORT            head: port of the GCS                              6379
+#   CAPFILT_PORT            head: port of the GCS; not 10002 to 19999          6379
 #   CAPFILT_DASHBOARD_HOST  head: where dashboard and job server listen        127.0.0.1
 #   CAPFILT_DASHBOARD_PORT  head: their port                                   8265
 #   CAPFILT_AGENT_PORT      port of the node's agent, which `health` asks      52365
@@ -23,16 +23,20 @@ set -euo pipefail
 
 say() { printf 'entrypoint: %s\n' "$*" >&2; }
 
+# shellcheck disable=SC2016 # what is said is for the user's shell
 demand_token() {
   export RAY_AUTH_MODE=token
   if [[ ${CAPFILT_INSECURE:-} == 1 ]]; then
     say 'CAPFILT_INSECURE=1: no authentication, whoever reaches a port of this node may run code on it'
     RAY_AUTH_MODE=disabled
-  elif [[ -z ${RAY_AUTH_TOKEN:-} && ! (-s ${RAY_AUTH_TOKEN_PATH:-} && -r ${RAY_AUTH_TOKEN_PATH:-}) ]]; then
+  elif [[ -z ${RAY_AUTH_TOKEN:-} && ! (-f ${RAY_AUTH_TOKEN_PATH:-} && -s ${RAY_AUTH_TOKEN_PATH:-} && -r ${RAY_AUTH_TOKEN_PATH:-}) ]]; then
     say "no token: RAY_AUTH_TOKEN is empty, RAY_AUTH_TOKEN_PATH (${RAY_AUTH_TOKEN_PATH:-unset}) is no file to read one from"
     say 'without one whoever reaches the dashboard may run code on the cluster (CVE-2023-48022)'
-    say 'make one: openssl rand -hex 32 > token; export RAY_AUTH_TOKEN_PATH=token'
+    say 'make one: (umask 077; openssl rand -hex 32 > token); export RAY_AUTH_TOKEN_PATH=$PWD/token'
     exit 2
+  elif [[ -n ${RAY_AUTH_TOKEN_PATH:-} ]]; then
+    RAY_AUTH_TOKEN_PATH=$(realpath "$RAY_AUTH_TOKEN_PATH") # Ray's processes have other working directories
+    export RAY_AUTH_TOKEN_PATH
   fi
 }
 
@@ -63,7 +67,9 @@ END
 wait_for() {
   local host=${1%:*} port=${1##*:} seconds=${CAPFILT_WAIT:-120}
   trap 'exit 143' TERM INT # process 1 has no default action for a signal
-  until timeout 2 bash -c "exec 3<>'/dev/tcp/$host/$port'" 2>/dev/null; do
+  [[ $1 == *:* ]] || { say "CAPFILT_HEAD=$1 is not host:port" && exit 2; }
+  # shellcheck disable=SC2016 # for the inner shell: an address must not become code
+  until timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' - "$host" "$port" 2>/dev/null; do
     if ((SECONDS >= seconds)); then
       say "no head at $1 after $seconds s: see that it runs and that CAPFILT_HEAD is its address"
       exit 1

@@ -1,7 +1,9 @@
 """The command line. Exit codes are those of `data_contracts.errors`."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.markup import escape
 
 from data_contracts.errors import CapfiltError
 from pipeline.commands import by_hand, cluster, doctor, looking, running, search
+from pipeline.lease import SUBMISSION
 
 STOPPED = 130  # by Ctrl-C
 COMMANDS = (
@@ -32,6 +35,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """The entry point: every error that capfilt raises on purpose becomes a message and its exit code."""
+    _use_token()
     try:
         app()
     except CapfiltError as error:
@@ -39,8 +43,16 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except SystemExit as ended:
         if ended.code == STOPPED:
-            Console(stderr=True).print("stopped; `capfilt resume RUN` carries on")
+            again = "submitting the recipe again" if SUBMISSION in os.environ else "`capfilt resume RUN`"
+            Console(stderr=True).print(f"stopped; {again} carries on")
         raise
+
+
+def _use_token() -> None:
+    """Where Ray's token is in one of its places, it is used; Ray reads that once, when it is loaded."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(path).is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _tell(error: CapfiltError) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from data_contracts.errors import UsageError
 from data_contracts.fingerprint import first_difference
 from data_contracts.units import duration
-from pipeline.flow import default_gpus
+from pipeline.flow import default_gpus, ranks
 from pipeline.graph import Graph, Node
 from pipeline.placement import PlacementKeys
 from pipeline.rates import Cost, Records, cost, start, turns
@@ -272,11 +272,11 @@ def _whole(
     node: Node, plan: Graph, records: Records, shape: Shape, phase: int, grown: float, opening: float
 ) -> Term:
     placement = plan.recipe.placement.get(node.name, PlacementKeys())
-    ranks = (placement.actors or 1) if isinstance(node.stage, CollectiveStage) else 1
-    threads = placement.threads or (int(shape.cpus) if ranks == 1 else max(1, int(placement.cpus)))
+    shared = ranks(placement, node)
+    threads = placement.threads or (int(shape.cpus) if shared == 1 else max(1, int(placement.cpus)))
     cpus = max(placement.cpus, min(float(threads), shape.cpus))
     gpus = placement.needs(default_gpus(node, shape.gpus)).gpus
-    _demand(node, shape, cpus, gpus, ranks)
+    _demand(node, shape, cpus, gpus, shared)
     parts = records.parts[node.name]
     seconds = sum(parts["seconds"].to_pylist())
     likely = seconds * grown
@@ -292,13 +292,13 @@ def _whole(
         work=Span(min(seconds, likely), likely, max(seconds, likely)),
         tasks=1,
         workers=1,
-        cpus=cpus * ranks,
-        gpus=gpus * ranks,
+        cpus=cpus * shared,
+        gpus=gpus * shared,
         opening=opening,
         between=0.0,
         bytes=round(sum(parts["bytes"].to_pylist()) * grown),
         formula=f"{what} + {duration(opening)} to open, one task"
-        + (f" of {ranks} workers" if ranks > 1 else ""),
+        + (f" of {shared} workers" if shared > 1 else ""),
     )
 
 

@@ -303,9 +303,12 @@ class Listeners(Listener):
         self._stack.close()
 
     def hear(self, event: Event) -> None:
+        off: list[Said] = []
         for listener in tuple(self._all):
             try:
                 listener.hear(event)
             except Exception as error:
                 self._all.remove(listener)
-                self.hear(Said(f"{type(listener).__name__} is off: {error!r}"))
+                off.append(Said(f"{type(listener).__name__} is off: {error!r}"))
+        for said in off:
+            self.hear(said)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline.graph import Graph, Node
 from pipeline.index import Index, Part
-from pipeline.placement import PlacementKeys, Resources
+from pipeline.placement import Demand, PlacementKeys, Resources
 from pipeline.survey import Standing, model_digest, sharded
 from pipeline.task import Task, Upstream
 from stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
@@ -121,23 +121,16 @@ class Flow:
             name: Count(
                 shards := None if stage.whole or stage.shards is None else len(stage.shards),
                 0 if shards is None else shards - len(stage.todo),
-                len(stage.queue) + len(stage.again),
+                len(stage.queue) + len(stage.again) if self._open(stage) else 0,
                 stage.running,
                 stage.ended,
             )
             for name, stage in self._stages.items()
         }
 
-    def demands(self, gpus: float) -> Iterator[tuple[str, Resources, int]]:
-        """What each stage that has not ended asks for at least: its name, what a worker takes, and how many workers.
-
-        ``gpus`` are the most that one node has.
-        """
-        for name, stage in self._stages.items():
-            if not stage.ended:
-                placement = self._placement(stage.node)
-                workers = self._ranks(stage.node) if stage.whole else placement.min_actors
-                yield name, placement.needs(default_gpus(stage.node, gpus)), workers
+    def demands(self, gpus: float) -> Iterator[Demand]:
+        """What the stages that have not ended ask for; ``gpus`` are the most that one node has."""
+        return demands(self._plan, [stage.node for stage in self._stages.values() if not stage.ended], gpus)
 
     def ready(self, cpus: int, gpus: float = 0.0) -> Iterator[Task]:
         """The next task of every stage that has one, the most urgent first: global stages, then the last ones.
@@ -264,7 +257,7 @@ class Flow:
     # -- tasks --------------------------------------------------------------------------------------------
 
     def _ranks(self, node: Node) -> int:
-        return (self._placement(node).actors or 1) if isinstance(node.stage, CollectiveStage) else 1
+        return ranks(self._placement(node), node)
 
     def _task(self, stage: _Stage, shard: str, cpus: int, gpus: float) -> Task:
         node, placement = stage.node, self._placement(stage.node)
@@ -303,6 +296,19 @@ class Flow:
 
     def _digest(self, model: ModelRef) -> str:
         return model.digest if isinstance(model, Checkpoint) else self._digests[model.stage]
+
+
+def ranks(placement: PlacementKeys, node: Node) -> int:
+    """How many workers share a stage's one task."""
+    return (placement.actors or 1) if isinstance(node.stage, CollectiveStage) else 1
+
+
+def demands(plan: Graph, nodes: Iterable[Node], gpus: float) -> Iterator[Demand]:
+    """What stages ask for at least, on a cluster whose nodes have at most so many ``gpus``."""
+    for node in nodes:
+        placement = plan.recipe.placement.get(node.name, PlacementKeys())
+        workers = ranks(placement, node) if isinstance(node.stage, GlobalStage) else placement.min_actors
+        yield Demand(node.name, placement.needs(default_gpus(node, gpus)), workers)
 
 
 def default_gpus(node: Node, most: float) -> float:

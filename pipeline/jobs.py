@@ -1,20 +1,22 @@
 """Runs as jobs of a Ray cluster, through its dashboard: send, list, read along, stop."""
 
 import hashlib
+import http.client
 import importlib.metadata
 import ipaddress
 import json
+import logging
 import os
+import re
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,16 @@ from urllib.parse import urlsplit
 import yaml
 
 import pipeline
-from data_contracts.errors import BusyError, StageError, UsageError
-from pipeline import lease, machine
+from data_contracts.errors import BusyError, CapfiltError, StageError, StorageError, UsageError
+from pipeline import lease, machine, submission
+from pipeline.doctor.probe import PACKAGES
 from pipeline.recipe import Recipe
-from pipeline.storage import storage_at
-from pipeline.submission import ANY_VERSIONS, NAME, NONCE, Submission
+from pipeline.storage import Storage, storage_at
+from pipeline.submission import ANY_VERSIONS, Submission
 
 if TYPE_CHECKING:
     from pipeline.room import Node
 
-PACKAGES = ("data_contracts", "models", "stages", "pipeline")
 ANSWER_SECONDS = 10.0
 LIVE = ("PENDING", "RUNNING")
 
@@ -50,45 +52,44 @@ class Jobs:
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:
         self.address = address.rstrip("/")
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                what=f"{address} is not the address of a dashboard",
-                evidence="jobs go through the cluster's dashboard, by http",
-                remedy="such as --address http://head:8265; `capfilt run --address head:6379` drives a run from here",
-            )
+        host = _host(self.address)
         mode = self._authentication()
-        if mode == "token":
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is loaded, which reads it once
-        elif not insecure and not _is_loopback(parts.hostname):
+        if mode != "token" and not insecure and not is_loopback(host):
             raise StageError(
                 what=f"the cluster at {self.address} asks for no token: whoever reaches it can run code on it",
-                evidence=f"{parts.hostname} is not this machine, and its authentication is {mode!r} (CVE-2023-48022)",
+                evidence=f"{host} is not this machine, and its authentication is {mode!r} (CVE-2023-48022)",
                 remedy="start it with RAY_AUTH_MODE=token; if only you can reach it, add --insecure",
             )
         from ray.job_submission import JobSubmissionClient
 
+        for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)  # Ray lets them win over the address that is asked for
         self._client: Any = self._ask(lambda: JobSubmissionClient(self.address))
 
     def submit(
         self, recipe: Recipe, arguments: list[str], *, installed: bool = False, any_versions: bool = False
-    ) -> str:
-        """Send the recipe, and the code unless it is ``installed`` there; start `capfilt run`; give the job's id.
+    ) -> Submission:
+        """Send the recipe, and the code unless it is ``installed`` there, and start `capfilt run`.
 
-        The id is made of the run's name and place and of how often it was submitted, so two submissions at the same
-        time cannot both succeed. Paths in the recipe must mean the same on the cluster.
+        The job's id is made of the run's name and place and of how often it was submitted: of two submissions at the
+        same time one is refused. Paths in the recipe must mean the same on the cluster.
 
         Raises:
-            BusyError: a job of the run is there and has not ended.
+            BusyError: a job of the run is there and has not ended, or somebody is at work in the run.
+            StorageError: the run's output cannot be written to.
         """
+        storage = storage_at(recipe.run)
         earlier = [job for job in self.all() if job["run"] == recipe.run]
         if live := [job for job in earlier if job["status"] in LIVE]:
+            raise _submitted(live[0]["job"], self.address, recipe.run)
+        holder = lease.read(storage)
+        if holder and lease.alive(storage, holder):
             raise BusyError(
-                what=f"the run was submitted already: {live[0]['job']}",
-                evidence=f"it is {live[0]['status']} on {self.address}",
-                remedy=f"follow it with `capfilt status --follow {recipe.run}`, or `capfilt stop {recipe.run}` first",
+                what=f"the run is being worked on: {holder.who}",
+                evidence=f"its lease was renewed while this command looked on ({storage}/{lease.NAME})",
+                remedy=f"follow it with `capfilt status --follow {recipe.run}`, or stop it where it runs",
             )
         digest = hashlib.sha256(recipe.run.encode()).hexdigest()[:8]
         sent = Submission(
@@ -96,44 +97,53 @@ class Jobs:
             address=self.address,
             nonce=uuid.uuid4().hex,
             host=socket.gethostname(),
-            submitted=datetime.now(UTC).isoformat(timespec="seconds"),
+            submitted=datetime.now(UTC).isoformat(timespec="milliseconds"),
             versions=machine.versions(),
         )
-        variables = {NONCE: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})
-        with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
-            _pack(Path(folder), recipe, code=not installed)
-            # The interpreter of this environment where the node has it at the same place, else the node's own.
-            python = (
-                f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'
-            )
-            storage_at(recipe.run).replace(NAME, sent.model_dump_json(indent=2).encode())
-            self._ask(
-                lambda: self._client.submit_job(
-                    submission_id=sent.job,
-                    entrypoint=f"{python} {shlex.join(['run', 'recipe.yaml', *arguments])}",
-                    runtime_env={"working_dir": folder, "env_vars": variables},
-                    metadata={"capfilt.run": recipe.run, "capfilt.name": recipe.name},
-                )
-            )
-        return sent.job
+        _write(storage, sent)
+        variables = {lease.SUBMISSION: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})
+        try:
+            with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
+                _pack(Path(folder), recipe, code=not installed)
+                self._ask(lambda: self._send(recipe, sent, arguments, folder, variables))
+        except BaseException:
+            storage.remove(sent.name)
+            raise
+        return sent
 
-    def await_start(self, job: str, run: str, limit: float) -> str:
+    def _send(
+        self, recipe: Recipe, sent: Submission, arguments: list[str], folder: str, variables: dict[str, str]
+    ) -> None:
+        # The interpreter of this environment where the node has it at the same place, else the node's own.
+        python = f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'
+        try:
+            self._client.submit_job(
+                submission_id=sent.job,
+                entrypoint=f"{python} {shlex.join(['run', 'recipe.yaml', *arguments])}",
+                runtime_env={"working_dir": folder, "env_vars": variables},
+                metadata={"capfilt.run": recipe.run, "capfilt.name": recipe.name},
+            )
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise _submitted(sent.job, self.address, recipe.run) from error
+            raise
+
+    def await_start(self, sent: Submission, run: str, limit: float) -> str:
         """Wait until the job has workers that run, or has ended; its status then, or after ``limit`` seconds.
 
         Raises:
-            StageError: it failed; with what it said.
+            CapfiltError: it failed; what it said, with its exit code.
         """
         end = time.monotonic() + limit
         while True:
-            status = self.status(job)
+            status = self.status(sent.job)
             if status == "FAILED":
-                raise StageError(
-                    what=f"the job {job} failed",
-                    evidence=_last_words(self.logs(job)) or self.message(job),
-                    remedy=f"mend what it says, then submit again; all it said: capfilt logs --job {run}",
+                raise _as_error(
+                    self.logs(sent.job) or self.message(sent.job), self.message(sent.job), sent.job, run
                 )
             holder = lease.read(storage_at(run)) if status == "RUNNING" else None
-            if status not in LIVE or (holder and holder.running) or time.monotonic() > end:
+            at_work = holder is not None and holder.submission == sent.nonce and holder.running
+            if status not in LIVE or at_work or time.monotonic() > end:
                 return status
             time.sleep(0.3)
 
@@ -148,7 +158,7 @@ class Jobs:
                 "status": str(job.status.value),
                 "begun": _when(job.start_time),
                 "ended": _when(job.end_time),
-                "message": (job.message or "").strip().splitlines()[0] if job.message else "",
+                "message": _message(job.message or ""),
             }
             for job in sorted(found, key=lambda job: job.start_time or 0)
         ]
@@ -159,7 +169,8 @@ class Jobs:
         Raises:
             UsageError: there is none, or several runs have that name.
         """
-        found = [job for job in self.all() if run in (job["run"], job["name"])]
+        places = {run, storage_at(run).absolute}
+        found = [job for job in self.all() if job["run"] in places or job["name"] == run]
         if len({job["run"] for job in found}) > 1:
             raise UsageError(
                 what=f"several runs are called {run}",
@@ -189,11 +200,8 @@ class Jobs:
 
         said: AsyncIterator[str] = self._client.tail_job_logs(job)
         with asyncio.Runner() as runner:
-            while True:
-                try:
-                    yield runner.run(said.__anext__())  # type: ignore[arg-type]  # an awaitable of it is a coroutine
-                except StopAsyncIteration:
-                    return
+            while (line := self._ask(lambda: runner.run(anext(said, None)))) is not None:
+                yield line
 
     def nodes(self) -> "dict[str, Node]":
         """Every node that is alive, by its id."""
@@ -237,32 +245,72 @@ class Jobs:
             with urllib.request.urlopen(
                 f"{self.address}/api/authentication_mode", timeout=ANSWER_SECONDS
             ) as answer:
-                return str(json.load(answer).get("authentication_mode", "disabled"))
-        except (OSError, ValueError) as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code == 404:
-                return "disabled"  # Ray before 2.52
+                return str(json.load(answer)["authentication_mode"])
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
             raise StageError(
-                what=f"no Ray cluster answers at {self.address}",
-                evidence=str(error),
+                what=f"no Ray dashboard answers at {self.address}",
+                evidence=str(error) or type(error).__name__,
                 remedy="give the dashboard's address, such as http://head:8265; can it be reached from here?",
             ) from error
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, question: Callable[[], Any]) -> Any:
         from ray.exceptions import RayError
 
         try:
             return question()
-        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+        except CapfiltError:
+            raise
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, RayError) as error:
             lines = str(error).strip().splitlines()
-            token = any(word in str(error).lower() for word in ("token", "401", "403", "authentication"))
+            remedy = "see its dashboard, and `ray status` on the head"
+            if lines and lines[0].startswith("Authentication"):  # as Ray words 401 and 403
+                remedy = "give the cluster's own token, in RAY_AUTH_TOKEN, a file that RAY_AUTH_TOKEN_PATH names, or "
+                remedy += "~/.ray/auth_token"
             raise StageError(
                 what=f"the Ray cluster at {self.address} refused",
                 evidence=lines[0] if lines else type(error).__name__,
-                remedy="it asks for its token: put it in RAY_AUTH_TOKEN, a file named by RAY_AUTH_TOKEN_PATH, or "
-                "~/.ray/auth_token"
-                if token
-                else "see its dashboard, and `ray status` on the head",
+                remedy=remedy,
             ) from error
+
+
+def _host(address: str) -> str:
+    """Of a dashboard's url; raises :class:`UsageError` when it is none."""
+    why = "jobs go through the cluster's dashboard, by http, without a user's name"
+    try:
+        parts = urlsplit(address)
+        if (
+            parts.port != 0
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.username is None
+        ):
+            return parts.hostname
+    except ValueError as error:
+        why = str(error)
+    raise UsageError(
+        what="--address is not the address of a dashboard",
+        evidence=why,
+        remedy="such as --address http://head:8265; `capfilt run --address head:6379` drives a run from here",
+    )
+
+
+def _submitted(job: str, address: str, run: str) -> BusyError:
+    return BusyError(
+        what=f"the run was submitted already: {job}",
+        evidence=f"it has not ended on {address}",
+        remedy=f"follow it with `capfilt status --follow {run}`, or `capfilt stop {run}` first",
+    )
+
+
+def _write(storage: Storage, sent: Submission) -> None:
+    try:
+        submission.write(storage, sent)
+    except OSError as error:
+        raise StorageError(
+            what=f"the run cannot be written: {storage}",
+            evidence=str(error),
+            remedy="give an `output` that this user may write to",
+        ) from error
 
 
 def _pack(folder: Path, recipe: Recipe, *, code: bool) -> None:
@@ -279,7 +327,7 @@ def _pack(folder: Path, recipe: Recipe, *, code: bool) -> None:
     (home / "METADATA").write_text(about.read_text("METADATA") or "")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:
@@ -287,10 +335,35 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
 
 
+def _as_error(said: str, message: str, job: str, run: str) -> CapfiltError:
+    """The error that a job ended with, as `capfilt run` printed it."""
+    words = _last_words(said)
+    parts = {"": words, "evidence": "", "remedy": ""}
+    if found := re.fullmatch(r"(.*?)(?:\nevidence: (.*?))?(?:\nremedy: (.*))?", words, re.DOTALL):
+        parts = dict(zip(parts, (part or "" for part in found.groups()), strict=True))
+    error = StageError(
+        what=parts[""],
+        evidence=parts["evidence"],
+        remedy="; ".join(filter(None, (parts["remedy"], f"{job} said it: capfilt logs --job {run}"))),
+    )
+    if code := re.search(r"exit code (\d+)", message):
+        error.exit_code = int(code[1])  # type: ignore[misc]  # this error's own
+    return error
+
+
 def _last_words(said: str) -> str:
-    """From the last error on; without what Ray says around it."""
-    at = said.rfind("error:")
-    return (said[at:] if at >= 0 else said[-2000:]).removeprefix("error:").strip()
+    """The last error that capfilt printed; without one the end."""
+    errors = list(re.finditer(r"^error: ", said, re.MULTILINE))
+    return said[errors[-1].end() :].strip() if errors else said[-2000:].strip()
+
+
+def _message(said: str) -> str:
+    """One line on how a job stands; of one that failed, its error."""
+    return (
+        (_last_words(said).splitlines() or [""])[0]
+        if "\nerror: " in said
+        else said.partition("\n")[0].strip()
+    )
 
 
 def _when(milliseconds: int | None) -> str:

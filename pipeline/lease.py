@@ -23,6 +23,7 @@ from pipeline.storage import Storage
 
 NAME = "_lease.json"
 BEAT, STALE = 2.0, 15.0
+SUBMISSION = "CAPFILT_SUBMISSION"  # the nonce of what was submitted, in a job's environment
 
 
 class Doing(BaseModel):
@@ -38,7 +39,7 @@ class Doing(BaseModel):
 
 
 class Holder(BaseModel):
-    """The runner that holds the lease, as its last beat said."""
+    """The runner that holds the lease, as its last beat said. ``submission`` is its job's nonce."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,6 +49,7 @@ class Holder(BaseModel):
     pid: int
     command: str
     since: str
+    submission: str = ""
     beat: int = 0
     said: str = ""
     running: tuple[Doing, ...] = ()
@@ -78,6 +80,19 @@ def read(storage: Storage) -> Holder | None:
         return None
 
 
+def alive(storage: Storage, holder: Holder, *, beat: float = BEAT, stale: float = STALE) -> bool:
+    """Whether ``holder``'s lease is renewed, or given to another, within ``stale`` seconds."""
+    end = time.monotonic() + stale
+    while not holder.gone and time.monotonic() < end:
+        time.sleep(min(beat / 4, 0.5))
+        now = read(storage)
+        if now is None or now.gone:
+            return False
+        if (now.id, now.beat) != (holder.id, holder.beat):
+            return True
+    return False
+
+
 class Lease:
     """This process's claim to a run; use it as a context manager.
 
@@ -99,6 +114,7 @@ class Lease:
             pid=os.getpid(),
             command=" ".join(Path(word).name for word in sys.argv[:2]),
             since=_now(),
+            submission=os.environ.get(SUBMISSION, ""),
         )
         self._running: Callable[[], Sequence[Doing]] = lambda: ()
         self._taken_by: Holder | None = None
@@ -108,7 +124,7 @@ class Lease:
     def __enter__(self) -> "Lease":
         while not self._claim():
             other = read(self._storage)
-            if other is None or other.gone or not self._alive(other):
+            if other is None or not alive(self._storage, other, beat=self._beat, stale=self._stale):
                 self._write()
                 break
             if self._join:
@@ -148,17 +164,6 @@ class Lease:
 
     def _claim(self) -> bool:
         return self._storage.claim(NAME, self._holder.model_dump_json().encode())
-
-    def _alive(self, other: Holder) -> bool:
-        end = time.monotonic() + self._stale
-        while time.monotonic() < end:
-            time.sleep(min(self._beat / 4, 0.5))
-            now = read(self._storage)
-            if now is None or now.gone:
-                return False
-            if (now.id, now.beat) != (other.id, other.beat):
-                return True
-        return False
 
     def _write(self) -> None:
         self._holder = self._holder.model_copy(

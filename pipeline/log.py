@@ -21,12 +21,13 @@ from itertools import groupby
 from typing import Any
 
 from data_contracts.errors import StorageError
-from pipeline import lease
+from pipeline import lease, submission
 from pipeline.events import Event, Listener, Looked
 from pipeline.ledger import Ledger
 from pipeline.storage import Storage
 
 FOLDER = "_log"
+COMING = 60.0  # seconds for which a job may be on its way
 EVERY = 5.0  # seconds between two writes of the last file
 FULL = 2**20  # bytes after which another file begins
 LOOK = 30.0  # seconds between two lines on how far a stage is
@@ -50,16 +51,21 @@ def follow(ledger: Ledger) -> Iterator[dict[str, Any]]:
     sizes: dict[str, int | None] = {}
     told: Counter[str] = Counter()
     beat, since = (lease.read(ledger.storage), time.monotonic())
+    sent = submission.read(ledger.storage)
+    coming, submitted = sent is not None, sent.submitted if sent else ""  # a job that has not begun yet
     while True:
         for name, size in sorted(ledger.storage.entries(FOLDER)):
             if sizes.get(name) != size:
                 lines = ledger.storage.read(f"{FOLDER}/{name}").splitlines()
-                yield from map(json.loads, lines[told[name] :])
+                for line in map(json.loads, lines[told[name] :]):
+                    coming = coming and not (line["event"] == "run_begun" and line["time"] > submitted)
+                    yield line
                 sizes[name], told[name] = size, len(lines)
         holder = lease.read(ledger.storage)
         if holder != beat:
             beat, since = holder, time.monotonic()
-        elif holder is None or holder.gone or time.monotonic() - since > lease.STALE:
+        quiet = time.monotonic() - since
+        if quiet > (COMING if coming else lease.STALE) or not (coming or (holder and not holder.gone)):
             return
         time.sleep(min(EVERY, lease.BEAT))
 

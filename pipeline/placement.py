@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -47,6 +47,14 @@ class Resources:
         said += [f"{amount:g} {name}" for name, amount in self.custom]
         said += [f"the label {name}={value}" for name, value in self.labels]
         return ", ".join(said[:-1]) + f" and {said[-1]}"
+
+
+class Demand(NamedTuple):
+    """What a stage cannot do with less: so many ``workers``, each of which takes ``needs``."""
+
+    stage: str
+    needs: Resources
+    workers: int
 
 
 class PlacementKeys(BaseModel):

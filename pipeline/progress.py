@@ -33,6 +33,7 @@ class _Bar:
     others: int = 0
     seconds: float = 0.0
     text: str = ""
+    figures: bool = False
     unit: str = "row"
     started: float = field(default_factory=time.monotonic)
 
@@ -51,7 +52,8 @@ class _Bar:
             parts.append(f"left: {left}")
         if self.others:
             parts.append(f"{self.others} committed by another attempt")
-        return "  ".join([*parts, self.text] if self.text else parts)
+        # The last word on the way is stale, but for a training's: it tells its figures.
+        return "  ".join([*parts, self.text] if self.figures else parts)
 
 
 class Progress(Listener):
@@ -107,6 +109,7 @@ class Progress(Listener):
         for task, _, crumb in looked.each():
             if bar := self._bars.get(task.name):
                 bar.text = crumb.text or bar.text
+                bar.figures = bar.figures or bool(crumb.figures)
                 if bar.shards is None and crumb.total:
                     self._live.update(bar.row, total=crumb.total, completed=crumb.done, facts=crumb.text)
                 elif crumb.total:

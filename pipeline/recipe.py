@@ -310,10 +310,10 @@ def parse(values: Mapping[str, Any]) -> Recipe:
             raise RecipeError(
                 what=f"recipe key {where}: {said}",
                 evidence=given + (f"; more is wrong with {', '.join(others)}" if others else ""),
-                remedy="README.md, docs/sources.md and docs/fetching.md have tables of keys",
+                remedy="README.md, docs/sources.md, fetching.md and cluster.md have tables of keys",
             ) from error
         known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1, 0.0)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
         raise RecipeError(
             what=f"unknown recipe key {where}",
             evidence=f"known here: {', '.join(known)}",

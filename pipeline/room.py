@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from pipeline.placement import Resources
+from data_contracts.errors import StageError
+from pipeline.placement import Demand, Resources
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,22 @@ class Room:
         """The most that one node has of a resource, by Ray's name for it."""
         return max((node.has.get(resource, 0.0) for node in self.nodes.values()), default=0.0)
 
-    def lacking(self, needs: Resources, workers: int) -> str:
-        """Why the idle nodes have no room for so many such workers; empty when they have."""
+    def lacking(self, demands: Iterable[Demand]) -> StageError | None:
+        """What the nodes have no room for when they are idle, as an error to raise."""
+        short = [(one, why) for one in demands if (why := self._why_not(one.needs, one.workers))]
+        if not short:
+            return None
+        first, why = short[0]
+        each = f"{first.needs}" if first.workers == 1 else f"{first.workers} workers with {first.needs} each"
+        return StageError(
+            what=f"the cluster has no room for {', '.join(one.stage for one, _ in short)}: {each}",
+            evidence=why,
+            remedy="ask for less in the recipe's `placement`, or add nodes; for a cluster that grows when it is "
+            "asked, give it more time with --wait-nodes SECONDS",
+        )
+
+    def _why_not(self, needs: Resources, workers: int) -> str:
+        """Empty when there is room."""
         if not self.nodes:
             return "no node is alive any more"
         places = sum(node.holds(needs) for node in self.nodes.values())

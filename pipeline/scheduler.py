@@ -21,7 +21,7 @@ from data_contracts.errors import DamageError, StageError
 from pipeline import machine
 from pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined
 from pipeline.flow import Flow
-from pipeline.placement import Resources
+from pipeline.placement import Demand, Resources
 from pipeline.room import Room, alive
 from pipeline.task import Crumb, Task
 from pipeline.worker import Board, Result, Worker, last_words
@@ -165,25 +165,22 @@ class Crew:
     def _can_ever(self, task: Task, room: Room) -> bool:
         """Whether the nodes could run the task if they were idle; an error when they could not for a while."""
         needs, workers = (task.each, task.ranks) if task.ranks > 1 else (task.needs, 1)
-        lacking = room.lacking(needs, workers)
-        if not lacking:
+        lacking = room.lacking([Demand(task.name, needs, workers)])
+        if lacking is None:
             self._unfit.pop(needs, None)
-            return True
-        if time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + self._patience:
-            raise _no_room([(task.name, needs, workers, lacking)])
-        return False
+        elif time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + self._patience:
+            raise lacking
+        return lacking is None
 
     def _demand_room(self, flow: Flow) -> None:
         """Before anything runs: the cluster, which may be growing, can hold the workers of every stage to come."""
         end = time.monotonic() + self._patience
         while True:
             room = Room(alive())
-            demands = flow.demands(room.most("GPU"))
-            short = [(*one, lacking) for one in demands if (lacking := room.lacking(one[1], one[2]))]
-            if not short:
+            if (lacking := room.lacking(flow.demands(room.most("GPU")))) is None:
                 return
             if time.monotonic() > end:
-                raise _no_room(short)
+                raise lacking
             time.sleep(POLL)
 
     def _place(self, task: Task, backlog: int, room: Room) -> _Actor | None:
@@ -363,19 +360,6 @@ class _Judge:
         if self.failures[task.label] >= TRIES:
             raise _hopeless(task, how, "without progress")
         return again
-
-
-def _no_room(short: Sequence[tuple[str, Resources, int, str]]) -> StageError:
-    def each(workers: int, needs: Resources) -> str:
-        return f"{needs}" if workers == 1 else f"{workers} workers with {needs} each"
-
-    stages = ", ".join(name for name, *_ in short)
-    return StageError(
-        what=f"the cluster has no room for {stages}: {each(short[0][2], short[0][1])}",
-        evidence=short[0][3],
-        remedy="ask for less in the recipe's `placement`, or add nodes; for a cluster that grows when it is asked, "
-        "give it more time with --wait-nodes SECONDS",
-    )
 
 
 def _hopeless(task: Task, how: str, when: str) -> StageError:

@@ -1,22 +1,23 @@
 """What was sent to a cluster: a small file in the run, by which the job, and whoever asks later, know it.
 
-The job that finds another one there, or none, does not see the storage that the submitting machine sees.
+The job that does not find its own there does not see the storage that the submitting machine sees.
 """
 
 import os
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from data_contracts.errors import StageError
 from pipeline import machine
+from pipeline.lease import SUBMISSION
 from pipeline.storage import Storage, storage_at
 
-NAME = "_job.json"
-NONCE, ANY_VERSIONS = "CAPFILT_SUBMISSION", "CAPFILT_ANY_VERSIONS"
+FOLDER = "_jobs"
+ANY_VERSIONS = "CAPFILT_ANY_VERSIONS"
 
 
 class Submission(BaseModel):
-    """The last one of a run. ``address`` is the cluster's dashboard, ``versions`` are the submitting machine's."""
+    """``address`` is the cluster's dashboard, ``versions`` are the submitting machine's, times are UTC."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,13 +28,20 @@ class Submission(BaseModel):
     submitted: str
     versions: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """Where it is kept; the last one is the last by name."""
+        return f"{FOLDER}/{self.submitted.replace(':', '')}-{self.nonce}.json"
+
+
+def write(storage: Storage, sent: Submission) -> None:
+    storage.replace(sent.name, sent.model_dump_json(indent=2).encode())
+
 
 def read(storage: Storage) -> Submission | None:
     """The run's last submission; ``None`` when there was none."""
-    try:
-        return Submission.model_validate_json(storage.read(NAME))
-    except (FileNotFoundError, ValidationError):
-        return None
+    names = sorted(name for name, _ in storage.entries(FOLDER) if name.endswith(".json"))
+    return Submission.model_validate_json(storage.read(f"{FOLDER}/{names[-1]}")) if names else None
 
 
 def demand_seen(run: str) -> None:
@@ -42,16 +50,17 @@ def demand_seen(run: str) -> None:
     Raises:
         StageError: it does not; says what differs.
     """
-    nonce = os.environ.get(NONCE)
+    nonce = os.environ.get(SUBMISSION)
     if nonce is None:
         return
-    found = read(storage_at(run))
-    if found is None or found.nonce != nonce:
+    storage = storage_at(run)
+    name = next((name for name, _ in storage.entries(FOLDER) if name.endswith(f"-{nonce}.json")), None)
+    if name is None:
         raise StageError(
             what=f"the cluster does not see the {run} that the submitting machine sees",
-            evidence=f"{NAME} there "
-            + ("is not to be found" if found is None else f"is of the job {found.job}"),
+            evidence=f"what that one wrote to {FOLDER} there is not to be found",
             remedy=machine.SHARED,
         )
     if not os.environ.get(ANY_VERSIONS):
-        machine.demand_versions(found.versions, machine.versions(), "the cluster")
+        sent = Submission.model_validate_json(storage.read(f"{FOLDER}/{name}"))
+        machine.demand_versions(sent.versions, machine.versions(), "the cluster")

@@ -1,15 +1,15 @@
 """`capfilt submit`, `jobs`, `logs` and `stop`: runs as jobs of a cluster."""
 
 import json
+import os
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from data_contracts.errors import UsageError
-from pipeline import submission
-from pipeline.commands.shared import Changes, Json, RecipeFile, Until, WaitNodes, console, say
+from data_contracts.errors import BusyError, UsageError
+from pipeline import lease, submission
+from pipeline.commands.shared import Changes, Json, RecipeFile, Until, WaitNodes, say
 from pipeline.inspection import visible
 from pipeline.ledger import Ledger
 from pipeline.placement import PATIENCE
@@ -22,7 +22,7 @@ Dashboard = Annotated[
     typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://head:8265."),
 ]
 ItsDashboard = Annotated[
-    str | None, typer.Option(help="The cluster's dashboard; without it, where the run was last submitted.")
+    str | None, typer.Option(help="The cluster's dashboard; not needed for one on this machine.")
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Use a cluster that other machines reach without a token.")
@@ -47,14 +47,18 @@ def submit(
 ) -> None:
     """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
     from pipeline.jobs import LIVE, Jobs
-    from pipeline.recipe import load
+    from pipeline.recipe import STAGES, load
 
     loaded = load(recipe, changes or ())
+    if until and until not in STAGES:
+        raise UsageError(
+            what=f"--until {until}: there is no such stage", evidence=f"stages: {', '.join(STAGES)}"
+        )
     jobs = Jobs(address, insecure=insecure)
     arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
-    job = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
-    say(f"submitted {job}")
-    status = jobs.await_start(job, loaded.run, wait)
+    sent = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
+    say(f"submitted {sent.job}")
+    status = jobs.await_start(sent, loaded.run, wait)
     if status in LIVE:
         say(f"{status.lower()}; follow it: capfilt status --follow {loaded.run}")
     else:
@@ -69,10 +73,11 @@ def jobs(address: Dashboard, insecure: Insecure = False, as_json: Json = False) 
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("run", "job", "status", "begun", "ended", "message")
     for job in found:
-        table.add_row(*(Text(value) for key, value in job.items() if key != "name"))
-    console.print(table)
+        say(
+            f"{job['run']}\n    {job['job']}: {job['status'].lower()}, {job['begun']} to {job['ended'] or 'now'}"
+        )
+        say(f"    {visible(job['message'])}")
 
 
 def logs(
@@ -101,24 +106,41 @@ def logs(
 
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
     """Stop a run's job. What is committed stays: submit the recipe again, here or elsewhere, and it carries on."""
+    from pipeline.jobs import LIVE
+
     jobs, job = _job_of(run, address, insecure)
-    status = jobs.stop(job)
-    carries_on = "; submitting the recipe again carries on"
-    say(f"{job}: " + (f"stopped{carries_on}" if status == "STOPPED" else f"had ended, {status.lower()}"))
+    if (status := jobs.status(job)) in LIVE:
+        say(f"{job}: {jobs.stop(job).lower()}; submitting the recipe again carries on")
+        return
+    say(f"{job} had ended, {status.lower()}")
+    storage = Ledger(run).storage
+    holder = lease.read(storage)
+    if holder and lease.alive(storage, holder):
+        raise BusyError(
+            what=f"but the run is being worked on: {holder.who}",
+            evidence=f"its lease is renewed, and {jobs.address} has no job of it that goes on",
+            remedy="stop it where it runs; for a job on another cluster, give that one's --address",
+        )
 
 
 def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]":
-    """The last job of a run, and the cluster that has it."""
-    from pipeline.jobs import Jobs
+    """The last job of a run, and the cluster that has it.
 
-    ledger = Ledger(run)
-    sent = submission.read(ledger.storage)
-    address = address or (sent.address if sent else None)
+    An address that the run names is believed only when it is this machine's own: whoever may write to a run would
+    otherwise be sent the cluster's token.
+    """
+    from pipeline.jobs import Jobs, is_loopback
+
+    sent = submission.read(Ledger(run).storage)
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is None and sent is not None and is_loopback(urlsplit(sent.address).hostname or ""):
+        address = sent.address
     if address is None:
+        said = f"it was submitted to {sent.address}, it says" if sent else "nothing there says where"
         raise UsageError(
-            what=f"where is the job of {run}?",
-            evidence=f"there is no {submission.NAME} in {ledger.url}",
-            remedy="give the cluster's dashboard: --address http://head:8265",
+            what=f"on which cluster is the job of {run}?",
+            evidence=said,
+            remedy="give that cluster's dashboard: --address http://head:8265",
         )
     jobs = Jobs(address, insecure=insecure)
     return jobs, sent.job if sent and sent.address == jobs.address else jobs.find(run)

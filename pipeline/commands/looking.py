@@ -8,25 +8,32 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data_contracts.errors import DamageError
+from data_contracts.errors import DamageError, StageError
 from data_contracts.rejects import MEANING
-from pipeline import funnel, inspection, submission
+from pipeline import funnel, inspection, log, submission
 from pipeline import report as figures
 from pipeline import report_card as card_of
 from pipeline.commands.shared import Json, RunFolder, console, say
 from pipeline.inspection import visible
 from pipeline.ledger import Ledger
 
+QUIET = 60.0  # seconds: a job may be on its way
+
 
 def status(
     run: RunFolder,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run is complete.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the run is complete, or nobody is at work.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show how far a run is, from its storage alone."""
     ledger = Ledger(run)
+    seen, since = None, time.monotonic()
     while True:
-        views = inspection.stages(ledger)
+        views, holder = inspection.stages(ledger), inspection.running(ledger)
+        if holder != seen:
+            seen, since = holder, time.monotonic()
         if as_json:
             print(json.dumps([_status_row(view) for view in views], indent=2))
         else:
@@ -36,14 +43,20 @@ def status(
             console.print(table)
             if sent := submission.read(ledger.storage):
                 say(f"submitted at {sent.submitted} to {sent.address}, as {sent.job}")
-            if holder := inspection.running(ledger):
+            if holder:
                 say(f"at work: {holder.who}, as it said at {holder.said}")
                 for task in holder.running:
-                    console.print(
-                        f"  {task.label}: {task.done:,} of {task.total:,} {task.text}", highlight=False
-                    )
+                    so_far = f"{task.done:,} of {task.total:,} " if task.total else ""
+                    say(f"  {task.label}: {so_far}{task.text}".rstrip())
         if not follow or all(view.complete for view in views):
             return
+        if time.monotonic() - since > QUIET:
+            ended = [line for line in log.read(ledger) if line["event"] == "run_ended"]
+            raise StageError(
+                what=f"nobody has been at work in {ledger.url} for {QUIET:.0f} s",
+                evidence=f"its last runner said: {ended[-1]['message']}" if ended else "",
+                remedy=f"capfilt logs {run} tells more; capfilt resume {run}, or submitting it again, carries on",
+            )
         time.sleep(5)
 
 

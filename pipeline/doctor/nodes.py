@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from data_contracts.errors import CapfiltError
 from data_contracts.units import size
 from pipeline.cluster import Connection
 from pipeline.doctor import probe
@@ -15,7 +16,9 @@ from pipeline.doctor.finding import Finding
 from pipeline.doctor.inputs import Files, Hosts, dns_verdict
 from pipeline.doctor.installation import FULL, decisive, required
 from pipeline.doctor.output import PATIENCE, Output
+from pipeline.flow import demands
 from pipeline.jobs import Jobs
+from pipeline.plan import Plan
 from pipeline.recipe import Recipe
 from pipeline.room import Node, Room, alive
 from stages.neighbours import DISTRIBUTIONS
@@ -116,19 +119,14 @@ def _sum(nodes: Iterable[Node]) -> str:
 
 
 def _placement(recipe: Recipe, nodes: Mapping[str, Node]) -> Iterator[Finding]:
-    """Whether there is room for the workers of each stage that the recipe places."""
+    """Whether there is room for the workers of every stage, as a run asks before it begins."""
     room = Room(nodes)
-    misfits = [
-        f"{stage} asks for {needs}, {lacking}"
-        for stage, keys in recipe.placement.items()
-        if (lacking := room.lacking(needs := keys.needs(0.0), keys.min_actors))
-    ]
-    if misfits:
-        yield Finding(
-            "placement", "fail", "; ".join(misfits), "ask for less in placement, or add such a node"
-        )
-    else:
-        yield Finding("placement", "ok", "every stage fits a node")
+    try:
+        plan = Plan(recipe)
+    except CapfiltError:
+        return  # what is wrong with it was said already
+    lacking = room.lacking(demands(plan, plan, room.most("GPU")))
+    yield Finding.of("placement", lacking) if lacking else Finding("placement", "ok", "every stage fits")
 
 
 def _judged(name: str, node: str, answer: probe.Answer, wanted: Wanted, facts: Node) -> Iterator[Finding]:

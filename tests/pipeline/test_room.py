@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.placement import PlacementKeys, Resources
+from pipeline.placement import Demand, PlacementKeys, Resources
 from pipeline.room import Node, Room
 
 CPU = Node({"CPU": 8.0, "memory": 32e9})
@@ -40,11 +40,15 @@ def test_how_many_workers_a_node_holds(node: Node, needs: Resources, workers: in
     ],
 )
 def test_why_there_is_no_room(needs: Resources, workers: int, said: str) -> None:
-    assert Room({"one": CPU, "two": GPU}).lacking(needs, workers) == said
+    lacking = Room({"one": CPU, "two": GPU}).lacking([Demand("score", needs, workers)])
+    assert (lacking.evidence if lacking else "") == said
 
 
 def test_a_cluster_without_nodes_says_so() -> None:
-    assert Room({}).lacking(Resources(), 1) == "no node is alive any more"
+    lacking = Room({}).lacking([Demand("score", Resources(), 2), Demand("embed", Resources(), 1)])
+    assert lacking is not None
+    assert lacking.what == "the cluster has no room for score, embed: 2 workers with 1 CPUs and 0 GPUs each"
+    assert lacking.evidence == "no node is alive any more"
 
 
 def test_what_workers_took_is_missing_until_it_is_given_back() -> None:

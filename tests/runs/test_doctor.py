@@ -236,7 +236,8 @@ def test_a_stage_that_fits_no_node_is_named(head: Head, recipe: dict[str, Any], 
     found = lines(capfilt("doctor", path, "--json", "--address", head.address, expect=1, **head.env))
     assert {name for name, line in found.items() if line["verdict"] == "fail"} == {"placement"}
     assert (
-        "caption asks for 1 CPUs and 1000 GPUs, the largest have 2 CPU, 0 GPU" in found["placement"]["found"]
+        "no room for caption: 1 CPUs and 1000 GPUs: the largest have 2 CPU, 0 GPU"
+        in found["placement"]["found"]
     )
 
 

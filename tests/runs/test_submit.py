@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,10 +12,21 @@ from typing import Any
 
 import pytest
 
-from pipeline import lease
+from pipeline import lease, submission
 from pipeline.storage import Folder
+from pipeline.submission import Submission
 from tests.runs.cluster import Head, free_ports, started_head
-from tests.runs.command import Ended, capfilt, difference, here, snapshot, wait_until, write_recipe
+from tests.runs.command import (
+    LIMIT,
+    Ended,
+    capfilt,
+    difference,
+    here,
+    snapshot,
+    started,
+    wait_until,
+    write_recipe,
+)
 
 STAGES = ("ingest", "caption", "score", "select", "export")
 SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
@@ -123,15 +135,70 @@ def test_a_token_in_a_file_is_enough(head: Head, tmp_path: Path):
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(head.env["RAY_AUTH_TOKEN"])
     capfilt("jobs", "--address", head.dashboard, HOME=str(tmp_path))
+    said = capfilt("doctor", "--address", head.dashboard, HOME=str(tmp_path)).said
+    assert "1 node, 2 CPUs" in said
+
+
+def test_the_token_is_not_sent_to_wherever_a_run_says_its_job_is(tmp_path: Path):
+    sent = Submission(
+        job="capfilt-x-1", address="http://192.0.2.7:8265", nonce="0", host="", submitted="2026", versions={}
+    )
+    submission.write(Folder(tmp_path / "run"), sent)
+    ended = here("stop", tmp_path / "run", expect=2)
+    assert "it was submitted to http://192.0.2.7:8265, it says" in ended.err
+    assert "--address" in ended.err
+
+
+def test_two_submissions_at_once_are_one_job(head: Head, recipe: dict[str, Any], tmp_path: Path):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="twice")
+    command = ("submit", path, "--address", head.dashboard, "--until", "list_web")
+    with started(*command, **head.env) as one, started(*command, **head.env) as other:
+        said = [process.communicate(timeout=LIMIT)[1] for process in (one, other)]
+        assert sorted(process.returncode for process in (one, other)) == [0, 1], said
+    assert any("the run was submitted already" in error or "being worked on" in error for error in said)
+    assert capfilt("stop", tmp_path / "runs" / "twice", **head.env).said.endswith("had ended, succeeded")
+
+
+def test_a_run_that_somebody_works_on_is_not_submitted(head: Head, recipe: dict[str, Any], tmp_path: Path):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="busy")
+    with lease.Lease(Folder(tmp_path / "runs" / "busy")):
+        assert "the run is being worked on" in refused(path, head.dashboard, **head.env).err
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [("http://127.0.0.1:abc", 2), ("http://[::1", 2), ("http://u:pw@127.0.0.1:1", 2), ("gcs", 1)],
+)
+def test_what_is_no_dashboard_is_said(head: Head, address: str, code: int):
+    ended = capfilt(
+        "jobs", "--address", f"http://{head.address}" if address == "gcs" else address, expect=code
+    )
+    assert "Traceback" not in ended.err
+    assert "pw" not in ended.err
+    assert "http://head:8265" in ended.err
+
+
+def test_following_a_run_that_nobody_works_on_any_more_ends(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "left"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "_totals", ignore_errors=True)
+    (run / "export" / "_totals.json").unlink(missing_ok=True)
+    monkeypatch.setattr("pipeline.commands.looking.QUIET", 1.0)
+    ended = here("status", run, "--follow", expect=1)
+    assert "nobody has been at work in" in ended.err
+    assert "capfilt resume" in ended.err
 
 
 def test_no_cluster_at_the_address_is_an_error(recipe: dict[str, Any], tmp_path: Path):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="nobody")
     (port,) = free_ports(1)
     assert (
-        f"no Ray cluster answers at http://127.0.0.1:{port}" in refused(path, f"http://127.0.0.1:{port}").err
+        f"no Ray dashboard answers at http://127.0.0.1:{port}"
+        in refused(path, f"http://127.0.0.1:{port}").err
     )
-    assert "is not the address of a dashboard" in refused(path, f"127.0.0.1:{port}", expect=2).err
+    assert "--address is not the address of a dashboard" in refused(path, f"127.0.0.1:{port}", expect=2).err
     ended = capfilt("run", path, "--address", f"127.0.0.1:{port}", expect=1)
     assert f"no connection to the Ray cluster at 127.0.0.1:{port}" in ended.err
 
@@ -142,7 +209,7 @@ def test_the_address_that_is_asked_for_wins_over_the_environment(
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="asked")
     (port,) = free_ports(1)
     assert (
-        f"no Ray cluster answers at http://127.0.0.1:{port}"
+        f"no Ray dashboard answers at http://127.0.0.1:{port}"
         in refused(path, f"http://127.0.0.1:{port}", **head.env).err
     )
 
@@ -221,7 +288,7 @@ def test_a_cluster_that_does_not_see_the_runs_storage_is_told_at_once(unshared: 
     with started_head(through=blind(unshared / "runs")) as head:
         said = " ".join(refused(path, head.dashboard, **head.env).err.split())
     assert f"the cluster does not see the {unshared}/runs/elsewhere that the submitting machine sees" in said
-    assert "_job.json there is not to be found" in said
+    assert "what that one wrote to _jobs there is not to be found" in said
 
 
 def test_a_local_run_starts_its_own_ray_beside_a_running_cluster(
