@@ -77,7 +77,7 @@ def test_a_setting_of_the_recipe(done: World) -> None:
         True,
         "the run has 0.5, this recipe 0.9",
     )
-    assert "redoes select, export (2 of 11 stages" in error.remedy
+    assert "redoes select, export (2 of 12 stages" in error.remedy
 
 
 def test_a_run_with_nothing_in_it_may_still_be_corrected(world: World) -> None:

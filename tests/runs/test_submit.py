@@ -183,8 +183,7 @@ def test_following_a_run_that_nobody_works_on_any_more_ends(
 ):
     run = tmp_path / "left"
     shutil.copytree(finished, run)
-    shutil.rmtree(run / "_totals", ignore_errors=True)
-    (run / "export" / "_totals.json").unlink(missing_ok=True)
+    (run / "export" / "_stage.json").unlink()
     monkeypatch.setattr("pipeline.commands.looking.QUIET", 1.0)
     ended = here("status", run, "--follow", expect=1)
     assert "nobody has been at work in" in ended.err
