@@ -22,7 +22,15 @@ def test_a_listener_that_fails_harms_nobody_and_is_told_nothing_more() -> None:
         listeners.hear(Said("two"))
     assert len(deaf.heard) == 1
     texts = [event.text for event in good.heard if isinstance(event, Said)]
-    assert texts == ["_Ear is off: OSError('no ear')", "one", "two"]
+    assert texts == ["one", "_Ear is off: OSError('no ear')", "two"]
+
+
+def test_several_that_fail_at_once_harm_nobody() -> None:
+    good = _Ear()
+    listeners = Listeners(_Ear(deaf=True), good, _Ear(deaf=True))
+    with listeners:
+        listeners.hear(Said("one"))
+    assert len(good.heard) == 3
 
 
 def test_a_stop_is_no_failure_of_a_listener() -> None:
