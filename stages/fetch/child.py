@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 import traceback
-import types
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _downloader_class() -> Any:
         spec = importlib.util.find_spec("img2dataset")
         assert spec is not None
         sys.modules["img2dataset"] = importlib.util.module_from_spec(spec)
-        sys.modules["wandb"] = types.ModuleType("wandb")
+        sys.modules["wandb"] = importlib.util.module_from_spec(ModuleSpec("wandb", None))
     from img2dataset.downloader import Downloader
 
     return Downloader
