@@ -25,11 +25,11 @@ from urllib.parse import urlsplit
 import yaml
 
 import pipeline
-from data_contracts.errors import BusyError, CapfiltError, StageError, StorageError, UsageError
+from data_contracts.errors import BusyError, CapfiltError, StageError, UsageError
 from pipeline import lease, machine, submission
 from pipeline.doctor.probe import PACKAGES
 from pipeline.recipe import Recipe
-from pipeline.storage import Storage, storage_at
+from pipeline.storage import storage_at
 from pipeline.submission import ANY_VERSIONS, Submission
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Jobs:
             submitted=datetime.now(UTC).isoformat(timespec="milliseconds"),
             versions=machine.versions(),
         )
-        _write(storage, sent)
+        submission.write(storage, sent)
         variables = {lease.SUBMISSION: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})
         try:
             with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
@@ -300,17 +300,6 @@ def _submitted(job: str, address: str, run: str) -> BusyError:
         evidence=f"it has not ended on {address}",
         remedy=f"follow it with `capfilt status --follow {run}`, or `capfilt stop {run}` first",
     )
-
-
-def _write(storage: Storage, sent: Submission) -> None:
-    try:
-        submission.write(storage, sent)
-    except OSError as error:
-        raise StorageError(
-            what=f"the run cannot be written: {storage}",
-            evidence=str(error),
-            remedy="give an `output` that this user may write to",
-        ) from error
 
 
 def _pack(folder: Path, recipe: Recipe, *, code: bool) -> None:

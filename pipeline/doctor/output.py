@@ -31,14 +31,7 @@ class Output:
         """Write, write again under the same name, read, remove."""
         storage, name = self._storage, f".capfilt-doctor-{self.token}"
         self._written = [name, f"{name}-again"]
-        try:
-            first = storage.claim(name, self.token.encode())
-        except FileNotFoundError as error:
-            raise StorageError(
-                what=f"the output cannot be made: {self.where}",
-                evidence=str(error),
-                remedy="give a folder on a disk that this user may write to, or a store",
-            ) from error
+        first = storage.claim(name, self.token.encode())
         second = storage.claim(name, b"another writer's")
         read = storage.read(name)
         if not first or second or read != self.token.encode():

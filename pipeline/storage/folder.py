@@ -133,7 +133,14 @@ class Folder(Storage):
 
     @_patiently
     def _make(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as below /proc; it is no file that somebody looked for
+            raise StorageError(
+                what=f"the output cannot be made: {self.path}",
+                evidence=str(error),
+                remedy="give a folder on a disk that this user may write to, or a store",
+            ) from error
 
     def sweep(self) -> None:
         shutil.rmtree(self.path / "_tmp", ignore_errors=True)

@@ -529,3 +529,10 @@ def test_a_full_disk_and_a_read_only_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert where.read("score/part") == b"1" * 1000
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert where.claim("score/new", b"x")
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_a_remedy() -> None:
+    for write in (lambda folder: folder.replace("a", b""), lambda folder: folder.claim("a", b"")):
+        with pytest.raises(StorageError, match="the output cannot be made: /proc/nope") as caught:
+            write(Folder(Path("/proc/nope")))
+        assert "may write to" in caught.value.remedy
