@@ -143,7 +143,7 @@ class Crew:
         placed = True
         while placed:
             placed = False
-            for task in flow.ready(int(room.most("CPU")), room.most("GPU")):
+            for task in flow.ready(max(1, int(room.most("CPU"))), room.most("GPU")):
                 if not self._can_ever(task, room):
                     continue
                 if task.ranks > 1:
