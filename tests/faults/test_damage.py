@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ledger import Ledger
-from tests.runs.command import capfilt, difference, here, snapshot, table, write_recipe
+from tests.runs.command import STAGES, capfilt, difference, here, snapshot, table, write_recipe
 
-STAGES = ("ingest", "caption", "score", "select", "export")
 DEPENDENT = ("caption", "score", "select", "export")
 
 

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.ledger import Ledger
-from tests.runs.command import capfilt, difference, here, snapshot, write_recipe
+from tests.runs.command import STAGES, capfilt, difference, here, snapshot, write_recipe
 
 pytestmark = pytest.mark.thorough
-
-STAGES = ("ingest", "caption", "score", "select", "export")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.ledger import Ledger
 from tests.runs.command import (
+    STAGES,
     capfilt,
     descendants,
     difference,
@@ -22,8 +23,6 @@ from tests.runs.command import (
     wait_until,
     write_recipe,
 )
-
-STAGES = ("ingest", "caption", "score", "select", "export")
 
 
 def dies(*arguments: object, at: str) -> None:

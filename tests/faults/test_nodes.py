@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import lease
 from pipeline.ledger import Ledger
-from pipeline.storage import Folder
 from tests.runs.cluster import end, started_head
 from tests.runs.command import (
+    SLOW,
+    STAGES,
+    busy,
     capfilt,
     descendants,
     difference,
@@ -20,15 +21,6 @@ from tests.runs.command import (
     wait_until,
     write_recipe,
 )
-
-STAGES = ("ingest", "caption", "score", "select", "export")
-SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
-
-
-def busy(run: Path, stage: str) -> set[int]:
-    """The processes that work on the stage at the moment, as the run's lease has it."""
-    holder = lease.read(Folder(run))
-    return {task.pid for task in holder.running if task.label.startswith(f"{stage}-")} if holder else set()
 
 
 @pytest.mark.thorough

@@ -11,12 +11,19 @@ import pytest
 from pipeline import lease
 from pipeline.ledger import Ledger
 from pipeline.storage import Folder
-from tests.runs.command import capfilt, difference, here, snapshot, started, wait_until, write_recipe
+from tests.runs.command import (
+    SLOW,
+    STAGES,
+    capfilt,
+    difference,
+    here,
+    snapshot,
+    started,
+    wait_until,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.thorough
-
-STAGES = ("ingest", "caption", "score", "select", "export")
-SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
 
 
 def in_the_middle(process: subprocess.Popen[str], run: Path) -> None:

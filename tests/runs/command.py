@@ -17,10 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline import lease
 from pipeline.cli import main
 from pipeline.ledger import Ledger
+from pipeline.storage import Folder
 
 LIMIT = 240.0
+STAGES = ("ingest", "caption", "score", "select", "export")  # what two runs of one recipe are compared by
+SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
 
 
 @dataclass(frozen=True)
@@ -167,3 +171,9 @@ def snapshot(run: Path, stages: Sequence[str] = ()) -> dict[str, tuple[int, int,
             facts = path.stat()
             found[str(path.relative_to(run))] = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
     return found
+
+
+def busy(run: Path, stage: str) -> set[int]:
+    """The processes that work on the stage at the moment, as the run's lease has it."""
+    holder = lease.read(Folder(run))
+    return {task.pid for task in holder.running if task.label.startswith(f"{stage}-")} if holder else set()

@@ -18,7 +18,10 @@ from pipeline.submission import Submission
 from tests.runs.cluster import Head, free_ports, started_head
 from tests.runs.command import (
     LIMIT,
+    SLOW,
+    STAGES,
     Ended,
+    busy,
     capfilt,
     difference,
     here,
@@ -27,9 +30,6 @@ from tests.runs.command import (
     wait_until,
     write_recipe,
 )
-
-STAGES = ("ingest", "caption", "score", "select", "export")
-SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,9 @@ def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="stopped", placement=SLOW)
     run = tmp_path / "runs" / "stopped"
 
-    def captioning() -> list[int]:
+    def captioning() -> set[int]:
         """The processes that caption, once some captions are committed."""
-        holder = lease.read(Folder(run))
-        tasks = holder.running if holder and any(run.glob("caption/part-*.parquet")) else ()
-        return [task.pid for task in tasks if task.label.startswith("caption-")]
+        return busy(run, "caption") if any(run.glob("caption/part-*.parquet")) else set()
 
     with started_head() as first, first.node():
         capfilt("submit", path, "--address", first.dashboard, **first.env)
