@@ -45,6 +45,15 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Trouble(Event):
+    """Something that the run gets over, and people should know of."""
+
+    @property
+    def level(self) -> int:
+        return logging.WARNING
+
+
+@dataclass(frozen=True)
 class RunBegun(Event):
     """A runner is at work in the run. ``recipe`` is a digest of it: the same for the same recipe."""
 
@@ -155,7 +164,7 @@ class Committed(Event):
 
 
 @dataclass(frozen=True)
-class AttemptFailed(Event):
+class AttemptFailed(Trouble):
     """A task did not end: its worker ``died``, an unexpected ``error`` was raised, or the ``node`` is gone."""
 
     task: Task
@@ -164,10 +173,6 @@ class AttemptFailed(Event):
     host: str
     in_hand: Sequence[str] = ()
 
-    @property
-    def level(self) -> int:
-        return logging.WARNING
-
     def lines(self) -> Iterator[Line]:
         facts = {**_of(self.task), "host": self.host, "kind": self.kind, "in_hand": list(self.in_hand)}
         last = self.how.strip().splitlines()[-1] if self.how.strip() else "no message"
@@ -175,32 +180,24 @@ class AttemptFailed(Event):
 
 
 @dataclass(frozen=True)
-class Quarantined(Event):
+class Quarantined(Trouble):
     """A row kills its process alone: it is poison, and leaves as a reject."""
 
     task: Task
     row: str
     how: str
 
-    @property
-    def level(self) -> int:
-        return logging.WARNING
-
     def lines(self) -> Iterator[Line]:
         yield f"row {self.row} is poison: {self.how}", {**_of(self.task), "row_id": self.row}
 
 
 @dataclass(frozen=True)
-class SetAside(Event):
+class SetAside(Trouble):
     """A part was buried. ``why`` is empty for one that is sound, but read what stands no more."""
 
     stage: str
     part: str
     why: str
-
-    @property
-    def level(self) -> int:
-        return logging.WARNING
 
     def lines(self) -> Iterator[Line]:
         why = f"is damaged ({self.why})" if self.why else "read what stands no more"

@@ -256,9 +256,6 @@ class Flow:
 
     # -- tasks --------------------------------------------------------------------------------------------
 
-    def _ranks(self, node: Node) -> int:
-        return ranks(self._placement(node), node)
-
     def _task(self, stage: _Stage, shard: str, cpus: int, gpus: float) -> Task:
         node, placement = stage.node, self._placement(stage.node)
         upstream = []
@@ -267,7 +264,7 @@ class Flow:
             parts = held.one(shard) if own else held.all()
             upstream.append(Upstream(name, self._plan.nodes[name].stage.produces, parts))
         deadline = STAGE_DEADLINE if stage.whole else SHARD_DEADLINE
-        each, ranks = placement.needs(default_gpus(node, gpus)), self._ranks(node)
+        each, shared = placement.needs(default_gpus(node, gpus)), ranks(placement, node)
         return Task(
             run=self._run,
             name=node.name,
@@ -280,13 +277,13 @@ class Flow:
                 model.where if isinstance(model, Checkpoint) else model.stage: self._digest(model)
                 for model in node.stage.models
             },
-            needs=each if ranks == 1 else Resources(0.0, 0.0),
+            needs=each if shared == 1 else Resources(0.0, 0.0),
             device="cuda" if each.gpus else "cpu",
             threads=placement.threads
-            or (cpus if stage.whole and ranks == 1 else max(1, int(placement.cpus))),
+            or (cpus if stage.whole and shared == 1 else max(1, int(placement.cpus))),
             batch=placement.batch,
             deadline=placement.deadline or deadline,
-            ranks=ranks,
+            ranks=shared,
             each=each,
             checkpoint_steps=placement.checkpoint_steps,
             checkpoint_minutes=placement.checkpoint_minutes,

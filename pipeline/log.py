@@ -50,7 +50,7 @@ def follow(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """All lines, then those to come, as they are written, until nobody is at work in the run."""
     sizes: dict[str, int | None] = {}
     told: Counter[str] = Counter()
-    beat, since = (lease.read(ledger.storage), time.monotonic())
+    beat, since = lease.read(ledger.storage), time.monotonic()
     sent = submission.read(ledger.storage)
     coming, submitted = sent is not None, sent.submitted if sent else ""  # a job that has not begun yet
     while True:

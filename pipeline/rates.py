@@ -34,9 +34,8 @@ COLUMNS = pa.schema(
         pa.field("facts", pa.large_string()),
     ]
 )
-SAME = (
-    0.002  # seconds by which a part may begin before the one before it on its worker ended: times are rounded
-)
+# Seconds by which a part may begin before the one before it on its worker ended: times are rounded.
+SAME = 0.002
 
 
 @dataclass(frozen=True)

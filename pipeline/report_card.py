@@ -156,7 +156,7 @@ class _Card:
             "calibration": self._calibration(),
             "threshold": self._threshold(),
             "curve": self._curve(),
-            "check": self._check(),
+            "check": self.check,
             "crawl": self._crawl(),
         }
         card["blind"] = [kind for kind, auc in card["auc"].items() if auc["value"] < BLIND]
@@ -309,7 +309,8 @@ class _Card:
         caption = self.ledger.record().recipe.get("caption") or {}
         return _checked(self.ledger, caption.get("keep") == "best")
 
-    def _check(self) -> dict[str, Any]:
+    @cached_property
+    def check(self) -> dict[str, Any]:
         """Whether people's captions of held-out images can judge the captioner's, and if not, why."""
         checked = self.checked
         every = np.ones(len(checked.image))
@@ -368,7 +369,7 @@ class _Card:
     def _written(self) -> tuple[_Estimate | None, _Estimate | None]:
         """The same of the captioner's texts, whose errors please the filter: by what it writes of held-out images."""
         checked = self.checked
-        if self._check()["why_not"]:
+        if self.check["why_not"]:
             return None, None
         every = np.ones(len(checked.image))
         drawn = list(image_weights(checked.image, self.seed, ROUNDS))
