@@ -75,7 +75,7 @@ def test_only_committed_files_are_visible(cloud: str):
         extra = {"README.md"} if stage == "export" else set()
         assert {entry.name for entry in ledger.storage.entries(stage)} == held | extra | {"_stage.json"}
     names = {name.partition("/")[0] for name in ledger.storage.tree("")} - set(ledger.record().fingerprints)
-    assert names == {"run.json", "report.json"}
+    assert names == {"run.json", "report.json", "_log"}
 
 
 def test_no_key_is_in_the_run(cloud: str, killed: tuple[Path, dict[str, int]], store: Store):
