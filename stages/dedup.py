@@ -145,7 +145,8 @@ class FindDuplicates(GlobalStage):
         if kind == "exact":
             found = flat.pairs(crawl.vectors, crawl.images, crawl.dim, self.like.similarity)
         else:
-            file = InvertedFile.build(flat, crawl.vectors, crawl.images, crawl.dim, sample)
+            # From the other end: a centroid is nearer to those that it was learnt from than to all others.
+            file = InvertedFile.build(flat, crawl.vectors, crawl.images, crawl.dim, sample[::-1])
             facts |= {"lists": file.lists, "probes": int(file.assigned.shape[1])}
             found = file.pairs(crawl.vectors, self.like.similarity)
         facts["embedding_pairs"] = join(found, f"embeddings, {kind}")

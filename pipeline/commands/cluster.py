@@ -46,8 +46,9 @@ def submit(
     insecure: Insecure = False,
 ) -> None:
     """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
-    from pipeline.jobs import LIVE, Jobs
+    from pipeline.jobs import ANSWER_SECONDS, LIVE, Jobs
     from pipeline.recipe import STAGES, load
+    from pipeline.storage import patience
 
     loaded = load(recipe, changes or ())
     if until and until not in STAGES:
@@ -56,7 +57,8 @@ def submit(
         )
     jobs = Jobs(address, insecure=insecure)
     arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
-    sent = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
+    with patience.at_most(ANSWER_SECONDS):
+        sent = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
     say(f"submitted {sent.job}")
     status = jobs.await_start(sent, loaded.run, wait)
     if status in LIVE:

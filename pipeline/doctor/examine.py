@@ -25,8 +25,7 @@ def examine(path: Path | None, address: str | None) -> Iterator[Finding]:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
-        stack.callback(setattr, patience, "SECONDS", patience.SECONDS)
-        patience.SECONDS = min(patience.SECONDS, PATIENCE)
+        stack.enter_context(patience.at_most(PATIENCE))
         yield from _Examination(path, address, stack).all()
 
 

@@ -2,12 +2,24 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 SECONDS = float(os.environ.get("CAPFILT_STORAGE_PATIENCE", "60"))
 PASSING = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Give up sooner than usual, because somebody waits for the answer."""
+    global SECONDS
+    usual, SECONDS = SECONDS, min(SECONDS, seconds)
+    try:
+        yield
+    finally:
+        SECONDS = usual
 
 
 def again(passes: Callable[[BaseException], bool]) -> Retrying:

@@ -163,6 +163,17 @@ def test_a_run_that_somebody_works_on_is_not_submitted(head: Head, recipe: dict[
         assert "the run is being worked on" in refused(path, head.dashboard, **head.env).err
 
 
+def test_a_bucket_that_does_not_answer_is_said_however_patient_runs_are(
+    head: Head, recipe: dict[str, Any], tmp_path: Path
+):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="dead", output="s3://bucket/runs")
+    dead = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}", "AWS_ALLOW_HTTP": "true"}
+    keys = {"AWS_ACCESS_KEY_ID": "a-key", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_REGION": "us-east-1"}
+    patient = {"CAPFILT_STORAGE_PATIENCE": "3600"}  # far beyond the test's own limit
+    said = refused(path, head.dashboard, **head.env, **dead, **keys, **patient).err
+    assert "s3://bucket/runs" in said
+
+
 @pytest.mark.parametrize(
     ("address", "code"),
     [("http://127.0.0.1:abc", 2), ("http://[::1", 2), ("http://u:pw@127.0.0.1:1", 2), ("gcs", 1)],
