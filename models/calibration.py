@@ -75,7 +75,8 @@ def calibrate(positives: ArrayLike, negatives: ArrayLike, *, minimum: int = 20, 
         raise CalibrationError(
             what="the filter does not score human pairs above mismatched ones",
             evidence=f"AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on {len(scores)} pairs",
-            remedy="check that the human captions fit their images, or give a filter checkpoint that works",
+            remedy="check that the human captions fit their images, bring more of them, or give a filter "
+            "checkpoint that works; select.threshold: {keep_fraction: 0.3} needs no even odds, only the order",
         )
     even = np.where(labels == 1, 0.5 / len(matched), 0.5 / len(mismatched))
     return Calibration(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.calibration import Calibration
 
 MINIMUM = 20
+MISMATCHES = (PairKind.SHUFFLED, PairKind.HARD)
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class Calibrate(GlobalStage):
                 evidence=f"{count} images in its calibrate split (a tenth), needed: {MINIMUM}",
                 remedy=f"bring {15 * MINIMUM} human images or more, or set select.threshold to a number",
             )
-        found = calibrate(
-            itm[kinds == PairKind.OWN],
-            itm[np.isin(kinds, [PairKind.SHUFFLED, PairKind.HARD])],
-            minimum=MINIMUM,
-            seed=self.seed,
-        )
+        own, mismatched = kinds == PairKind.OWN, np.isin(kinds, MISMATCHES)
+        try:
+            found = calibrate(itm[own], itm[mismatched], minimum=MINIMUM, seed=self.seed)
+        except CalibrationError as error:
+            evidence = "; ".join([error.evidence, *_aucs(itm, kinds)])
+            raise CalibrationError(what=error.what, evidence=evidence, remedy=error.remedy) from error
         figures = [*self._threshold(found, inputs, itm, kinds, images), *_platt(found)]
         yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
 
@@ -99,6 +100,16 @@ class Calibrate(GlobalStage):
         yield _figure("recall", reached.recall, len(kinds), "of human pairs, on the pairs of the fit")
         if self.target.figure == "precision":
             yield _figure("precision", reached.precision, len(kinds), "on the pairs of the fit")
+
+
+def _aucs(itm: np.ndarray, kinds: np.ndarray) -> Iterator[str]:
+    """How well each kind of mismatch is told apart: a weak filter fails at what ITC finds hardest first."""
+    from sklearn.metrics import roc_auc_score
+
+    for kind in MISMATCHES:
+        if (kinds == kind).any():
+            both = np.isin(kinds, (PairKind.OWN, kind))
+            yield f"AUC {roc_auc_score(kinds[both] == PairKind.OWN, itm[both]):.3f} against {kind} ones"
 
 
 def _platt(found: "Calibration") -> Iterator[Metric]:

@@ -139,7 +139,7 @@ def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
 
 def _funnel(ledger: Ledger, console: Console) -> None:
     table = Table("stage", "in", "kept", "left", title="the funnel")
-    for stage in ("ingest", "caption", "score", "select", "export"):
+    for stage in ("ingest", "dedup", "caption", "score", "select", "export"):
         totals = ledger.totals(stage)
         if totals is not None:
             left = ", ".join(f"{count:,} {reason}" for reason, count in totals.rejected.items())

@@ -67,8 +67,9 @@ def test_too_few_images_of_the_calibrate_split(tmp_path: Path) -> None:
 
 
 def test_a_filter_that_prefers_mismatches(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="does not score human pairs above"):
+    with pytest.raises(CalibrationError, match="does not score human pairs above") as caught:
         figures(STAGE, tmp_path, *judged(25, own=0.1, other=0.9))
+    assert "AUC 0.000 against shuffled ones; AUC 0.000 against hard ones" in caught.value.evidence
 
 
 def test_a_recall_is_the_share_of_human_pairs_kept(tmp_path: Path) -> None:
