@@ -26,7 +26,7 @@ from pipeline.inspection import files, query
 from pipeline.ledger import Ledger
 from pipeline.search.classify import evaluate, probabilities, prompts
 from pipeline.search.find import find_all
-from pipeline.search.vectors import open_index
+from pipeline.search.vectors import model_behind, open_index
 from stages.embed import TOGETHER
 
 KS = (1, 5)
@@ -52,7 +52,8 @@ def main() -> None:
     ledger, scenes = Ledger(given.run), read_truth(given.demo)
     crawl, human = open_index(ledger, "ingest", "images"), open_index(ledger, "human", "images")
     said = open_index(ledger, "human", "texts")
-    model = open_filter(crawl.facts.model, "cpu", TOGETHER, inference_for(str(given.run)))
+    where = model_behind(ledger, crawl.facts, None)
+    model = open_filter(where, "cpu", TOGETHER, inference_for(str(given.run)))
 
     rows = query("SELECT url, split FROM files", files(ledger, "human"))
     test = {row["url"] for row in rows if row["split"] == "test"}

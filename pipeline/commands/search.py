@@ -40,11 +40,8 @@ def index(
     from pipeline.search import vectors
 
     ledger = Ledger(run)
-    own = vectors.model_of(ledger, None)
-    where = vectors.model_of(ledger, model) if model else own
-    facts = vectors.build(
-        ledger, stage, _open(ledger, where, device), where, reuse=where == own, threads=os.cpu_count() or 1
-    )
+    where = vectors.model_of(ledger, model)
+    facts = vectors.build(ledger, stage, _open(ledger, where, device), where, threads=os.cpu_count() or 1)
     if as_json:
         print(facts.model_dump_json(indent=2))
         return
@@ -76,8 +73,7 @@ def search(
         raise UsageError(what="one of --text and --image is needed", remedy='such as --text "a red dog"')
     ledger = Ledger(run)
     opened = vectors.open_index(ledger, stage, of or ("images" if image is None else "texts"))
-    where = vectors.model_of(ledger, model)
-    vectors.demand_model(opened.facts, where, run)
+    where = vectors.model_behind(ledger, opened.facts, model)
     embedder = _open(ledger, where, device)
     if image is not None:
         query = find.see_picture(embedder, image)

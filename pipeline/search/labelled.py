@@ -40,8 +40,7 @@ def of_run(
 ) -> "tuple[Pictures, Filter]":
     """The pictures of an indexed stage, and the model that it was indexed with."""
     opened = vectors.open_index(ledger, stage, "images")
-    where = vectors.model_of(ledger, model)
-    vectors.demand_model(opened.facts, where, ledger.url)
+    where = vectors.model_behind(ledger, opened.facts, model)
     rows = opened.rows
     made = Pictures(rows["url"].to_pylist(), rows["row_id"].to_pylist(), opened.vectors())
     return made, open_model(where)

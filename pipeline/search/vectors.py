@@ -5,6 +5,7 @@ It lies in the run's ``_index/STAGE``: derived, made again at will, no part of t
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_contracts.errors import SourceError, UsageError
+from data_contracts.errors import ModelError, SourceError, UsageError
 from models.open import digest_of
 from models.protocols import Embedder
 from pipeline import by_hand
@@ -64,24 +65,47 @@ class Opened(NamedTuple):
 
 
 def model_of(ledger: Ledger, given: str | None) -> str:
-    """Where the model lies that embeds for a run: the one given, or the one that its recipe deduplicates with, or the
-    one that it pretrains, or its filter."""
+    """Where the model lies that embeds for a run: the one given, or the best of its own."""
     if given:
         return by_hand.model_of(given, "filter")
+    return next(_own_models(ledger), None) or by_hand.model_of(str(ledger.storage), "filter")
+
+
+def _own_models(ledger: Ledger) -> Iterator[str]:
+    """Where the models lie that a run can embed with: the one that its recipe deduplicates with, its filter, the one
+    that it pretrains. Those that are not trained yet are left out."""
     record = ledger.record()
     recipe: Any = parse(record.recipe)
     if recipe.dedup is not None and recipe.dedup.model:
-        return str(recipe.dedup.model)
+        yield str(recipe.dedup.model)
+    with suppress(ModelError):
+        yield by_hand.model_of(str(ledger.storage), "filter")
     if "pretrain" in record.fingerprints and (digest := model_digest(ledger.index("pretrain"))):
-        return str(ledger.model("pretrain", digest))
-    return by_hand.model_of(str(ledger.storage), "filter")
+        yield str(ledger.model("pretrain", digest))
 
 
-def build(
-    ledger: Ledger, stage: str, embedder: Embedder, where: str, *, reuse: bool, threads: int = 1
-) -> IndexFacts:
-    """Index a stage's pictures and texts, and put the index into the run. With ``reuse`` what the run's own `embed`
-    stage has is not embedded again; it has to be the same model.
+def model_behind(ledger: Ledger, facts: IndexFacts, given: str | None) -> str:
+    """The model that asks an index: the one given, or that of the run's own which made it.
+
+    Raises:
+        UsageError: it is not the one that the index was made with.
+    """
+    candidates = [model_of(ledger, given)] if given else [*_own_models(ledger)]
+    digests = {digest_of(where): where for where in candidates}
+    if found := digests.get(facts.digest):
+        return found
+    asked = ", ".join(f"{where} ({digest[:12]})" for digest, where in digests.items()) or "none"
+    raise UsageError(
+        what="the index was made with another model: its vectors and yours mean different things",
+        evidence=f"made with {facts.model} ({facts.digest[:12]}), asked with {asked}",
+        remedy=f"give --model {facts.model}, or index again: capfilt index {ledger.url} --stage {facts.stage}",
+    )
+
+
+def build(ledger: Ledger, stage: str, embedder: Embedder, where: str, *, threads: int = 1) -> IndexFacts:
+    """Index a stage's pictures and texts by the model at ``where``, and put the index into the run.
+
+    What the run's own `embed` stage has of the same model is not embedded again.
 
     Raises:
         SourceError: the run has no such stage, or the stage has no pictures and texts.
@@ -90,7 +114,8 @@ def build(
     faiss = require_faiss()
     faiss.omp_set_num_threads(threads)
     demand_stage(ledger, stage)
-    known = files(ledger, "embed") if reuse and "embed" in ledger.record().fingerprints else Files([])
+    digest = digest_of(where)
+    known = _known(ledger, digest)
     counts: dict[Of, int] = {}
     kinds: dict[Of, str] = {}
     truncated = 0
@@ -125,7 +150,7 @@ def build(
         facts = IndexFacts(
             stage=stage,
             model=where,
-            digest=digest_of(where),
+            digest=digest,
             dim=dim,
             images=counts["images"],
             texts=counts["texts"],
@@ -179,17 +204,6 @@ def open_index(ledger: Ledger, stage: str, of: Of) -> Opened:
     return Opened(facts, index, rows)
 
 
-def demand_model(facts: IndexFacts, where: str, run: str) -> None:
-    """Raises :class:`UsageError` unless the model at ``where`` is the one that the index was made with."""
-    digest = digest_of(where)
-    if digest != facts.digest:
-        raise UsageError(
-            what="the index was made with another model: its vectors and yours mean different things",
-            evidence=f"made with {facts.model} ({facts.digest[:12]}), asked with {where} ({digest[:12]})",
-            remedy=f"give --model {facts.model}, or index again: capfilt index {run} --stage {facts.stage}",
-        )
-
-
 def state_of(ledger: Ledger, stage: str) -> str:
     """Stands for the committed parts of a stage, hex."""
     held = sorted(ledger.index(stage).held().items())
@@ -204,6 +218,14 @@ def pictures(ledger: Ledger) -> Files:
 
 
 # -- what a stage has -----------------------------------------------------------------------------------------
+
+
+def _known(ledger: Ledger, digest: str) -> Files:
+    """The vectors that the run's own `embed` stage has, if the model of this digest made them."""
+    index = ledger.index("embed")
+    part = index.part(index.table["shard"][0].as_py()) if len(index) else None
+    own = part is not None and part.record is not None and digest in part.record.models.values()
+    return files(ledger, "embed") if own else Files([])
 
 
 def _rows_of(ledger: Ledger, stage: str) -> Files:

@@ -70,14 +70,14 @@ def test_what_the_run_embedded_is_not_embedded_again(world: World) -> None:
             return super()._directions(numbers)
 
     where = str(world.models["filter"])
-    facts = vectors.build(ledger, "ingest", Counting(), where, reuse=True)
+    facts = vectors.build(ledger, "ingest", Counting(), where)
     assert (facts.images, facts.texts, sum(seen)) == (9, 9, 0)
     known = vectors.open_index(ledger, "ingest", "images").vectors()
-    vectors.build(ledger, "ingest", Counting(), where, reuse=False)
+    vectors.build(ledger, "ingest", Counting(), str(world.models["captioner"]))
     assert sum(seen) > 18
     again = vectors.open_index(ledger, "ingest", "images")
     assert np.allclose(np.sort(known, axis=0), np.sort(again.vectors(), axis=0))
-    dropped = vectors.build(ledger, "dedup", FakeFilter(), where, reuse=True)
+    dropped = vectors.build(ledger, "dedup", FakeFilter(), where)
     assert dropped.images == 9
 
 
@@ -138,7 +138,7 @@ def test_an_index_that_is_damaged_or_of_an_older_state_says_so(indexed: Ledger) 
 def test_a_stage_without_rows_yet_is_refused(world: World) -> None:
     ledger = run(world.plan(), until="ingest")
     with pytest.raises(SourceError, match="export has no rows yet"):
-        vectors.build(ledger, "export", FakeFilter(), str(world.models["filter"]), reuse=True)
+        vectors.build(ledger, "export", FakeFilter(), str(world.models["filter"]))
 
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202etxt.exe\x1b[31m"

@@ -214,3 +214,12 @@ def test_what_a_run_has_cleaned_joins_the_pretraining_of_the_next(run: Path, hea
         f"on {len(cleaned)} that another run has cleaned"
         in (second / "models/pretrain/README.md").read_text()
     )
+
+
+def test_a_run_is_searched_by_its_filter_or_by_whichever_of_its_models_indexed_it(run: Path):
+    on = (run, "--stage", "ingest")
+    made = json.loads(here("index", *on, "--json").out)
+    assert made["model"] == str(run / "models/filter")
+    for model in ("filter", "pretrain"):
+        here("index", *on, "--model", run / "models" / model)
+        assert len(json.loads(here("search", *on, "--text", "a red picture", "--json").out)) == 10
