@@ -13,6 +13,7 @@ from models.metrics import diversity, most_shared
 from pipeline import keep_rates, report_card, uniqueness
 from pipeline.inspection import figures, files, query, stages
 from pipeline.ledger import Ledger
+from stages.train import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7
 # A captioner worth its name beats the human caption of another picture by far.
@@ -60,6 +61,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "rehearsal": record.recipe.get("models", {}).get("rehearsal", "auto"),
         "exported": _exported(ledger),
         "evaluation": evaluation,
+        "web_passes": _web_passes(ledger),
         "filter": report_card.build(ledger),
         "test_images_in_crawl": _leaked(ledger),
         "uniqueness": uniqueness.build(ledger),
@@ -145,6 +147,15 @@ def _leaked(ledger: Ledger) -> int:
     return rows[0]["images"] if rows else 0
 
 
+def _web_passes(ledger: Ledger) -> float | None:
+    """How often pretraining saw each web image, if there was one."""
+    trained, web = ledger.record().stages.get("pretrain"), ledger.totals("ingest")
+    if not trained or web is None or not web.kept:
+        return None
+    cleaned = ledger.totals("cleaned")
+    return web_passes(trained["stage"]["settings"], web.kept, cleaned.kept if cleaned else 0)
+
+
 def _warnings(report: dict[str, Any]) -> list[str]:
     """What a user should know before trusting the dataset, in plain words."""
     evaluation, warnings = report["evaluation"], []
@@ -169,6 +180,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"The captions are poor: CIDEr {cider['value']:.2f} on test images, where the human captions of "
             f"other images reach {chance['value']:.2f}. Do not train on the synthetic texts of this run."
         )
+    if (passes := report["web_passes"] or 0.0) > MOST_PASSES:
+        web = next(stage["kept"] for stage in report["stages"] if stage["stage"] == "ingest")
+        warnings.append(learnt_by_heart(passes, web))
     warnings += keep_rates.alarm(report["words"], report["rehearsal"])
     tested = evaluation.get("test_images")
     if tested and tested["value"] < 50:

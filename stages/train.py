@@ -5,8 +5,9 @@ the human pairs, a filter by ITC + ITM and a captioner by LM (section 3.3).
 """
 
 import json
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
     from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
     from models.training.loop import Execution
 
+logger = logging.getLogger(__name__)
+
 ONLY = "0000000"
+MOST_PASSES = 8
 CURVE, MODEL = "steps.jsonl", "model"
 
 
@@ -262,6 +266,7 @@ class Pretrain(_Training):
         web = CommittedPairs(inputs, Picture, size, site)
         others = [Source(web, len(web))]
         what = f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images"
+        beside = 0
         if inputs.has(CleanedPicture):
             aside = _held_out_ids(inputs)
             cleaned = CommittedPairs(
@@ -271,11 +276,31 @@ class Pretrain(_Training):
                 site,
                 trusted=lambda image, texts: () if image in aside else texts,
             )
-            weights = settings.other_shares(len(web), len(cleaned))
+            beside = len(cleaned)
+            weights = settings.other_shares(len(web), beside)
             others = [Source(web, weights[0]), Source(cleaned, weights[1])]
-            what += f", and on {len(cleaned)} that another run has cleaned"
+            what += f", and on {beside} that another run has cleaned"
+        passes = web_passes(vars(settings), len(web), beside)
+        if passes > MOST_PASSES and execution.world.first:
+            logger.warning(learnt_by_heart(passes, len(web)))
         pretrain(loaded.model, loaded.tokenizer, human, others, settings, execution, held_out)
         return f"{what}."
+
+
+def web_passes(settings: Mapping[str, Any], web: int, cleaned: int) -> float:
+    """How often pretraining sees each of so many web images, beside so many that another run has cleaned."""
+    share = 1 - settings["human_share"] - settings["cleaned_share"]
+    if not settings["cleaned_share"] and cleaned:
+        share *= web / (web + cleaned)
+    return float(settings["steps"] * settings["batch"] * share / web) if web else 0.0
+
+
+def learnt_by_heart(passes: float, web: int) -> str:
+    return (
+        f"Pretraining sees each of the {web:,} web images {passes:.0f} times. A model learns so few wrong texts by "
+        "heart, and the filter then lets them pass, which test images do not show. Take "
+        "models.pretrain.human_share: 1, fewer steps, or a larger crawl."
+    )
 
 
 @dataclass(frozen=True)

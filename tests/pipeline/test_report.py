@@ -56,7 +56,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "chance_cider": {"value": 0.2},
         "test_images": {"value": 500},
     }
-    stages = [{"stage": "ingest", "complete": True, "rejected": {"unreadable": 3}}]
+    stages = [{"stage": "ingest", "complete": True, "kept": 500, "rejected": {"unreadable": 3}}]
     texts = {"synthetic": {"duplicate_rate": 0.1}}
     return {
         "evaluation": evaluation | changes.pop("evaluation", {}),
@@ -66,6 +66,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "words": {},
         "rehearsal": "auto",
         "filter": None,
+        "web_passes": 8.0,
         "test_images_in_crawl": 0,
         "uniqueness": {},
         **changes,
@@ -92,6 +93,7 @@ def test_a_good_run_and_one_without_figures_have_no_warning() -> None:
             {"stages": [{"stage": "select", "complete": False, "rejected": {}}]},
             "The run is not complete (select)",
         ),
+        ({"web_passes": 32.0}, "Pretraining sees each of the 500 web images 32 times"),
         ({"test_images_in_crawl": 3}, "3 test images of the human set are in the crawl"),
     ],
 )

@@ -223,3 +223,13 @@ def test_a_run_is_searched_by_its_filter_or_by_whichever_of_its_models_indexed_i
     for model in ("filter", "pretrain"):
         here("index", *on, "--model", run / "models" / model)
         assert len(json.loads(here("search", *on, "--text", "a red picture", "--json").out)) == 10
+
+
+def test_a_crawl_that_a_model_learns_by_heart_is_said_while_it_runs_and_in_the_report(run: Path, head: Any):
+    recipe = run.parent.parent / "recipe.yaml"
+    sets = ("--set", "models.pretrain.steps=60", "--set", "models.pretrain.human_share=0")
+    capfilt("run", recipe, "--fork", "heart", *sets, "--until", "pretrain", **head.env)
+    said = f"Pretraining sees each of the {WEB} web images 16 times"
+    assert said in here("logs", run.parent / "heart").out
+    assert said in here("report", run.parent / "heart").out
+    assert "times" not in "".join(json.loads((run / "report.json").read_text())["warnings"])

@@ -5,11 +5,11 @@ import pytest
 from pydantic import ValidationError
 
 from data_contracts.records import HumanPicture
-from models.training.jobs import FilterSettings
+from models.training.jobs import FilterSettings, PretrainSettings
 from models.training.loop import Execution
 from stages.memory import MemoryInput
 from stages.stage import Checkpoint, Model, Site, StageInput, Trained
-from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve
+from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
 from tests.stages.rows import human, picture, run_global, site
 
 
@@ -76,3 +76,15 @@ def test_a_training_needs_the_model_that_it_starts_from() -> None:
     assert FinetuneFilter(Trained("pretrain"), settings).models == (Trained("pretrain"),)
     assert FinetuneFilter(brought, settings).models == (brought,)
     assert FinetuneFilter(Fresh("tiny", Trained("tokenizer"), 0), settings).models == (Trained("tokenizer"),)
+
+
+@pytest.mark.parametrize(
+    ("human_share", "cleaned_share", "cleaned", "passes"),
+    [(0.5, 0.0, 0, 32.0), (0.5, 0.0, 700, 16.0), (0.5, 0.25, 70, 16.0), (1.0, 0.0, 0, 0.0)],
+)
+def test_how_often_pretraining_sees_a_web_image(
+    human_share: float, cleaned_share: float, cleaned: int, passes: float
+) -> None:
+    settings = PretrainSettings(700, human_share=human_share, cleaned_share=cleaned_share)
+    assert web_passes(vars(settings), 700, cleaned) == passes
+    assert web_passes(vars(settings), 0, cleaned) == 0.0
