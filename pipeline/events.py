@@ -90,6 +90,19 @@ class Said(Event):
 
 
 @dataclass(frozen=True)
+class Waiting(Trouble):
+    """Nothing runs: of the workers that were ``asked`` for none has started for so many ``seconds``."""
+
+    seconds: float
+    asked: int
+    free: str
+
+    def lines(self) -> Iterator[Line]:
+        facts = {"seconds": round(self.seconds, 1), "asked": self.asked}
+        yield f"waiting for a worker since {self.seconds:.0f} s: {self.asked} asked for, {self.free}", facts
+
+
+@dataclass(frozen=True)
 class Skipped(Event):
     """A stage has nothing to do."""
 
@@ -255,13 +268,16 @@ class RunEnded(Event):
 
     @property
     def level(self) -> int:
-        return logging.INFO if self.error is None else logging.ERROR
+        levels = {type(None): logging.INFO, KeyboardInterrupt: logging.WARNING}
+        return levels.get(type(self.error), logging.ERROR)
 
     def lines(self) -> Iterator[Line]:
         error = self.error
         if isinstance(error, CapfiltError):
             facts = {"evidence": error.evidence, "remedy": error.remedy, "exit_code": error.exit_code}
             yield error.what, {"error": type(error).__name__, **facts}
+        elif isinstance(error, KeyboardInterrupt):
+            yield "stopped, as it was told to", {"error": type(error).__name__}
         elif error is not None:
             yield f"stopped by {error!r}", {"error": type(error).__name__}
         else:

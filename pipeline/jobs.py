@@ -19,7 +19,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 10.0
 LIVE = ("PENDING", "RUNNING")
+
+
+class Started(NamedTuple):
+    """A job's status, and whether workers of it run."""
+
+    status: str
+    at_work: bool
 
 
 class Jobs:
@@ -69,9 +76,17 @@ class Jobs:
         self._client: Any = self._ask(lambda: JobSubmissionClient(self.address))
 
     def submit(
-        self, recipe: Recipe, arguments: list[str], *, installed: bool = False, any_versions: bool = False
+        self,
+        recipe: Recipe,
+        run: str,
+        arguments: list[str],
+        *,
+        installed: bool = False,
+        any_versions: bool = False,
     ) -> Submission:
-        """Send the recipe, and the code unless it is ``installed`` there, and start `capfilt run`.
+        """Send the recipe, and the code unless it is ``installed`` there, and start `capfilt run` with ``arguments``.
+
+        ``run`` is where the run that it makes lies: the recipe's own, or a fork.
 
         The job's id is made of the run's name and place and of how often it was submitted: of two submissions at the
         same time one is refused. Paths in the recipe must mean the same on the cluster.
@@ -80,20 +95,20 @@ class Jobs:
             BusyError: a job of the run is there and has not ended, or somebody is at work in the run.
             StorageError: the run's output cannot be written to.
         """
-        storage = storage_at(recipe.run)
-        earlier = [job for job in self.all() if job["run"] == recipe.run]
+        storage = storage_at(run)
+        earlier = [job for job in self.all() if job["run"] == run]
         if live := [job for job in earlier if job["status"] in LIVE]:
-            raise _submitted(live[0]["job"], self.address, recipe.run)
+            raise _submitted(live[0]["job"], self.address, run)
         holder = lease.read(storage)
         if holder and lease.alive(storage, holder):
             raise BusyError(
                 what=f"the run is being worked on: {holder.who}",
                 evidence=f"its lease was renewed while this command looked on ({storage}/{lease.NAME})",
-                remedy=f"follow it with `capfilt status --follow {recipe.run}`, or stop it where it runs",
+                remedy=f"follow it with `capfilt status --follow {run}`, or stop it where it runs",
             )
-        digest = hashlib.sha256(recipe.run.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(run.encode()).hexdigest()[:8]
         sent = Submission(
-            job=f"capfilt-{recipe.name}-{digest}-{len(earlier) + 1}",
+            job=f"capfilt-{_name(run)}-{digest}-{len(earlier) + 1}",
             address=self.address,
             nonce=uuid.uuid4().hex,
             host=socket.gethostname(),
@@ -105,14 +120,14 @@ class Jobs:
         try:
             with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
                 _pack(Path(folder), recipe, code=not installed)
-                self._ask(lambda: self._send(recipe, sent, arguments, folder, variables))
+                self._ask(lambda: self._send(run, sent, arguments, folder, variables))
         except BaseException:
             storage.remove(sent.name)
             raise
         return sent
 
     def _send(
-        self, recipe: Recipe, sent: Submission, arguments: list[str], folder: str, variables: dict[str, str]
+        self, run: str, sent: Submission, arguments: list[str], folder: str, variables: dict[str, str]
     ) -> None:
         # The interpreter of this environment where the node has it at the same place, else the node's own.
         python = f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'
@@ -121,15 +136,15 @@ class Jobs:
                 submission_id=sent.job,
                 entrypoint=f"{python} {shlex.join(['run', 'recipe.yaml', *arguments])}",
                 runtime_env={"working_dir": folder, "env_vars": variables},
-                metadata={"capfilt.run": recipe.run, "capfilt.name": recipe.name},
+                metadata={"capfilt.run": run, "capfilt.name": _name(run)},
             )
         except RuntimeError as error:
             if "already exists" in str(error):
-                raise _submitted(sent.job, self.address, recipe.run) from error
+                raise _submitted(sent.job, self.address, run) from error
             raise
 
-    def await_start(self, sent: Submission, run: str, limit: float) -> str:
-        """Wait until the job has workers that run, or has ended; its status then, or after ``limit`` seconds.
+    def await_start(self, sent: Submission, run: str, limit: float) -> Started:
+        """Wait until the job has workers that run, or has ended; how it stands then, or after ``limit`` seconds.
 
         Raises:
             CapfiltError: it failed; what it said, with its exit code.
@@ -142,9 +157,9 @@ class Jobs:
                     self.logs(sent.job) or self.message(sent.job), self.message(sent.job), sent.job, run
                 )
             holder = lease.read(storage_at(run)) if status == "RUNNING" else None
-            at_work = holder is not None and holder.submission == sent.nonce and holder.running
+            at_work = holder is not None and holder.submission == sent.nonce and bool(holder.running)
             if status not in LIVE or at_work or time.monotonic() > end:
-                return status
+                return Started(status, at_work)
             time.sleep(0.3)
 
     def all(self) -> list[dict[str, str]]:
@@ -292,6 +307,10 @@ def _host(address: str) -> str:
         evidence=why,
         remedy="such as --address http://head:8265; `capfilt run --address head:6379` drives a run from here",
     )
+
+
+def _name(run: str) -> str:
+    return run.rpartition("/")[2]
 
 
 def _submitted(job: str, address: str, run: str) -> BusyError:

@@ -46,6 +46,13 @@ def read(ledger: Ledger) -> Iterator[dict[str, Any]]:
     return heapq.merge(*runners, key=_time)
 
 
+def last(ledger: Ledger) -> dict[str, Any] | None:
+    """The last line of the last runner: its event is ``run_ended`` unless it was killed, or still runs."""
+    names = sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
+    lines = list(_lines(ledger, names[-1:]))
+    return lines[-1] if lines else None
+
+
 def follow(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """All lines, then those to come, as they are written, until nobody is at work in the run."""
     sizes: dict[str, int | None] = {}

@@ -16,7 +16,7 @@ from rich.progress import (
     Progress as RichProgress,
 )
 
-from pipeline.events import Begun, Committed, Ended, Event, Listener, Looked, Said, SetAside, Skipped
+from pipeline.events import Begun, Committed, Ended, Event, Listener, Looked, Said, SetAside, Skipped, Waiting
 from pipeline.index import Part
 
 
@@ -84,6 +84,8 @@ class Progress(Listener):
                 self._say(text)
             case SetAside(stage=stage, part=part, why=why) if why:
                 self._say(f"  {stage}/{part} is damaged ({why}): set aside, its shard is redone")
+            case Waiting():
+                self._say("".join(f"  {line}" for line, _ in event.lines()))
             case Skipped(stage=stage, why=why):
                 self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
             case Begun(stage=stage, shards=shards) if stage not in self._bars:

@@ -264,6 +264,16 @@ class Recipe(Strict):
                 raise ValueError(f"two sources have the name {twice!r}")
         return self
 
+    @model_validator(mode="after")
+    def _run_is_no_source(self) -> "Recipe":
+        """What a run writes would be read as a source the next time."""
+        for source in (*self.web, *self.human):
+            if f"{self.run}/".startswith(f"{source.path.rstrip('/')}/"):
+                raise ValueError(
+                    f"the run {self.run} lies in its own source {source.path}: another name or output"
+                )
+        return self
+
     @property
     def run(self) -> str:
         """Where the run lies: a folder or a url."""

@@ -38,6 +38,16 @@ def alive() -> dict[str, Node]:
     }
 
 
+def free() -> str:
+    """What the cluster has left, in words."""
+    has, left = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    return ", ".join(
+        f"{left.get(kind, 0.0):g} of {has[kind]:g} {kind}s are free"
+        for kind in ("CPU", "GPU")
+        if has.get(kind)
+    )
+
+
 class Room:
     """What ``nodes`` have, less what is ``taken`` by workers and the ``threads`` in use on some of them."""
 

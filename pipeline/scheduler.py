@@ -19,10 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_contracts.errors import DamageError, StageError
 from pipeline import machine
-from pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined
+from pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined, Waiting
 from pipeline.flow import Flow
 from pipeline.placement import Demand, Resources
-from pipeline.room import Room, alive
+from pipeline.room import Room, alive, free
 from pipeline.task import Crumb, Task
 from pipeline.worker import Board, Result, Worker, last_words
 
@@ -30,6 +30,7 @@ TRIES = 3
 GRACE = 10.0
 POLL = 0.25
 START_SECONDS = 300.0
+SAY_SECONDS = 15.0  # without any worker, until that is said
 WORDS_SECONDS = 30.0
 
 Tell = Callable[[Event], None]
@@ -67,6 +68,7 @@ class Crew:
         self._poison_limit, self._patience = poison_limit, patience
         self._judge = _Judge(poison_limit)
         self._unfit: dict[Resources, float] = {}
+        self._waited = 0.0  # since when, as was said last
 
     def run(self, flow: Flow, tell: Tell) -> None:
         """Run the flow to its end, and tell what happens: tasks that end or fail, and a few times a second what runs.
@@ -92,7 +94,7 @@ class Crew:
                     except DamageError as error:
                         damage = error
                 now = time.monotonic()
-                self._enforce(now, busy)
+                self._enforce(now, busy, tell)
                 if now - looked > POLL:
                     looked = now
                     self._look(flow, tell)
@@ -285,16 +287,22 @@ class Crew:
             tell(Quarantined(task, row, again.poison[row]))
         flow.again(again)
 
-    def _enforce(self, now: float, busy: float) -> None:
-        """Kill what outlived its own alarm; say so when no worker can be had for a long time."""
+    def _enforce(self, now: float, busy: float, tell: Tell) -> None:
+        """Kill what outlived its own alarm; say so when no worker can be had, and give up after a long time."""
         for actor in self._actors.values():
             if actor.task and now > actor.deadline:
                 ray.kill(actor.handle, no_restart=True)
-        if not self._running() and now > busy + START_SECONDS:
+        if self._running():
+            return
+        if now > busy + SAY_SECONDS and self._waited != busy:
+            self._waited = busy
+            tell(Waiting(now - busy, len(self._actors), free()))
+        if now > busy + max(START_SECONDS, self._patience):
             raise StageError(
-                what=f"no Ray worker could start within {START_SECONDS:.0f} s",
-                evidence=f"{len(self._actors)} asked for, {len(alive())} nodes; others may hold what they have",
-                remedy="see `ray status`; free the cluster, or ask for less in the recipe's `placement`",
+                what=f"no Ray worker could start within {now - busy:.0f} s",
+                evidence=f"{len(self._actors)} asked for, {free()}",
+                remedy="see `ray status`; free the cluster, ask for less in the recipe's `placement`, or wait longer "
+                "with --wait-nodes SECONDS",
             )
 
 

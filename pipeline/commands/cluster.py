@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import typer
 
 from data_contracts.errors import BusyError, UsageError
-from pipeline import lease, submission
-from pipeline.commands.shared import Changes, Json, RecipeFile, Until, WaitNodes, say
+from pipeline import inspection, lease, submission
+from pipeline.commands.shared import Changes, Fork, Json, RecipeFile, Until, WaitNodes, forked, say, warn
 from pipeline.inspection import visible
 from pipeline.ledger import Ledger
 from pipeline.placement import PATIENCE
@@ -35,6 +35,7 @@ def submit(
     address: Dashboard,
     changes: Changes = None,
     until: Until = None,
+    fork: Fork = None,
     installed: Annotated[
         bool, typer.Option("--installed", help="Use the capfilt that the cluster has; send the recipe alone.")
     ] = False,
@@ -57,14 +58,18 @@ def submit(
         )
     jobs = Jobs(address, insecure=insecure)
     arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
+    arguments += ["--fork", fork] if fork else []
     with patience.at_most(ANSWER_SECONDS):
-        sent = jobs.submit(loaded, arguments, installed=installed, any_versions=any_versions)
+        run = forked(loaded, fork)[0].run if fork else loaded.run
+        sent = jobs.submit(loaded, run, arguments, installed=installed, any_versions=any_versions)
     say(f"submitted {sent.job}")
-    status = jobs.await_start(sent, loaded.run, wait)
-    if status in LIVE:
-        say(f"{status.lower()}; follow it: capfilt status --follow {loaded.run}")
+    started = jobs.await_start(sent, run, wait)
+    if started.at_work:
+        say(f"running; follow it: capfilt status --follow {run}")
+    elif started.status in LIVE:
+        say(f"{started.status.lower()}, but nothing runs after {wait:g} s; why: capfilt logs -f {run}")
     else:
-        say(f"it has ended already, {status.lower()}: capfilt status {loaded.run}")
+        say(f"it has ended already, {started.status.lower()}: capfilt status {run}")
 
 
 def jobs(address: Dashboard, insecure: Insecure = False, as_json: Json = False) -> None:
@@ -101,9 +106,12 @@ def logs(
         for said in jobs.follow(name) if follow else [jobs.logs(name)]:
             print(said, end="", flush=True)
         return
+    line = None
     for line in log.follow(ledger) if follow else log.read(ledger):
         text = json.dumps(line) if as_json else f"{line['time']} {line['level']:<7} {line['message']}"
         print(text if as_json else visible(text), flush=True)
+    if follow and (line is None or line["event"] != "run_ended"):
+        warn(f"nobody is at work in {ledger.url} any more: its last runner was killed")
 
 
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
@@ -133,16 +141,28 @@ def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]"
     """
     from pipeline.jobs import Jobs, is_loopback
 
-    sent = submission.read(Ledger(run).storage)
+    ledger = Ledger(run)
+    sent = submission.read(ledger.storage)
+    if sent is None and ledger.exists:
+        holder = inspection.running(ledger)
+        raise UsageError(
+            what=f"{ledger.url} is no job's: it was never submitted",
+            evidence=f"at work: {holder.who}" if holder else "nobody is at work in it",
+            remedy="stop it where it runs, by Ctrl-C or SIGTERM"
+            if holder
+            else "capfilt submit sends its recipe",
+        )
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is None and sent is not None and is_loopback(urlsplit(sent.address).hostname or ""):
         address = sent.address
     if address is None:
-        said = f"it was submitted to {sent.address}, it says" if sent else "nothing there says where"
         raise UsageError(
             what=f"on which cluster is the job of {run}?",
-            evidence=said,
-            remedy="give that cluster's dashboard: --address http://head:8265",
+            evidence=f"it was submitted to {sent.address}, it says"
+            if sent
+            else f"there is no run {ledger.url}",
+            remedy="give that cluster's dashboard: --address http://head:8265"
+            + ("" if sent else ", or a run's folder"),
         )
     jobs = Jobs(address, insecure=insecure)
     return jobs, sent.job if sent and sent.address == jobs.address else jobs.find(run)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data_contracts.errors import DamageError, StageError
+from data_contracts.errors import DamageError, SourceError, StageError
 from data_contracts.rejects import MEANING
-from pipeline import funnel, inspection, log, submission
+from pipeline import funnel, inspection, lease, log, submission
 from pipeline import report as figures
 from pipeline import report_card as card_of
 from pipeline.commands.shared import Json, RunFolder, console, say
@@ -29,9 +29,14 @@ def status(
 ) -> None:
     """Show how far a run is, from its storage alone."""
     ledger = Ledger(run)
+    _demand_begun(ledger)
     seen, since = None, time.monotonic()
     while True:
         views, holder = inspection.stages(ledger), inspection.running(ledger)
+        sent, ended = submission.read(ledger.storage), None if holder else log.last(ledger)
+        coming = sent is not None and (
+            ended is None or ended["time"] < sent.submitted
+        )  # a job that has not begun
         if holder != seen:
             seen, since = holder, time.monotonic()
         if as_json:
@@ -41,23 +46,46 @@ def status(
             for view in views:
                 table.add_row(*(str(value) for value in _status_row(view).values()))
             console.print(table)
-            if sent := submission.read(ledger.storage):
+            if sent:
                 say(f"submitted at {sent.submitted} to {sent.address}, as {sent.job}")
             if holder:
                 say(f"at work: {holder.who}, as it said at {holder.said}")
                 for task in holder.running:
                     so_far = f"{task.done:,} of {task.total:,} " if task.total else ""
                     say(f"  {task.label}: {so_far}{task.text}".rstrip())
+                if not holder.running:
+                    say(f"  nothing runs at the moment: capfilt logs {ledger.url}")
+            elif ended and not coming:
+                say(_ending(ended))
         if not follow or all(view.complete for view in views):
             return
-        if time.monotonic() - since > QUIET:
-            ended = [line for line in log.read(ledger) if line["event"] == "run_ended"]
+        if ended and not coming and ended["event"] == "run_ended" and ended["level"] == "info":
+            return  # it was asked for no more
+        quiet = QUIET if coming or holder else lease.STALE
+        if (ended and not coming and ended["event"] == "run_ended") or time.monotonic() - since > quiet:
             raise StageError(
-                what=f"nobody has been at work in {ledger.url} for {QUIET:.0f} s",
-                evidence=f"its last runner said: {ended[-1]['message']}" if ended else "",
+                what=f"nobody is at work in {ledger.url}",
+                evidence=_ending(ended) if ended else "",
                 remedy=f"capfilt logs {run} tells more; capfilt resume {run}, or submitting it again, carries on",
             )
-        time.sleep(5)
+        time.sleep(2)
+
+
+def _ending(last: dict[str, Any]) -> str:
+    """How a runner that is gone left, by the last line of its log."""
+    if last["event"] == "run_ended":
+        return visible(f"its last runner ended at {last['time']}: {last['message']}")
+    return visible(f"its last runner was killed; its last word, at {last['time']}: {last['message']}")
+
+
+def _demand_begun(ledger: Ledger) -> None:
+    """Raise :class:`SourceError` for a run that was submitted, and whose job ended before it was one."""
+    if not ledger.exists and (sent := submission.read(ledger.storage)):
+        raise SourceError(
+            what=f"{ledger.url} has not begun",
+            evidence=f"it was submitted at {sent.submitted} to {sent.address}, as {sent.job}",
+            remedy=f"capfilt logs {ledger.url} --job tells what the job said; then submit it again",
+        )
 
 
 def _status_row(view: inspection.StageView) -> dict[str, Any]:

@@ -12,7 +12,18 @@ from rich.table import Table
 from data_contracts.errors import RunChangedError, UsageError
 from data_contracts.rejects import Reason
 from pipeline import report, submission
-from pipeline.commands.shared import Changes, Json, RecipeFile, RunFolder, Until, WaitNodes, console, say
+from pipeline.commands.shared import (
+    Changes,
+    Fork,
+    Json,
+    RecipeFile,
+    RunFolder,
+    Until,
+    WaitNodes,
+    console,
+    forked,
+    say,
+)
 from pipeline.ledger import Ledger
 from pipeline.placement import PATIENCE
 
@@ -24,24 +35,17 @@ def run(
     recipe: RecipeFile,
     changes: Changes = None,
     until: Until = None,
-    fork: Annotated[
-        str | None, typer.Option(help="Make a new run of this name from the recipe's run.")
-    ] = None,
+    fork: Fork = None,
     address: Address = None,
     join: Join = False,
     wait_nodes: WaitNodes = PATIENCE,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
-    from pipeline.recipe import load, parse
+    from pipeline.recipe import load
 
-    loaded = load(recipe, changes or ())
-    parent = None
+    loaded, parent = load(recipe, changes or ()), None
     if fork:
-        parent = Ledger(loaded.run)
-        parent.record()
-        loaded = parse({**loaded.plain(), "name": fork})
-        if loaded.run == parent.url:
-            raise UsageError(what="a fork needs a name of its own", evidence=f"{fork} is the run itself")
+        loaded, parent = forked(loaded, fork)
     _run(loaded, until, address, parent, join=join, patience=wait_nodes)
 
 

@@ -1,12 +1,17 @@
 """What several commands have in common: their arguments, and how they print."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from data_contracts.errors import UsageError
 from pipeline.inspection import visible
+from pipeline.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[
@@ -18,11 +23,29 @@ Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Pictures, 
 Device = Annotated[str, typer.Option(help="Where the model computes, such as cuda.")]
 Batch = Annotated[int, typer.Option(min=1, help="How many go through the model together.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Fork = Annotated[str | None, typer.Option(help="Make a new run of this name from the recipe's run.")]
 WaitNodes = Annotated[
     float, typer.Option(min=0, help="Seconds that a cluster may take to grow as large as a stage needs.")
 ]
 
 console = Console()
+
+
+def forked(recipe: "Recipe", name: str) -> "tuple[Recipe, Ledger]":
+    """The recipe of a fork of this name, and the run that it is forked from.
+
+    Raises:
+        SourceError: the recipe has no run yet.
+        UsageError: the name is that of the run itself.
+    """
+    from pipeline.recipe import parse
+
+    parent = Ledger(recipe.run)
+    parent.record()
+    fork = parse({**recipe.plain(), "name": name})
+    if fork.run == parent.url:
+        raise UsageError(what="a fork needs a name of its own", evidence=f"{name} is the run itself")
+    return fork, parent
 
 
 def say(text: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -187,16 +188,80 @@ def test_what_is_no_dashboard_is_said(head: Head, address: str, code: int):
     assert "http://head:8265" in ended.err
 
 
-def test_following_a_run_that_nobody_works_on_any_more_ends(
+def test_following_a_run_whose_runner_was_killed_ends_with_its_last_word(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = tmp_path / "left"
     shutil.copytree(finished, run)
     (run / "export" / "_stage.json").unlink()
-    monkeypatch.setattr("pipeline.commands.looking.QUIET", 1.0)
+    here("status", run, "--follow")  # its last runner said that it was done: of an --until, say
+    log = max((run / "_log").iterdir())
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    monkeypatch.setattr("pipeline.lease.STALE", 1.0)
     ended = here("status", run, "--follow", expect=1)
-    assert "nobody has been at work in" in ended.err
+    assert "nobody is at work in" in ended.err
+    assert "its last runner was killed; its last word" in ended.err
+    assert "its last runner was killed; its last word" in here("status", run).out
     assert "capfilt resume" in ended.err
+    assert "its last runner was killed" in here("logs", run, "-f").err
+
+
+def test_a_job_on_a_cluster_that_others_use_says_that_it_waits(recipe: dict[str, Any], tmp_path: Path):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="waits")
+    run = tmp_path / "runs" / "waits"
+    hold = "import ray, time; ray.init(); print(1, flush=True); ray.get(ray.remote(lambda: time.sleep(600)).remote())"
+    with started_head(cpus=1) as busy_head:
+        env = {**os.environ, **busy_head.env}
+        with subprocess.Popen([sys.executable, "-c", hold], env=env, stdout=subprocess.PIPE) as other:
+            assert other.stdout
+            assert other.stdout.readline()
+            cluster = ("--address", busy_head.dashboard, "--until", "list_web", "--wait", "5")
+            said = capfilt("submit", path, *cluster, **busy_head.env).said
+            assert "nothing runs after 5 s; why: capfilt logs -f" in said
+            wait_until(
+                lambda: (
+                    "waiting for a worker since 15 s: 1 asked for, 0 of 1 CPUs are free"
+                    in here("logs", run).out
+                ),
+                "a word on it",
+            )
+            assert "nothing runs at the moment: capfilt logs" in here("status", run).out
+            other.kill()
+        assert "its last runner ended" in capfilt("status", run, "--follow").said
+
+
+def test_a_fork_is_submitted_like_a_run(submitted: Path, head: Head):
+    recipe = submitted.parent.parent / "recipe.yaml"
+    said = refused(recipe, head.dashboard, "--set", "caption.top_p=0.5", expect=2, **head.env).err
+    assert "add --fork NEWNAME" in said
+    fork = ("--fork", "other", "--set", "caption.top_p=0.5", "--until", "caption")
+    said = capfilt("submit", recipe, "--address", head.dashboard, *fork, **head.env).said
+    assert "submitted capfilt-other-" in said
+    capfilt("status", submitted.parent / "other", "--follow")
+    rows = {
+        row["stage"]: row["state"]
+        for row in json.loads(here("status", submitted.parent / "other", "--json").out)
+    }
+    assert (rows["ingest"], rows["caption"], rows["export"]) == ("parent's", "done", "-")
+
+
+def test_what_has_no_job_is_said_with_who_is_at_work(finished: Path, tmp_path: Path):
+    run = tmp_path / "here"
+    shutil.copytree(finished, run)
+    assert "it was never submitted" in here("stop", run, expect=2).err
+    with lease.Lease(Folder(run)):
+        assert f"at work: process {os.getpid()} on" in here("stop", run, expect=2).err
+    assert f"there is no run {tmp_path}/nope" in here("stop", tmp_path / "nope", expect=2).err
+
+
+def test_a_job_that_failed_before_the_run_began_is_no_run_yet(
+    head: Head, recipe: dict[str, Any], tmp_path: Path
+):
+    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="early")
+    refused(path, head.dashboard, "--set", "web.path=absent", expect=2, **head.env)
+    said = here("status", tmp_path / "runs" / "early", expect=2).err
+    assert "has not begun" in said
+    assert "capfilt logs" in said
 
 
 def test_no_cluster_at_the_address_is_an_error(recipe: dict[str, Any], tmp_path: Path):
