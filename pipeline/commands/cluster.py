@@ -110,7 +110,7 @@ def logs(
     for line in log.follow(ledger) if follow else log.read(ledger):
         text = json.dumps(line) if as_json else f"{line['time']} {line['level']:<7} {line['message']}"
         print(text if as_json else visible(text), flush=True)
-    if follow and (line is None or line["event"] != "run_ended"):
+    if follow and line is not None and line["event"] != "run_ended":
         warn(f"nobody is at work in {ledger.url} any more: its last runner was killed")
 
 
@@ -148,9 +148,7 @@ def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]"
         raise UsageError(
             what=f"{ledger.url} is no job's: it was never submitted",
             evidence=f"at work: {holder.who}" if holder else "nobody is at work in it",
-            remedy="stop it where it runs, by Ctrl-C or SIGTERM"
-            if holder
-            else "capfilt submit sends its recipe",
+            remedy="stop it where it runs" if holder else "capfilt submit sends its recipe",
         )
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is None and sent is not None and is_loopback(urlsplit(sent.address).hostname or ""):

@@ -34,9 +34,8 @@ def status(
     while True:
         views, holder = inspection.stages(ledger), inspection.running(ledger)
         sent, ended = submission.read(ledger.storage), None if holder else log.last(ledger)
-        coming = sent is not None and (
-            ended is None or ended["time"] < sent.submitted
-        )  # a job that has not begun
+        # a job that has not begun
+        coming = sent is not None and (ended is None or ended["time"] < sent.submitted)
         if holder != seen:
             seen, since = holder, time.monotonic()
         if as_json:
