@@ -41,15 +41,14 @@ def on_stderr() -> bool:
 
 def read(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """All lines of all runners of a run, in the order of their times."""
-    names = sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
+    names = _names(ledger)
     runners = [_lines(ledger, list(own)) for _, own in groupby(names, lambda name: name.rpartition("-")[0])]
     return heapq.merge(*runners, key=_time)
 
 
 def last(ledger: Ledger) -> dict[str, Any] | None:
     """The last line of the last runner: its event is ``run_ended`` unless it was killed, or still runs."""
-    names = sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
-    lines = list(_lines(ledger, names[-1:]))
+    lines = list(_lines(ledger, _names(ledger)[-1:]))
     return lines[-1] if lines else None
 
 
@@ -75,6 +74,11 @@ def follow(ledger: Ledger) -> Iterator[dict[str, Any]]:
         if quiet > (COMING if coming else lease.STALE) or not (coming or (holder and not holder.gone)):
             return
         time.sleep(min(EVERY, lease.BEAT))
+
+
+def _names(ledger: Ledger) -> list[str]:
+    """The files of the log, a runner's own beside each other, in the order in which they began."""
+    return sorted(name for name, _ in ledger.storage.entries(FOLDER) if name.endswith(".jsonl"))
 
 
 def _lines(ledger: Ledger, names: list[str]) -> Iterator[dict[str, Any]]:

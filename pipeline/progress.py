@@ -85,7 +85,8 @@ class Progress(Listener):
             case SetAside(stage=stage, part=part, why=why) if why:
                 self._say(f"  {stage}/{part} is damaged ({why}): set aside, its shard is redone")
             case Waiting():
-                self._say("".join(f"  {line}" for line, _ in event.lines()))
+                for line, _ in event.lines():
+                    self._say(f"  {line}")
             case Skipped(stage=stage, why=why):
                 self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
             case Begun(stage=stage, shards=shards) if stage not in self._bars:

@@ -75,8 +75,7 @@ def _figure(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unit(ledger: Ledger, stage: str) -> str:
-    index = ledger.index(stage)
-    record = index.part(index.shards[0]).record if len(index) else None
+    record = ledger.index(stage).first_record()
     return record.unit if record else ""
 
 

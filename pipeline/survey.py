@@ -181,5 +181,5 @@ def _expected(above: Node, standing: Standing) -> Callable[[pa.Array], pa.Array]
 
 def model_digest(index: Index) -> str:
     """The digest of the model that a stage made; empty when it has not."""
-    part = index.part(index.table["shard"][0].as_py()) if len(index) else None
-    return str(part.record.facts.get("model", "")) if part and part.record else ""
+    record = index.first_record()
+    return str(record.facts.get("model", "")) if record else ""

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONLY = "0000000"
-MOST_PASSES = 8
+MOST_PASSES = 8  # over a small crawl: with photographs 3 did no harm and 10 did (docs/training.md)
 CURVE, MODEL = "steps.jsonl", "model"
 
 
@@ -288,7 +288,10 @@ class Pretrain(_Training):
 
 
 def web_passes(settings: Mapping[str, Any], web: int, cleaned: int) -> float:
-    """How often pretraining sees each of so many web images, beside so many that another run has cleaned."""
+    """How often pretraining sees each of so many web images, beside so many that another run has cleaned.
+
+    The shares are those of :meth:`models.training.jobs.PretrainSettings.other_shares`, without importing torch.
+    """
     share = 1 - settings["human_share"] - settings["cleaned_share"]
     if not settings["cleaned_share"] and cleaned:
         share *= web / (web + cleaned)

@@ -154,13 +154,12 @@ def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]"
     if address is None and sent is not None and is_loopback(urlsplit(sent.address).hostname or ""):
         address = sent.address
     if address is None:
+        said = f"it was submitted to {sent.address}, it says" if sent else f"there is no run {ledger.url}"
+        remedy = "give that cluster's dashboard: --address http://head:8265"
         raise UsageError(
             what=f"on which cluster is the job of {run}?",
-            evidence=f"it was submitted to {sent.address}, it says"
-            if sent
-            else f"there is no run {ledger.url}",
-            remedy="give that cluster's dashboard: --address http://head:8265"
-            + ("" if sent else ", or a run's folder"),
+            evidence=said,
+            remedy=remedy if sent else f"{remedy}, or a run's folder",
         )
     jobs = Jobs(address, insecure=insecure)
     return jobs, sent.job if sent and sent.address == jobs.address else jobs.find(run)

@@ -33,9 +33,9 @@ def status(
     seen, since = None, time.monotonic()
     while True:
         views, holder = inspection.stages(ledger), inspection.running(ledger)
-        sent, ended = submission.read(ledger.storage), None if holder else log.last(ledger)
+        sent, last = submission.read(ledger.storage), None if holder else log.last(ledger)
         # a job that has not begun
-        coming = sent is not None and (ended is None or ended["time"] < sent.submitted)
+        coming = sent is not None and (last is None or last["time"] < sent.submitted)
         if holder != seen:
             seen, since = holder, time.monotonic()
         if as_json:
@@ -54,17 +54,18 @@ def status(
                     say(f"  {task.label}: {so_far}{task.text}".rstrip())
                 if not holder.running:
                     say(f"  nothing runs at the moment: capfilt logs {ledger.url}")
-            elif ended and not coming:
-                say(_ending(ended))
+            elif last and not coming:
+                say(_ending(last))
         if not follow or all(view.complete for view in views):
             return
-        if ended and not coming and ended["event"] == "run_ended" and ended["level"] == "info":
+        ended = last if last and not coming and last["event"] == "run_ended" else None
+        if ended and ended["level"] == "info":
             return  # it was asked for no more
         quiet = QUIET if coming or holder else lease.STALE
-        if (ended and not coming and ended["event"] == "run_ended") or time.monotonic() - since > quiet:
+        if ended or time.monotonic() - since > quiet:
             raise StageError(
                 what=f"nobody is at work in {ledger.url}",
-                evidence=_ending(ended) if ended else "",
+                evidence=_ending(last) if last else "",
                 remedy=f"capfilt logs {run} tells more; capfilt resume {run}, or submitting it again, carries on",
             )
         time.sleep(2)

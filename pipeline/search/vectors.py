@@ -222,10 +222,8 @@ def pictures(ledger: Ledger) -> Files:
 
 def _known(ledger: Ledger, digest: str) -> Files:
     """The vectors that the run's own `embed` stage has, if the model of this digest made them."""
-    index = ledger.index("embed")
-    part = index.part(index.table["shard"][0].as_py()) if len(index) else None
-    own = part is not None and part.record is not None and digest in part.record.models.values()
-    return files(ledger, "embed") if own else Files([])
+    record = ledger.index("embed").first_record()
+    return files(ledger, "embed") if record and digest in record.models.values() else Files([])
 
 
 def _rows_of(ledger: Ledger, stage: str) -> Files:
