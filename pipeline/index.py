@@ -231,7 +231,7 @@ class Index:
 
     def first_record(self) -> ShardRecord | None:
         """That of the first shard, for what all shards have in common; ``None`` when there is none."""
-        return self.part(self.shards[0]).record if len(self) else None
+        return self.part(self.table["shard"][0].as_py()).record if len(self) else None
 
     def parts(self) -> dict[str, Part]:
         """Every part by its shard. Costs a record a part: for stages of a few parts, and for tests."""
