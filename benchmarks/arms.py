@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
+from models.engine.matcher import EngineMatcher
 from models.images import prepare
 from models.open import open_captioner, open_filter
 from models.protocols import Decoding, Inference, Precision
@@ -30,10 +31,11 @@ class Arm(Protocol):
 
 
 class Engine:
-    """capfilt; it also computes the ITC cosine of every pair, which the others do not."""
+    """capfilt. What it scores is ITM alone, as the others do; with the ITC cosine of every pair (``itc``) it is
+    what ``capfilt`` runs."""
 
-    def __init__(self, made: dict[str, Path], precision: Precision, batch: int) -> None:
-        self.precision, inference = precision, Inference(precision)
+    def __init__(self, made: dict[str, Path], precision: Precision, batch: int, itc: bool = False) -> None:
+        self.itc, inference = itc, Inference(precision)
         self.captioner = open_captioner(str(made["captioner"]), batch=batch, inference=inference)
         self.filter = open_filter(str(made["filter"]), batch=batch, inference=inference)
 
@@ -42,8 +44,16 @@ class Engine:
         decoding = Decoding(**{**vars(DECODING), "per_image": captions})
         return self.captioner.caption(images, names, decoding)
 
+    @torch.inference_mode()
     def score(self, images: Images, texts: Texts) -> list[list[float]]:
-        return [[match.itm for match in own] for own in self.filter.match(images, texts)]
+        if self.itc:
+            return [[match.itm for match in own] for own in self.filter.match(images, texts)]
+        matcher = self.filter
+        assert isinstance(matcher, EngineMatcher)
+        owners = [image for image, own in enumerate(texts) for _ in own]
+        ids = matcher.ids([text for own in texts for text in own])
+        values = iter(matcher.judge(matcher.states(images), ids, owners).tolist())
+        return [[next(values) for _ in own] for own in texts]
 
 
 class Transformers:

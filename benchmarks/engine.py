@@ -56,12 +56,12 @@ def sentences(images: int, captions: int, each: int) -> Texts:
 
 def gflop(size: str, captions: int, texts: Texts) -> float:
     """The matrix products that the engine does for one image, in GFLOP: both ViTs, the decoder, texts with the
-    image and alone."""
+    image."""
     width, layers, heads, pixels = SIZES[size]
     positions, patch = (pixels // 16) ** 2 + 1, 3 * 16 * 16
     vit = layers * (12 * width**2 + 2 * positions * width) * positions + patch * width * (positions - 1)
-    # of a text token in a layer: alone; with its cross-attention to image states, or to keys and values
-    alone, looking = 12 * width**2, 16 * width**2 + 2 * heads * positions * width
+    # of a text token in a layer, with its cross-attention to image states, or to keys and values
+    looking = 16 * width**2 + 2 * heads * positions * width
     keyed = 14 * width**2 + 2 * positions * width
     head = width * 30_524 + width**2
     decoder = (
@@ -70,7 +70,7 @@ def gflop(size: str, captions: int, texts: Texts) -> float:
     tokens = sum(len(text.split()) + 2 for own in texts for text in own) / len(texts)
     few = tokens <= 0.75 * width / heads
     judged = tokens * looking if few else tokens * keyed + 2 * width**2 * positions
-    return 2 * (2 * vit + decoder + layers * (judged + tokens * alone)) / 1e9
+    return 2 * (2 * vit + decoder + layers * judged) / 1e9
 
 
 def compare(
@@ -190,16 +190,16 @@ def main() -> None:
     )
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/capfilt-benchmark"))
-    parser.add_argument("--images", type=int, default=0, help="a batch; 6 for base, 16 for tiny")
+    parser.add_argument("--images", type=int, default=0, help="a batch; 8 for base, 16 for tiny")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=48, help="captions that the engine decodes at once")
-    parser.add_argument("--arms", default="a,b,b+,engine", help="of a, b, b+, engine, int8")
+    parser.add_argument("--arms", default="a,b,b+,engine,+itc,int8", help="of a, b, b+, engine, +itc, int8")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     size, made = given.size, make(given.folder, given.size)
-    count = given.images or {"base": 6, "tiny": 16}[size]
+    count = given.images or {"base": 8, "tiny": 16}[size]
     if given.memory:
         print(json.dumps(peak(made, size, count, given.batch)))
         return
@@ -209,6 +209,7 @@ def main() -> None:
         "b": lambda: Batched(made),
         "b+": lambda: Shared(made),
         "engine": lambda: Engine(made, fast_precision(gpu=False), given.batch),
+        "+itc": lambda: Engine(made, fast_precision(gpu=False), given.batch, itc=True),
         "int8": lambda: Engine(made, "int8", given.batch),
     }
     arms = {name: kinds[name]() for name in given.arms.split(",")}

@@ -61,35 +61,41 @@ class EngineMatcher:
             if not shown:
                 matches += [[] for _ in own]
                 continue
-            scored = iter(self._match(self._states(shown), [some for some in own if some]))
+            scored = iter(self._match(self.states(shown), [some for some in own if some]))
             matches += [[next(scored) for _ in some] for some in own]
         return matches
 
     def _match(self, states: Tensor, texts: Sequence[Sequence[str]]) -> Iterator[Match]:
         """Of images with states (n, positions, width), each with a text or more."""
         owners = [image for image, some in enumerate(texts) for _ in some]
-        ids = self._ids([text for some in texts for text in some])
+        ids = self.ids([text for some in texts for text in some])
         seen, read = F.normalize(self.image_projection(states[:, 0]), dim=-1), self._embed(ids)
+        itc = (seen[owners] * read).sum(1).clamp(-1.0, 1.0)
+        itm = self.judge(states, ids, owners)
+        return (Match(*pair) for pair in zip(itm.tolist(), itc.tolist(), strict=True))
+
+    def judge(self, states: Tensor, ids: Sequence[Sequence[int]], owners: Sequence[int]) -> Tensor:
+        """ITM probabilities (texts,), float64, of texts whose ``ids`` start with [CLS]; ``owners``, ascending,
+        name the row of image ``states`` (n, positions, width) that each belongs to."""
+        looks = []
         for part in _chunks(owners, ids):
-            own = owners[part]
-            first = own[0]
+            first, last = owners[part.start], owners[part.stop - 1]
             judged = [[self.first, *text[1:]] for text in ids[part]]
-            looks = self.tower.read(judged, states[first : own[-1] + 1], [owner - first for owner in own])
-            # float64: in float32 the probability of a good match soon is exactly 1
-            itm = self.itm_head(looks).double().softmax(1)[:, 1]
-            itc = (seen[own] * read[part]).sum(1).clamp(-1.0, 1.0)
-            yield from (Match(*pair) for pair in zip(itm.tolist(), itc.tolist(), strict=True))
+            of = [owner - first for owner in owners[part]]
+            looks.append(self.tower.read(judged, states[first : last + 1], of))
+        # float64: in float32 the probability of a good match soon is exactly 1
+        return self.itm_head(torch.cat(looks)).double().softmax(1)[:, 1]
 
     @torch.inference_mode()
     def embed_images(self, images: Images) -> NDArray[np.float32]:
         states = [
-            self._states(images[start : start + self.batch]) for start in range(0, len(images), self.batch)
+            self.states(images[start : start + self.batch]) for start in range(0, len(images), self.batch)
         ]
         return self._array([F.normalize(self.image_projection(part[:, 0]), dim=-1) for part in states])
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self._array([self._embed(self._ids(texts))] if texts else [])
+        return self._array([self._embed(self.ids(texts))] if texts else [])
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         whole = self.tokenizer.rows(texts, sys.maxsize)
@@ -97,10 +103,10 @@ class EngineMatcher:
             len(row) > self.config.max_tokens or is_cut(text) for row, text in zip(whole, texts, strict=True)
         )
 
-    def _states(self, images: Images) -> Tensor:
+    def states(self, images: Images) -> Tensor:
         return self.eyes.see(prepare(images, self.config.image_size, *self.pixels))
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.rows(texts, self.config.max_tokens)
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:

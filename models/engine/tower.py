@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.engine.attention import fastest, plain
-from models.engine.linear import Arithmetic
+from models.engine.attention import attention, plain
+from models.engine.linear import SMALL, Arithmetic, product
 from models.med.attention import KeyValue
 from models.med.config import MedConfig
 from models.med.text import TextLayer, TextModel
@@ -88,15 +88,15 @@ class Layer:
         n, m, width = query.shape
         heads, size, _ = self.into.shape
         there = self._by_head(query.reshape(n * m, heads, size) * size**-0.5, self.into)
-        weights = torch.bmm(there.view(n, m * heads, -1), image_states.transpose(1, 2)).softmax(-1)
-        seen = torch.bmm(weights, image_states).view(n * m, heads, -1)
+        weights = product(there.view(n, m * heads, -1), image_states.transpose(1, 2)).softmax(-1)
+        seen = product(weights, image_states).view(n * m, heads, -1)
         return self._by_head(seen, self.out_of).view(n, m, width) + self.value_bias
 
     def _by_head(self, states: Tensor, weights: Tensor) -> Tensor:
         """(rows, heads, a) times (heads, a, b) to (rows, heads, b), contiguous."""
-        rows = len(states)
-        if rows < self.fewest:
-            states = F.pad(states, (0, 0, 0, 0, 0, self.fewest - rows))
+        rows, fewest = len(states), max(self.fewest, SMALL // weights.numel() + 1)
+        if rows < fewest:
+            states = F.pad(states, (0, 0, 0, 0, 0, fewest - rows))
         return torch.bmm(states.transpose(0, 1), weights).transpose(0, 1)[:rows].contiguous()
 
     def after_self(self, context: Tensor, states: Tensor) -> Tensor:
@@ -119,8 +119,7 @@ class Tower:
         self.positions = arithmetic.tensor(embeddings.position_embeddings.weight)
         self.norm = arithmetic.norm(embeddings.LayerNorm)
         self.layers = [Layer(layer, config, arithmetic) for layer in model.encoder.layers()]
-        shape = (1, self.heads, 64, self.width // self.heads)
-        self.look = fastest(shape, config.patches + 1, arithmetic.dtype, arithmetic.device)
+        self.look = attention(arithmetic.device)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(tokens, width) of ``ids`` at ``positions``, both (tokens,) int64."""

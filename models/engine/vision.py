@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.engine.attention import Attend, fastest
+from models.engine.attention import Attend, attention, plain, plain_in_cache
 from models.engine.linear import Arithmetic, join
 from models.med.config import MedConfig
 from models.med.model import Med
@@ -14,6 +14,8 @@ from models.med.vision import VisionLayer
 
 # Image tokens at a time: enough for the matrix products to run at full speed, few enough to stay in the cache.
 _TOKENS = 1200
+# Queries an image from which on their scores are kept in the cache.
+_MANY = 64
 
 
 class Layer:
@@ -47,9 +49,7 @@ class Eyes:
         self.stem = embeddings.patch_embedding.to(arithmetic.device)
         if config.stem == "patch":
             self.patches = arithmetic.linear(_as_linear(embeddings.patch_embedding), exact=True)
-        positions, heads = config.patches + 1, config.vision_heads
-        shape = (1, heads, positions, config.vision_width // heads)
-        attend = fastest(shape, positions, arithmetic.dtype, arithmetic.device)
+        attend = attention(arithmetic.device, plain_in_cache if config.patches >= _MANY else plain)
         layers = cast(Iterable[VisionLayer], vision.encoder.layers)
         self.layers = [Layer(layer, config, arithmetic, attend) for layer in layers]
         self.norm = arithmetic.norm(vision.post_layernorm)
