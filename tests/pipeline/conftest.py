@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,17 @@ class World:
         return plan_of(self.folder, self.models, **changes)
 
 
-@pytest.fixture(scope="session")
-def _knowing_models() -> Iterator[None]:
+@contextmanager
+def knowing_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
         patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
+        yield
+
+
+@pytest.fixture
+def _knowing_models() -> Iterator[None]:
+    with knowing_models():
         yield
 
 
@@ -42,23 +49,24 @@ def world(tmp_path: Path, blip_filter: Path, blip_captioner: Path, _knowing_mode
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, blip_filter: Path, blip_captioner: Path, _knowing_models: None
-) -> Ledger:
+def finished(tmp_path_factory: pytest.TempPathFactory, blip_filter: Path, blip_captioner: Path) -> Ledger:
     """A finished run; read only."""
     folder = tmp_path_factory.mktemp("finished")
     write_data(folder)
-    return run(plan_of(folder, {"filter": blip_filter, "captioner": blip_captioner}))
+    with knowing_models():
+        return run(plan_of(folder, {"filter": blip_filter, "captioner": blip_captioner}))
 
 
 @pytest.fixture
-def done(finished: Ledger, tmp_path: Path, blip_filter: Path, blip_captioner: Path) -> World:
+def done(
+    finished: Ledger, tmp_path: Path, blip_filter: Path, blip_captioner: Path, _knowing_models: None
+) -> World:
     """A world whose run is finished, with sources and run in a place of their own."""
     shutil.copytree(finished.storage.path.parent, tmp_path / "done")
     return World(tmp_path / "done", {"filter": blip_filter, "captioner": blip_captioner})
 
 
 @pytest.fixture
-def copied(finished: Ledger, tmp_path: Path) -> Ledger:
+def copied(finished: Ledger, tmp_path: Path, _knowing_models: None) -> Ledger:
     """The same in a place of its own, to be damaged."""
     return Ledger(Path(shutil.copytree(finished.storage.path, tmp_path / "elsewhere/run")))

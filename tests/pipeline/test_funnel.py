@@ -14,6 +14,7 @@ from data_contracts.rejects import MEANING
 from pipeline import funnel, inspection, report
 from pipeline.cli import app
 from pipeline.ledger import Ledger
+from tests.pipeline.conftest import knowing_models
 from tests.pipeline.local import plan_of, run, write_data
 from tests.stages.rows import picture, png
 
@@ -41,15 +42,14 @@ def crawl() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def crawled(
-    tmp_path_factory: pytest.TempPathFactory, blip_filter: Path, blip_captioner: Path, _knowing_models: None
-) -> Ledger:
+def crawled(tmp_path_factory: pytest.TempPathFactory, blip_filter: Path, blip_captioner: Path) -> Ledger:
     folder = tmp_path_factory.mktemp("crawled")
     write_data(folder)
     pq.write_table(pa.Table.from_pylist(crawl()), folder / "crawl.parquet", row_group_size=7)
     changes = {"web": {"format": "parquet", "path": str(folder / "crawl.parquet")}}
     models = {"filter": blip_filter, "captioner": blip_captioner}
-    return run(plan_of(folder, models, **changes, images={"placeholder": 5}))
+    with knowing_models():
+        return run(plan_of(folder, models, **changes, images={"placeholder": 5}))
 
 
 def test_the_funnel_of_a_crawl(crawled: Ledger) -> None:
