@@ -321,7 +321,7 @@ OPERATIONS: dict[str, Callable[[Storage], Any]] = {
 }
 
 
-def failing(where: Storage, operation: str, limit: float = 3 * PATIENCE) -> StorageError:
+def failing(where: Storage, operation: str, limit: float = 10 * PATIENCE) -> StorageError:
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patience, "SECONDS", PATIENCE)
