@@ -44,7 +44,7 @@ class EngineMatcher:
         self.eyes = Eyes(model, arithmetic)
         self.tower = Tower(model.text_encoder, model.config, arithmetic)
         self.temperature = float(model.temperature().detach())
-        # the three last products stay in float32: they are small, and scores are compared with thresholds
+        # the three last products are exact in any precision: they are small, and scores are compared with thresholds
         self.image_projection, self.text_projection, self.itm_head = (
             _Head(module, device) for module in (model.vision_proj, model.text_proj, model.itm_head)
         )
@@ -76,15 +76,26 @@ class EngineMatcher:
 
     def judge(self, states: Tensor, ids: Sequence[Sequence[int]], owners: Sequence[int]) -> Tensor:
         """ITM probabilities (texts,), float64, of texts whose ``ids`` start with [CLS]; ``owners``, ascending,
-        name the row of image ``states`` (n, positions, width) that each belongs to."""
-        looks = []
-        for part in _chunks(owners, ids):
-            first, last = owners[part.start], owners[part.stop - 1]
-            judged = [[self.first, *text[1:]] for text in ids[part]]
-            of = [owner - first for owner in owners[part]]
-            looks.append(self.tower.read(judged, states[first : last + 1], of))
+        name the row of image ``states`` (n, positions, width) that each belongs to.
+
+        Images with few tokens and those with many are read apart: each its own way, whatever is beside them.
+        """
+        tokens = [0] * len(states)
+        for owner, text in zip(owners, ids, strict=True):
+            tokens[owner] += len(text)
+        looks = states.new_empty(len(ids), self.tower.width)
+        for few in (True, False):
+            numbers = [
+                number for number, owner in enumerate(owners) if few is self.tower.are_few(tokens[owner])
+            ]
+            for part in _chunks([ids[number] for number in numbers]):
+                own = numbers[part]
+                shown = sorted({owners[number] for number in own})
+                of = [shown.index(owners[number]) for number in own]
+                judged = [[self.first, *ids[number][1:]] for number in own]
+                looks[own] = self.tower.read(judged, states[shown], of)
         # float64: in float32 the probability of a good match soon is exactly 1
-        return self.itm_head(torch.cat(looks)).double().softmax(1)[:, 1]
+        return self.itm_head(looks).double().softmax(1)[:, 1]
 
     @torch.inference_mode()
     def embed_images(self, images: Images) -> NDArray[np.float32]:
@@ -111,8 +122,7 @@ class EngineMatcher:
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """ITC embeddings (texts, projection), float32, L2-normalised, of texts that start with [CLS]."""
-        alone = list(range(len(ids)))
-        parts = [self.tower.read(ids[part], None, alone[part]) for part in _chunks(alone, ids)]
+        parts = [self.tower.read(ids[part], None, ()) for part in _chunks(ids)]
         return F.normalize(self.text_projection(torch.cat(parts)), dim=-1)
 
     def _array(self, parts: list[Tensor]) -> NDArray[np.float32]:
@@ -122,16 +132,17 @@ class EngineMatcher:
 
 
 class _Head:
+    """In float64 and rounded: in float32 the last bits would depend on the number of rows."""
+
     def __init__(self, module: nn.Linear, device: str) -> None:
-        self.weight, self.bias = module.weight.detach().to(device), module.bias.detach().to(device)
+        self.weight, self.bias = (each.detach().to(device).double() for each in (module.weight, module.bias))
 
     def __call__(self, states: Tensor) -> Tensor:
-        return F.linear(states.float(), self.weight, self.bias)
+        return F.linear(states.double(), self.weight, self.bias).float()
 
 
-def _chunks(owners: Sequence[int], texts: Sequence[Sequence[int]]) -> Iterator[slice]:
-    """Texts of at most ``_TOKENS`` tokens together (one text at least), the texts of an image in one piece
-    where they fit."""
+def _chunks(texts: Sequence[Sequence[int]]) -> Iterator[slice]:
+    """Texts of at most ``_TOKENS`` tokens together, one text at least."""
     start = tokens = 0
     for number, text in enumerate(texts):
         if number > start and tokens + len(text) > _TOKENS:

@@ -21,14 +21,17 @@ from models.med.text import TextLayer, TextModel
 
 # Queries an image, as a share of a head's width, up to which looking through is faster than projecting.
 _FEW = 0.75
+# Sums over the tokens of a text are over a multiple of these, pads included: the kernels take another order for other
+# lengths, and the length is that of the longest text beside it.
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
 class Packing:
     """Where the tokens of each group are among all tokens, and back.
 
-    ``grid`` (groups, longest) int64 points to tokens (to the first one where there is none); ``places``
-    (tokens,) int64 points into the flattened grid; ``bias`` (groups, 1, 1, longest) is 0 or -inf.
+    ``grid`` (groups, length) int64 points to tokens (to the first one where there is none); ``places``
+    (tokens,) int64 points into the flattened grid; ``bias`` (groups, 1, 1, length) is 0 or -inf.
     """
 
     grid: Tensor
@@ -36,20 +39,22 @@ class Packing:
     bias: Tensor
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> "Packing":
-        """``groups`` hold token numbers; each token is in one group."""
-        longest = max(map(len, groups))
-        grid = torch.tensor([[*group, *[0] * (longest - len(group))] for group in groups])
-        bias = torch.zeros(len(groups), 1, 1, longest, dtype=dtype)
+    def of(cls, groups: Sequence[Sequence[int]], arithmetic: Arithmetic, step: int = 1) -> "Packing":
+        """``groups`` hold token numbers; each token is in one group. The length is that of the longest group, or
+        the next multiple of ``step``."""
+        device = arithmetic.device
+        length = -(-max(arithmetic.fewest, *map(len, groups)) // step) * step
+        grid = torch.tensor([[*group, *[0] * (length - len(group))] for group in groups])
+        bias = torch.zeros(len(groups), 1, 1, length, dtype=arithmetic.dtype)
         tokens = sum(map(len, groups))
         places = torch.empty(tokens, dtype=torch.int64)
         for number, group in enumerate(groups):
             bias[number, ..., len(group) :] = -torch.inf
-            places[list(group)] = torch.arange(len(group)) + number * longest
+            places[list(group)] = torch.arange(len(group)) + number * length
         return cls(grid.to(device), places.to(device), bias.to(device))
 
     def spread(self, states: Tensor) -> Tensor:
-        """(tokens, width) to (groups, longest, width)."""
+        """(tokens, width) to (groups, length, width)."""
         return states[self.grid]
 
     def gather(self, spread: Tensor) -> Tensor:
@@ -132,9 +137,13 @@ class Tower:
         key, value = both.view(n, positions, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         return KeyValue(key, value)
 
-    def _look(self, layer: Layer, query: Tensor, image_states: Tensor) -> Tensor:
+    def are_few(self, queries: int) -> bool:
+        """Whether it is less work to look through than to project the keys and values of an image."""
+        return queries <= _FEW * self.width / self.heads
+
+    def _look(self, layer: Layer, query: Tensor, image_states: Tensor, few: bool) -> Tensor:
         n, m, width = query.shape
-        if m <= _FEW * width / self.heads:
+        if few:
             return layer.look_through(query, image_states)
         seen = self.look(self.split(query), *self.keys_values(layer, image_states))
         return seen.transpose(1, 2).reshape(n, m, width)
@@ -149,24 +158,26 @@ class Tower:
         """The final state of each text's first token, (texts, width); both directions, as an encoder.
 
         ``owners`` name the row of ``image_states`` (n, positions, width) that a text looks at; all of an
-        image's texts are rows of one product with its keys, which are computed once, or not at all where that is
-        less work. Without states the text is read alone.
+        image's texts are rows of one product with its keys, which are computed once, or not at all where all images
+        have few tokens (:meth:`are_few`). Without states the text is read alone.
         """
-        device, dtype = self.words.device, self.arithmetic.dtype
+        device = self.words.device
         ids = torch.tensor([token for text in texts for token in text], device=device)
         positions = torch.tensor([place for text in texts for place in range(len(text))], device=device)
         ends = list(accumulate(map(len, texts)))
         rows = [range(end - len(text), end) for end, text in zip(ends, texts, strict=True)]
-        own = Packing.of(rows, dtype, device)
+        own = Packing.of(rows, self.arithmetic, _TOGETHER)
         first = torch.tensor([row.start for row in rows], device=device)
-        alone = Packing.of([[number] for number in range(len(texts))], dtype, device)
+        alone = Packing.of([[number] for number in range(len(texts))], self.arithmetic)
         whole = firsts = None
+        few = True
         if image_states is not None:
             of: list[list[int]] = [[] for _ in image_states]
             for number, owner in enumerate(owners):
                 of[owner].append(number)
-            whole = Packing.of([[token for row in some for token in rows[row]] for some in of], dtype, device)
-            firsts = Packing.of(of, dtype, device)
+            tokens = [[token for row in some for token in rows[row]] for some in of]
+            few = self.are_few(max(map(len, tokens)))
+            whole, firsts = Packing.of(tokens, self.arithmetic), Packing.of(of, self.arithmetic)
         states = self.embed(ids, positions)
         for layer in self.layers:
             last = layer is self.layers[-1]
@@ -182,7 +193,7 @@ class Tower:
             )
             states = layer.after_self(packing.gather(context.transpose(1, 2).flatten(2)), states)
             if image_states is not None and look is not None:
-                seen = self._look(layer, look.spread(layer.cross_query(states)), image_states)
+                seen = self._look(layer, look.spread(layer.cross_query(states)), image_states, few or last)
                 states = layer.after_cross(look.gather(seen), states)
             states = layer.mix(states)
         return states

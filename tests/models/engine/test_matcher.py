@@ -53,11 +53,22 @@ def test_embeddings_are_what_itc_compares(matcher: EngineMatcher) -> None:
     assert matcher.embed_images([]).shape == matcher.embed_texts([]).shape == (0, 16)
 
 
-def test_scores_do_not_depend_on_the_batch(blip_filter: Path, matcher: EngineMatcher) -> None:
-    images = pictures(5)
-    together = open_matcher(blip_filter, batch=100).match(images, [TEXTS] * 5)
-    for image, row in zip(images, together, strict=True):
-        assert np.allclose(matcher.match([image], [TEXTS])[0], row, atol=1e-5)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_score_is_the_same_bit_for_bit_in_any_company(blip_filter: Path, precision: Any) -> None:
+    """Whatever other images are judged beside it, with short texts, long ones, many or none."""
+    words, random = VOCABULARY[5:], np.random.default_rng(3)
+    images = pictures(24)
+    texts = [
+        [" ".join(random.choice(words, random.choice([2, 5, 9, 14, 25, 38]))) for _ in range(number % 6)]
+        for number in range(24)
+    ]
+    open_with = [open_matcher(blip_filter, batch, Inference(precision)) for batch in (32, 1, 3, 7)]
+    together, *others = (matcher.match(images, texts) for matcher in open_with)
+    assert [len(row) for row in together] == [len(own) for own in texts]
+    for found in others:
+        assert found == together
+    turned = open_with[0].match(images[::-1], texts[::-1])
+    assert turned[::-1] == together
 
 
 def test_texts_are_read_normalised_and_cut(matcher: EngineMatcher) -> None:

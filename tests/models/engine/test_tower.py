@@ -14,13 +14,15 @@ def padded(texts: list[list[int]]) -> torch.Tensor:
 
 
 def test_packing_spreads_and_gathers() -> None:
-    packing = Packing.of([[0, 1], [2], [3, 4, 5]], torch.float32, torch.device("cpu"))
+    packing = Packing.of([[0, 1], [2], [3, 4, 5]], Arithmetic("bf16", "cpu"))
     states = torch.randn(6, 8)
     spread = packing.spread(states)
     assert spread.shape == (3, 3, 8)
     assert torch.equal(spread[2, 1], states[4])
     assert torch.equal(packing.gather(spread), states)
     assert packing.bias[1, 0, 0].tolist() == [0.0, -torch.inf, -torch.inf]
+    assert Packing.of([[0, 1], [2]], Arithmetic("fp32", "cpu")).grid.shape == (2, 4)
+    assert Packing.of([[0, 1], [2]], Arithmetic("bf16", "cpu"), step=8).grid.shape == (2, 8)
 
 
 @pytest.mark.parametrize("most", [0, 999])  # queries up to which images are looked at without keys
