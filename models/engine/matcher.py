@@ -44,7 +44,7 @@ class EngineMatcher:
         self.eyes = Eyes(model, arithmetic)
         self.tower = Tower(model.text_encoder, model.config, arithmetic)
         self.temperature = float(model.temperature().detach())
-        # the three last products are exact in any precision: they are small, and scores are compared with thresholds
+        # the three last products are exact whatever the precision: they are small, and thresholds decide by them
         self.image_projection, self.text_projection, self.itm_head = (
             _Head(module, device) for module in (model.vision_proj, model.text_proj, model.itm_head)
         )
@@ -93,7 +93,7 @@ class EngineMatcher:
                 shown = sorted({owners[number] for number in own})
                 of = [shown.index(owners[number]) for number in own]
                 judged = [[self.first, *ids[number][1:]] for number in own]
-                looks[own] = self.tower.read(judged, states[shown], of)
+                looks[own] = self.tower.read(judged, states[shown], of, few)
         # float64: in float32 the probability of a good match soon is exactly 1
         return self.itm_head(looks).double().softmax(1)[:, 1]
 
@@ -122,7 +122,7 @@ class EngineMatcher:
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """ITC embeddings (texts, projection), float32, L2-normalised, of texts that start with [CLS]."""
-        parts = [self.tower.read(ids[part], None, ()) for part in _chunks(ids)]
+        parts = [self.tower.read(ids[part]) for part in _chunks(ids)]
         return F.normalize(self.text_projection(torch.cat(parts)), dim=-1)
 
     def _array(self, parts: list[Tensor]) -> NDArray[np.float32]:

@@ -137,9 +137,9 @@ class Tower:
         key, value = both.view(n, positions, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         return KeyValue(key, value)
 
-    def are_few(self, queries: int) -> bool:
-        """Whether it is less work to look through than to project the keys and values of an image."""
-        return queries <= _FEW * self.width / self.heads
+    def are_few(self, tokens: int) -> bool:
+        """Whether so many tokens of an image look through with less work than its keys and values would be."""
+        return tokens <= _FEW * self.width / self.heads
 
     def _look(self, layer: Layer, query: Tensor, image_states: Tensor, few: bool) -> Tensor:
         n, m, width = query.shape
@@ -153,13 +153,17 @@ class Tower:
         return states.unflatten(2, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
     def read(
-        self, texts: Sequence[Sequence[int]], image_states: Tensor | None, owners: Sequence[int]
+        self,
+        texts: Sequence[Sequence[int]],
+        image_states: Tensor | None = None,
+        owners: Sequence[int] = (),
+        few: bool = True,
     ) -> Tensor:
         """The final state of each text's first token, (texts, width); both directions, as an encoder.
 
         ``owners`` name the row of ``image_states`` (n, positions, width) that a text looks at; all of an
-        image's texts are rows of one product with its keys, which are computed once, or not at all where all images
-        have few tokens (:meth:`are_few`). Without states the text is read alone.
+        image's texts are rows of one product with its keys, which are computed once, or not at all where an image has
+        ``few`` tokens (:meth:`are_few`). Without states the text is read alone.
         """
         device = self.words.device
         ids = torch.tensor([token for text in texts for token in text], device=device)
@@ -170,13 +174,11 @@ class Tower:
         first = torch.tensor([row.start for row in rows], device=device)
         alone = Packing.of([[number] for number in range(len(texts))], self.arithmetic)
         whole = firsts = None
-        few = True
         if image_states is not None:
             of: list[list[int]] = [[] for _ in image_states]
             for number, owner in enumerate(owners):
                 of[owner].append(number)
             tokens = [[token for row in some for token in rows[row]] for some in of]
-            few = self.are_few(max(map(len, tokens)))
             whole, firsts = Packing.of(tokens, self.arithmetic), Packing.of(of, self.arithmetic)
         states = self.embed(ids, positions)
         for layer in self.layers:

@@ -25,10 +25,9 @@ def test_packing_spreads_and_gathers() -> None:
     assert Packing.of([[0, 1], [2]], Arithmetic("bf16", "cpu"), step=8).grid.shape == (2, 8)
 
 
-@pytest.mark.parametrize("most", [0, 999])  # queries up to which images are looked at without keys
+@pytest.mark.parametrize("few", [False, True])  # with keys and values, and without
 @torch.inference_mode()
-def test_first_states_are_the_encoders_own(model: Med, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr("models.engine.tower._FEW", most)
+def test_first_states_are_the_encoders_own(model: Med, few: bool) -> None:
     with torch.no_grad():
         for layer in model.text_encoder.encoder.layers():
             layer.crossattention.self.value.bias.normal_()
@@ -36,10 +35,10 @@ def test_first_states_are_the_encoders_own(model: Med, monkeypatch: pytest.Monke
     tower = Tower(model.text_encoder, model.config, Arithmetic("fp32", "cpu"))
     ids = padded(TEXTS)
     alone, _ = model.text_encoder(ids, ids != 0)
-    assert torch.allclose(tower.read(TEXTS, None, range(4)), alone[:, 0], atol=1e-5)
+    assert torch.allclose(tower.read(TEXTS), alone[:, 0], atol=1e-5)
     states = model.encode_images(torch.randn(3, 3, 32, 32))
     owners = [0, 2, 2, 1]
     image = [layer.rows(torch.tensor(owners)) for layer in model.text_encoder.image_keys_values(states)]
     looking, _ = model.text_encoder(ids, ids != 0, image)
-    assert torch.allclose(tower.read(TEXTS, states, owners), looking[:, 0], atol=1e-5)
+    assert torch.allclose(tower.read(TEXTS, states, owners, few), looking[:, 0], atol=1e-5)
     assert not torch.allclose(looking, alone, atol=1e-2)
