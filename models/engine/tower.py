@@ -124,7 +124,7 @@ class Tower:
         self.positions = arithmetic.tensor(embeddings.position_embeddings.weight)
         self.norm = arithmetic.norm(embeddings.LayerNorm)
         self.layers = [Layer(layer, config, arithmetic) for layer in model.encoder.layers()]
-        self.look = attention(arithmetic.device)
+        self.look = attention(arithmetic.device, plain)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(tokens, width) of ``ids`` at ``positions``, both (tokens,) int64."""

@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.engine.attention import Attend, attention, plain, plain_in_cache
 from models.engine.linear import Arithmetic, join
@@ -49,7 +50,7 @@ class Eyes:
         self.stem = embeddings.patch_embedding.to(arithmetic.device)
         if config.stem == "patch":
             self.patches = arithmetic.linear(_as_linear(embeddings.patch_embedding), exact=True)
-        attend = attention(arithmetic.device, plain_in_cache if config.patches >= _MANY else plain)
+        attend = attention(arithmetic.device, _on_cpu(config.patches + 1, arithmetic.dtype))
         layers = cast(Iterable[VisionLayer], vision.encoder.layers)
         self.layers = [Layer(layer, config, arithmetic, attend) for layer in layers]
         self.norm = arithmetic.norm(vision.post_layernorm)
@@ -78,6 +79,12 @@ class Eyes:
         side, patch = self.config.image_size // self.config.patch, self.config.patch
         cut = pixels.to(self.arithmetic.dtype).view(n, 3, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
         return self.patches(cut.reshape(n * side * side, -1)).view(n, side * side, width)
+
+
+def _on_cpu(positions: int, dtype: torch.dtype) -> Attend:
+    if dtype is torch.float32:
+        return F.scaled_dot_product_attention
+    return plain_in_cache if positions > _MANY else plain
 
 
 def _as_linear(module: nn.Module) -> nn.Linear:
