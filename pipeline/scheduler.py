@@ -1,9 +1,10 @@
 """A small scheduler on plain Ray Core: actors, one task a call, bounded retries, no lost shard.
 
 Actors are never restarted by Ray and calls never retried by it: a death is an event that is judged here.
-The batch that a dead attempt had in hand is run again row by row; a row that kills its process alone is
-poison and leaves as a reject, its neighbours stay. A death together with its node is nobody's fault and not
-an attempt. Nodes may come and go: an actor is started when there is a task for it and room.
+The batch that a dead attempt had in hand is run again row by row; a row that kills its process alone (by SIGKILL,
+which may be meant for another: twice) is poison and leaves as a reject, its neighbours stay. A death together with
+its node is nobody's fault and not an attempt. Nodes may come and go: an actor is started when there is a task for it
+and room.
 """
 
 import time
@@ -24,7 +25,7 @@ from pipeline.flow import Flow
 from pipeline.placement import Demand, Resources
 from pipeline.room import Room, alive, free
 from pipeline.task import Crumb, Task
-from pipeline.worker import Board, Result, Worker, last_words
+from pipeline.worker import SILENT, Board, Result, Worker, last_words
 
 TRIES = 3
 GRACE = 10.0
@@ -356,12 +357,15 @@ class _Judge:
             if self.deaths_in_open[task.name] >= TRIES and not self.successes[task.name]:
                 raise _hopeless(task, how, "before its first batch")
         elif len(ids) == 1 and ids[0] in task.suspects:
+            # out of memory, the process that is ended may be a neighbour's
+            if how == SILENT and ids[0] not in task.doubted and len(task.doubted) < self.poison_limit:
+                return replace(again, doubted=task.doubted | {ids[0]})
             self.poison[task.name] += 1
             if self.poison[task.name] > self.poison_limit:
                 raise _hopeless(task, how, f"with more than {self.poison_limit} different rows in hand")
             return replace(again, poison={**task.poison, ids[0]: last})
         elif not task.suspects.issuperset(ids):
-            if task.attempt > TRIES + 2 * len(task.poison) + 2:
+            if task.attempt > TRIES + 2 * len(task.poison) + len(task.doubted) + 2:
                 raise _hopeless(task, how, "with another batch in hand each time")
             return replace(again, suspects=task.suspects | frozenset(ids))
         self.failures[task.label] = self.failures.get(task.label, 0) + 1

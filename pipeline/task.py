@@ -62,7 +62,8 @@ class Task:
 
     ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings;
     ``digests`` has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are
-    handled one by one. ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
+    handled one by one. ``doubted`` of them were alone when their process was killed without a word, once.
+    ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
     With ``fuse`` the worker keeps the shard's decoded pictures for the next stage. ``ranks`` workers share the work
     of a :class:`~stages.stage.CollectiveStage`, each of which takes ``each``; one does it in the task's own process.
     """
@@ -88,6 +89,7 @@ class Task:
     attempt: int = 1
     generation: int = 0
     suspects: frozenset[str] = frozenset()
+    doubted: frozenset[str] = frozenset()
     poison: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -35,6 +35,7 @@ TELL = 0.2  # seconds between two words to the board
 SLOW = 0.5  # seconds after which the opening of a stage is worth a line
 SAY = 50  # log records of a task that are told; a library may warn at every row
 log = logging.getLogger("capfilt.worker")
+SILENT = "the process was killed without a word (SIGKILL, often out of memory)"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def last_words(pid: int) -> tuple[str, tuple[str, ...]]:
     try:
         first = path.read_text().strip().splitlines()[0]
     except (OSError, IndexError):
-        words = "the process was killed without a word (SIGKILL, often out of memory)"
+        words = SILENT
     else:
         words = f"the process died: {first.removeprefix('Fatal Python error: ')}"
         if first.startswith("Timeout"):

@@ -8,7 +8,7 @@ import pytest
 from data_contracts.errors import StageError
 from pipeline.scheduler import TRIES, _Judge
 from pipeline.task import Task
-from pipeline.worker import crash_file, last_words
+from pipeline.worker import SILENT, crash_file, last_words
 from stages.export import ExportPairs
 
 ROWS = [f"row {number}" for number in range(40)]
@@ -50,6 +50,25 @@ def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task, judge
         task = dies(judge, task, ROWS[number : number + 2])
         task = dies(judge, task, ROWS[number : number + 1])
     assert task.poison.keys() == set(ROWS[0:20:2])
+
+
+def test_a_row_that_dies_alone_without_a_word_is_tried_once_more(task: Task, judge: _Judge) -> None:
+    """What takes all memory may be a neighbour, and the kernel or Ray's monitor end this process for it."""
+    alone = dies(judge, dies(judge, task, ROWS[:3]), ROWS[:1], SILENT)
+    assert (alone.doubted, dict(alone.poison)) == (frozenset(ROWS[:1]), {})
+    other = dies(judge, alone, ROWS[1:2], SILENT)
+    assert not other.poison
+    again = dies(judge, other, ROWS[:1], SILENT)
+    assert dict(again.poison) == {ROWS[0]: SILENT}
+
+
+def test_a_machine_without_memory_is_not_tried_row_by_row_for_ever(task: Task, judge: _Judge) -> None:
+    task = dies(judge, task, ROWS)
+    for row in (*ROWS[:POISON_LIMIT], *ROWS[:POISON_LIMIT]):
+        task = dies(judge, task, [row], SILENT)
+    assert len(task.poison) == POISON_LIMIT
+    with pytest.raises(StageError, match=f"more than {POISON_LIMIT} different rows"):
+        dies(judge, task, ROWS[-1:], SILENT)
 
 
 def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task, judge: _Judge) -> None:
