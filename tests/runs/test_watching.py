@@ -93,8 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deadly(folder: Path) -> Iterator[Head]:
-    """A cluster on which the row that the only worker of `caption` has in hand first kills it twice, alone."""
-    kills = ",".join(f"batch.caption:1@{folder}/{number}" for number in (1, 2))
+    """A cluster on which the row that the only worker of `caption` has in hand first kills it three times, alone."""
+    kills = ",".join(f"batch.caption:1@{folder}/{number}" for number in (1, 2, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAPFILT_FAILPOINT", kills)
         with started_head() as head:
@@ -178,7 +178,7 @@ def test_counters_are_the_ledgers_totals(watched: Watched) -> None:
 
 def test_deaths_poison_and_damage_are_counted(watched: Watched) -> None:
     total = watched.seen.total
-    assert total("ray_capfilt_attempts_failed_total", run="watched", stage="caption", kind="died") == 2
+    assert total("ray_capfilt_attempts_failed_total", run="watched", stage="caption", kind="died") == 3
     assert total("ray_capfilt_rows_poison_total", run="watched", stage="caption") == 1
     assert total("ray_capfilt_parts_set_aside_total", run="watched") == 1
 
@@ -225,6 +225,7 @@ def test_the_log_tells_every_commit_death_poison_row_and_damage(watched: Watched
     assert [(line["attempt"], line["kind"], line["in_hand"]) for line in deaths] == [
         (1, "died", [watched.poison]),
         (2, "died", [watched.poison]),
+        (3, "died", [watched.poison]),
     ]
     assert {line["level"] for line in deaths} == {"warning"}
     assert [line["part"] for line in lines if line["event"] == "set_aside"] == ["part-0000003.parquet"]
