@@ -1,6 +1,6 @@
 """Captioning and scoring per image: the engine beside transformers, on one core, interleaved.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.engine base      # about 25 minutes
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.engine base      # about 30 minutes
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.engine tiny      # about 5
 
 Random checkpoints of BLIP's layout are made once. First the outputs are compared, then every repeat runs each

@@ -26,13 +26,13 @@ _FUSED = {
 
 # PyTorch gives bfloat16 products of more multiplications than these to oneDNN on a CPU; its own kernel, for
 # smaller ones, sums in another order.
-SMALL = 16**3
+_SMALL = 16**3
 
 
 def product(left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale * left @ right`` of (n, a, b) and (n, b, c), each with the same bits whatever ``n`` is."""
+    """``scale * left @ right`` of (n, a, b) and (n, b, c), with the same bits however small it is."""
     n, rows, depth = left.shape
-    lacking = SMALL // (rows * depth * right.shape[2]) + 1 - n
+    lacking = _SMALL // (rows * depth * right.shape[2]) + 1 - n
     if lacking > 0:
         left, right = (F.pad(each, (0, 0, 0, 0, 0, lacking)) for each in (left, right))
     if scale == 1.0:

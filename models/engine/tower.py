@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.engine.attention import attention, plain
-from models.engine.linear import SMALL, Arithmetic, product
+from models.engine.linear import Arithmetic, product
 from models.med.attention import KeyValue
 from models.med.config import MedConfig
 from models.med.text import TextLayer, TextModel
@@ -99,10 +99,10 @@ class Layer:
 
     def _by_head(self, states: Tensor, weights: Tensor) -> Tensor:
         """(rows, heads, a) times (heads, a, b) to (rows, heads, b), contiguous."""
-        rows, fewest = len(states), max(self.fewest, SMALL // weights.numel() + 1)
-        if rows < fewest:
-            states = F.pad(states, (0, 0, 0, 0, 0, fewest - rows))
-        return torch.bmm(states.transpose(0, 1), weights).transpose(0, 1)[:rows].contiguous()
+        rows = len(states)
+        if rows < self.fewest:
+            states = F.pad(states, (0, 0, 0, 0, 0, self.fewest - rows))
+        return product(states.transpose(0, 1), weights).transpose(0, 1)[:rows].contiguous()
 
     def after_self(self, context: Tensor, states: Tensor) -> Tensor:
         return self.norm(self.out(context, states))

@@ -71,8 +71,9 @@ def test_a_score_is_the_same_bit_for_bit_in_any_company(
         assert found == together
     turned = open_with[0].match(images[::-1], texts[::-1])
     assert turned[::-1] == together
-    monkeypatch.setattr("models.engine.matcher._TOKENS", 50)  # texts of one image are read in pieces
-    assert open_with[0].match(images, texts) == together
+    for most in (50, 9):  # texts of one image are read in pieces, some longer than that
+        monkeypatch.setattr("models.engine.matcher._TOKENS", most)
+        assert open_with[0].match(images, texts) == together
 
 
 def test_texts_are_read_normalised_and_cut(matcher: EngineMatcher) -> None:

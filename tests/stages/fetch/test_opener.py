@@ -77,7 +77,7 @@ def test_a_look_up_that_hangs_is_given_up() -> None:
     made = opener(lambda host: [str(over.wait(30))], timeout=0.5)
     began = time.monotonic()
     assert refused(made, "http://slow.test/").reason is Reason.DNS
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 2
     over.set()
 
 
@@ -95,7 +95,7 @@ def test_a_connection_that_is_never_taken_ends_with_the_time_limit() -> None:
     with deaf("127.0.0.1") as port:
         began = time.monotonic()
         assert refused(opener(lambda host: []), f"http://127.0.0.1:{port}/").reason is Reason.TIMEOUT
-        assert 1.9 < time.monotonic() - began < 8
+        assert 1.9 < time.monotonic() - began < 3
 
 
 def test_the_time_limit_holds_over_all_redirects(server: Hostile) -> None:
@@ -106,7 +106,7 @@ def test_the_time_limit_holds_over_all_redirects(server: Hostile) -> None:
     server.on("slow", slow)
     began = time.monotonic()
     assert refused(opener(lambda host: [], max_redirects=50), server.url("slow/")).reason is Reason.TIMEOUT
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 3
 
 
 def test_tries_are_bounded(server: Hostile) -> None:
@@ -230,7 +230,7 @@ def test_a_slow_body_is_given_up_over_tls_too(secure: tuple[Hostile, ssl.SSLCont
     made = GuardedOpener(policy(), Names(lambda host: ["127.0.0.1"]), trusting)
     began = time.monotonic()
     assert refused(made, f"https://pictures.test:{server.port}/{path}").reason is Reason.TOO_SLOW
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 2
 
 
 def test_a_handshake_that_hangs_is_given_up(server: Hostile) -> None:

@@ -73,4 +73,4 @@ def test_groups_of_one_name_are_one() -> None:
 def test_a_hostile_pattern_costs_no_time() -> None:
     began = time.monotonic()
     assert parse(f"User-agent: *\nDisallow: /{'*a' * 500}b$", "capfilt").allow("/" + "a" * 5000)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1
