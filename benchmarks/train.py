@@ -188,7 +188,7 @@ def make_arms(role: str, where: Path, pixels: int, size: int, given: argparse.Na
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         if filtering:
-            temperature = float(model.temperature())
+            temperature = float(model.temperature().detach())
             arms["plain"] = (
                 lambda: plain_filter(plain, batch, model.config.first("filter"), temperature),
                 optimiser(plain),
