@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.open import open_filter
-from pipeline.by_hand import inference_for
-from pipeline.demo.crawl import read_truth
-from pipeline.demo.planted import TABLE, found_by_truth
-from pipeline.demo.world import COLOURS, Scene
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
-from pipeline.search.classify import evaluate, probabilities, prompts
-from pipeline.search.find import find_all
-from pipeline.search.vectors import model_behind, open_index
-from stages.embed import TOGETHER
+from capfilt.models.open import open_filter
+from capfilt.pipeline.by_hand import inference_for
+from capfilt.pipeline.demo.crawl import read_truth
+from capfilt.pipeline.demo.planted import TABLE, found_by_truth
+from capfilt.pipeline.demo.world import COLOURS, Scene
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.search.classify import evaluate, probabilities, prompts
+from capfilt.pipeline.search.find import find_all
+from capfilt.pipeline.search.vectors import model_behind, open_index
+from capfilt.stages.embed import TOGETHER
 
 KS = (1, 5)
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from models.engine.matcher import EngineMatcher
-from models.images import prepare
-from models.open import open_captioner, open_filter
-from models.protocols import Decoding, Inference, Precision
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.images import prepare
+from capfilt.models.open import open_captioner, open_filter
+from capfilt.models.protocols import Decoding, Inference, Precision
 
 Images = Sequence[Image.Image]
 Texts = Sequence[Sequence[str]]

@@ -23,9 +23,9 @@ from PIL import Image
 from benchmarks.arms import Texts
 from benchmarks.checkpoints import SIZES, make
 from benchmarks.engine import pictures, seconds, sentences
-from models.engine.precision import fast_precision
-from models.open import Filter, open_filter
-from models.protocols import Inference
+from capfilt.models.engine.precision import fast_precision
+from capfilt.models.open import Filter, open_filter
+from capfilt.models.protocols import Inference
 
 # Runs in Data-Juicer's environment: a line of JSON in (files and texts), a line out (scores and seconds).
 OPERATOR = """

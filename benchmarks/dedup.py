@@ -25,12 +25,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_contracts.contract import Contract, vectors
-from data_contracts.records import Embedding, Record
-from pipeline.task import decode_again
-from stages.crawl_vectors import hexes, normalised
-from stages.dedup import FindDuplicates, Likeness
-from stages.stage import Rows, Site
+from capfilt.data_contracts.contract import Contract, vectors
+from capfilt.data_contracts.records import Embedding, Record
+from capfilt.pipeline.task import decode_again
+from capfilt.stages.crawl_vectors import hexes, normalised
+from capfilt.stages.dedup import FindDuplicates, Likeness
+from capfilt.stages.stage import Rows, Site
 
 SHARD = 50_000
 COPIES = (

@@ -26,8 +26,8 @@ from PIL import Image
 
 from benchmarks.arms import DECODING, Arm, Batched, Engine, OnePair, Shared, Texts
 from benchmarks.checkpoints import SIZES, WORDS, make
-from models.engine.precision import fast_precision
-from models.protocols import Decoding
+from capfilt.models.engine.precision import fast_precision
+from capfilt.models.protocols import Decoding
 
 WORKLOADS = ((1, 2), (3, 4))  # captions an image, texts an image
 TARGETS = {

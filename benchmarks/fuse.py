@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_contracts.identity import image_id, row_id
-from data_contracts.records import Caption, Picture
-from models.decode import DecodedPictures
-from models.protocols import Decoding
-from pipeline.task import Decode, decode_again
-from stages.caption import WriteCaptions
-from stages.guard import CaptionGuard
-from stages.memory import MemoryInput
-from stages.score import ScorePairs
-from stages.stage import Checkpoint, Site
+from capfilt.data_contracts.identity import image_id, row_id
+from capfilt.data_contracts.records import Caption, Picture
+from capfilt.models.decode import DecodedPictures
+from capfilt.models.protocols import Decoding
+from capfilt.pipeline.task import Decode, decode_again
+from capfilt.stages.caption import WriteCaptions
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.stage import Checkpoint, Site
 from tests.blip_checkpoint import make_blip
 
 OFF = CaptionGuard(min_words=0, repeats=0, prompt_echo=False)

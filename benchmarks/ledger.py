@@ -30,17 +30,17 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from data_contracts.contract import Contract
-from data_contracts.ledger import InputPart, RunRecord, ShardRecord, StageTotals
-from data_contracts.records import Caption, Occurrence, Record
-from pipeline import inspection
-from pipeline.flow import Flow
-from pipeline.graph import Graph
-from pipeline.index import Part, rows_of
-from pipeline.ledger import RECORD, Ledger, part_name
-from pipeline.storage import Folder
-from pipeline.survey import Standing, survey
-from stages.stage import GlobalStage, Rows, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.ledger import InputPart, RunRecord, ShardRecord, StageTotals
+from capfilt.data_contracts.records import Caption, Occurrence, Record
+from capfilt.pipeline import inspection
+from capfilt.pipeline.flow import Flow
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.index import Part, rows_of
+from capfilt.pipeline.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.storage import Folder
+from capfilt.pipeline.survey import Standing, survey
+from capfilt.stages.stage import GlobalStage, Rows, ShardStage, Site, StageInput, Transform
 
 ENTRIES = 500  # parts of each stage that are committed and not yet in the compacted index
 MEASURES = ("import", "plan", "resume", "status", "verify: listing", "flow", "compact")

@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from data_contracts.ledger import RunRecord
-from pipeline.graph import Graph
-from pipeline.ledger import Ledger
-from pipeline.survey import survey
-from pipeline.task import Task, run_task
-from stages.ingest import IngestPictures
-from stages.list_source import KINDS, ListSource
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.ledger import RunRecord
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.survey import survey
+from capfilt.pipeline.task import Task, run_task
+from capfilt.stages.ingest import IngestPictures
+from capfilt.stages.list_source import KINDS, ListSource
+from capfilt.stages.sources.source import SourceSpec
 
 MEASURES = ("import", "plan", "list", "plan, listed")
 BLOCK = 100_000

@@ -25,16 +25,16 @@ from typing import Any, ClassVar
 
 import psutil
 
-from data_contracts.contract import Contract
-from data_contracts.identity import row_id
-from data_contracts.records import Occurrence, Record, Unique
-from pipeline.estimate import CRAWL
-from pipeline.events import Begun, Ended, Event, Listener
-from pipeline.graph import Graph
-from pipeline.ledger import Ledger
-from pipeline.rates import Records, turns
-from pipeline.runner import Runner, open_run
-from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.records import Occurrence, Record, Unique
+from capfilt.pipeline.estimate import CRAWL
+from capfilt.pipeline.events import Begun, Ended, Event, Listener
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.rates import Records, turns
+from capfilt.pipeline.runner import Runner, open_run
+from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 MINUTE = 60.0
 WARM = 10.0  # seconds of work that all workers start for

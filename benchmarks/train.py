@@ -27,12 +27,12 @@ from transformers.models.blip.modeling_blip import BlipForConditionalGeneration,
 
 from benchmarks.checkpoints import SIZES, make
 from benchmarks.engine import gemm, seconds, sentences
-from models.med import checkpoint
-from models.training.data import Batch, Batches, Source
-from models.training.grounding import Grounding
-from models.training.jobs import CaptionerSettings, FilterSettings
-from models.training.objectives import draw_negatives, itc_loss, itc_targets, lm_loss, same_pairs
-from models.training.pairs import PairSet
+from capfilt.models.med import checkpoint
+from capfilt.models.training.data import Batch, Batches, Source
+from capfilt.models.training.grounding import Grounding
+from capfilt.models.training.jobs import CaptionerSettings, FilterSettings
+from capfilt.models.training.objectives import draw_negatives, itc_loss, itc_targets, lm_loss, same_pairs
+from capfilt.models.training.pairs import PairSet
 
 HARD = {"hard_from": 0.0, "itm_from": 0.0, "crop": 1.0}
 

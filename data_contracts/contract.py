@@ -14,8 +14,8 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic.fields import FieldInfo
 
-from data_contracts.errors import ContractError
-from data_contracts.records import Half, Record
+from capfilt.data_contracts.errors import ContractError
+from capfilt.data_contracts.records import Half, Record
 
 _ARROW: dict[type, pa.DataType] = {
     str: pa.string(),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from data_contracts.errors import RecipeError
+from capfilt.data_contracts.errors import RecipeError
 
 
 def identity_of(value: object, where: str = "value") -> Any:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from data_contracts.records import Split
+from capfilt.data_contracts.records import Split
 
 _SEPARATOR = b"\x1f"
 

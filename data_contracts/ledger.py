@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.rejects import Reason
 
 
 class _Frozen(BaseModel):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from data_contracts.records import Record
+from capfilt.data_contracts.records import Record
 
 
 class Reason(StrEnum):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from models.protocols import Images, Match
+from capfilt.models.protocols import Images, Match
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -20,7 +20,8 @@ def match_in_batches(
     see: Callable[[Images], Seen],
     judge: Callable[[Seen, list[int], list[str]], Sequence[Match]],
 ) -> list[list[Match]]:
-    """What :class:`~models.protocols.Matcher` promises: ``see`` gets each image once, images without texts never.
+    """What :class:`~capfilt.models.protocols.Matcher` promises: ``see`` gets each image once, images without texts
+    never.
 
     ``judge`` gets what ``see`` gave for some images, and pairs of a row in it and a text.
     """

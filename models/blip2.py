@@ -1,6 +1,6 @@
 """BLIP-2's judge (arXiv 2301.12597): a Q-Former whose queries look at the image and, for ITM, read the text too.
 
-Its captioner is one of :mod:`models.image_to_text`.
+Its captioner is one of :mod:`capfilt.models.image_to_text`.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import Blip2ForImageTextRetrieval
 
-from models.batching import batches, match_in_batches
-from models.checkpoint import Checkpoint
-from models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
-from models.protocols import Images, Match
-from models.text import normalise_caption
+from capfilt.models.batching import batches, match_in_batches
+from capfilt.models.checkpoint import Checkpoint
+from capfilt.models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
+from capfilt.models.protocols import Images, Match
+from capfilt.models.text import normalise_caption
 
 MAX_TEXT_TOKENS = 32  # in training, as in LAVIS
 
@@ -31,7 +31,7 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Blip2Matcher:
-    """A :class:`~models.protocols.Matcher` and :class:`~models.protocols.Embedder`.
+    """A :class:`~capfilt.models.protocols.Matcher` and :class:`~capfilt.models.protocols.Embedder`.
 
     An image has one ITC embedding a query, 32 in the released models, and its cosine with a text is the largest.
     One vector an image cannot say that, so :meth:`embed_images` gives their mean, an approximation: retrieval

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_contracts.errors import CalibrationError
-from models.metrics import auc_with_interval, ece
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.models.metrics import auc_with_interval, ece
 
 Floats = NDArray[np.float64]
 # A float32 probability rounds to 0 or 1 not far beyond; one such score must not carry the whole fit.

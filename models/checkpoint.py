@@ -20,7 +20,7 @@ from huggingface_hub import get_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import NotASafetensorsRepoError
 from safetensors import SafetensorError, safe_open
 
-from data_contracts.errors import ModelError
+from capfilt.data_contracts.errors import ModelError
 
 Role = Literal["filter", "captioner"]
 ROLES: tuple[Role, ...] = ("filter", "captioner")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.rejects import Reason
 
 # What the web shows. Pillow reads more, but some of it through other programs (EPS through Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

@@ -24,9 +24,9 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from data_contracts.errors import StageError
-from data_contracts.rejects import Reason
-from models.decode import Limits, Measured, UndecodableImage, measure
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.models.decode import Limits, Measured, UndecodableImage, measure
 
 SECONDS = 60  # of processor time for one picture: several times what the largest one takes
 PATIENCE = 300  # seconds of the clock until an answer has to be there, or a picture to be taken
@@ -35,8 +35,7 @@ AHEAD = 8  # pictures on their way to the process: it need not wait for the next
 _PIXEL, _REST = 24, 2**30  # bytes: of all copies of a pixel on its way to RGB; of everything else
 _ANSWER = 4096  # bytes at most
 _READY = b"ready"
-_CODE = "import json, sys; own = json.loads(sys.argv[1]); sys.path[:] = own.pop('path'); "
-CHILD = _CODE + "from models.decoder import serve; serve(**own)"
+CHILD = "import json, sys; from capfilt.models.decoder import serve; serve(**json.loads(sys.argv[1]))"
 
 
 class Refused(NamedTuple):
@@ -137,17 +136,17 @@ class Decoder:
         raise StageError(
             what="the process that decodes pictures does not start",
             evidence=evidence,
-            remedy=f"try `{sys.executable} -c 'import models.decoder'`, and see to the machine's memory",
+            remedy=f"try `{sys.executable} -c 'import capfilt.models.decoder'`, and see to the machine's memory",
         )
 
     def _launch(self) -> Connection:
         mine, theirs = socket.socketpair()
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # then a stopped process cannot hold us up
             mine.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", PATIENCE, 0))
-        own = {"path": sys.path, "fd": theirs.fileno(), "limits": asdict(self._limits)}
+        own = {"fd": theirs.fileno(), "limits": asdict(self._limits)}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, json.dumps(own)],
+                [sys.executable, "-P", "-c", CHILD, json.dumps(own)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # native decoders complain there

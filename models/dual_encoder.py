@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from models.batching import batches, match_in_batches
-from models.checkpoint import Checkpoint
-from models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
-from models.protocols import Images, Match
-from models.text import normalise_caption
+from capfilt.models.batching import batches, match_in_batches
+from capfilt.models.checkpoint import Checkpoint
+from capfilt.models.pretrained import count_truncated, load_image_processor, load_model, load_tokenizer
+from capfilt.models.protocols import Images, Match
+from capfilt.models.text import normalise_caption
 
 
 @dataclass(frozen=True)
 class DualEncoder:
-    """A :class:`~models.protocols.Matcher` and :class:`~models.protocols.Embedder`.
+    """A :class:`~capfilt.models.protocols.Matcher` and :class:`~capfilt.models.protocols.Embedder`.
 
     ``Match.itm`` of SigLIP (arXiv 2303.15343, 2502.14786) is its own probability of a match, the sigmoid of the
     scaled and shifted cosine that it was trained with. CLIP (arXiv 2103.00020) was trained to rank the texts of

@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 from random import Random
 from typing import NamedTuple
 
-from models.english import (
+from capfilt.models.english import (
     ADJECTIVES,
     ARTICLES,
     BOUNDS,
@@ -127,7 +127,7 @@ class Edits:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Edits":
-        """From captions as :func:`models.text.normalise_caption` gives them; their order does not matter."""
+        """From captions as :func:`capfilt.models.text.normalise_caption` gives them; their order does not matter."""
         split = [_TOKEN.findall(text) for text in texts]
         raw = Counter(" ".join(words[one.noun : one.end]) for words in split for one in _phrases(words))
         singular: Counter[str] = Counter()
@@ -176,7 +176,7 @@ class Edits:
     def unsaid(self, text: str, said: Collection[str]) -> list[str]:
         """What ``text`` says and none of ``said`` does: things, colours, numbers, how one thing stands to another.
 
-        All are captions as :func:`models.text.normalise_caption` gives them.
+        All are captions as :func:`capfilt.models.text.normalise_caption` gives them.
         """
         words, others = _TOKEN.findall(text), [_TOKEN.findall(one) for one in said]
         known = {_stem(word) for other in others for word in other}

@@ -7,8 +7,8 @@ transformers is asked whether it knows it as an image-to-text model.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_contracts.errors import ModelError
-from models.checkpoint import BLIP_NEEDS, Checkpoint, Role, Shapes
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import BLIP_NEEDS, Checkpoint, Role, Shapes
 
 EXAMPLES: Mapping[Role, str] = {
     "filter": "Salesforce/blip-itm-base-coco or google/siglip2-base-patch16-256",

@@ -1,6 +1,6 @@
 """Writing with transformers' ``generate``, so that a caption belongs to its image and to nothing else.
 
-The draws of a caption come from its own stream (:class:`~models.sampling.CaptionRandom`); the sampling of
+The draws of a caption come from its own stream (:class:`~capfilt.models.sampling.CaptionRandom`); the sampling of
 ``generate`` would draw from one stream for the batch.
 """
 
@@ -16,10 +16,10 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from data_contracts.errors import UsageError
-from models.engine.draw import draw
-from models.protocols import Decoding
-from models.sampling import CaptionRandom
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.engine.draw import draw
+from capfilt.models.protocols import Decoding
+from capfilt.models.sampling import CaptionRandom
 
 
 class Tokens(NamedTuple):

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig
 
-from data_contracts.errors import ModelError
-from models.batching import batches
-from models.checkpoint import Checkpoint
-from models.generation import demand_room, draws, write
-from models.pretrained import load_image_processor, load_model, load_processor, load_tokenizer
-from models.protocols import Decoding, Images, Written
-from models.sampling import CaptionRandom
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.batching import batches
+from capfilt.models.checkpoint import Checkpoint
+from capfilt.models.generation import demand_room, draws, write
+from capfilt.models.pretrained import load_image_processor, load_model, load_processor, load_tokenizer
+from capfilt.models.protocols import Decoding, Images, Written
+from capfilt.models.sampling import CaptionRandom
 
 # Of the checkpoint's own generation settings these stay; lengths, penalties and strategies come from Decoding.
 SPECIAL_TOKENS = (
@@ -38,7 +38,8 @@ Prepare = Callable[[list[Image.Image], str], Inputs]
 
 @dataclass(frozen=True)
 class ImageToText:
-    """A :class:`~models.protocols.Captioner`; ``batch`` captions are decoded at once, all of an image together.
+    """A :class:`~capfilt.models.protocols.Captioner`; ``batch`` captions are decoded at once, all of an image
+    together.
 
     ``prompt`` of the decoding is what a plain captioner goes on from, and what a chat model is asked.
     """

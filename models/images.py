@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.checkpoint import CLIP_MEAN, CLIP_STD
+from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 
 RGB = tuple[float, ...]
 

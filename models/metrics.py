@@ -16,8 +16,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from models.bootstrap import Interval
-from models.text import normalise_caption
+from capfilt.models.bootstrap import Interval
+from capfilt.models.text import normalise_caption
 
 Id = TypeVar("Id", bound=Hashable)
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")

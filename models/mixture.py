@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.bootstrap import Floats, image_weights, weighted_auc
+from capfilt.models.bootstrap import Floats, image_weights, weighted_auc
 
 ITERATIONS, ENOUGH = 1000, 1e-6
 PSEUDO = 1.0  # a pair more, spread over all bins, so that no score is impossible

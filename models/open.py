@@ -6,8 +6,8 @@ The families are imported only when one is opened, so :func:`check_model` answer
 from dataclasses import dataclass
 from typing import Protocol
 
-from data_contracts.errors import UsageError
-from models.checkpoint import (
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.checkpoint import (
     Checkpoint,
     Role,
     Shapes,
@@ -18,8 +18,8 @@ from models.checkpoint import (
     require_tokenizer,
     tensor_shapes,
 )
-from models.families import family_of, require_role
-from models.protocols import FLOAT32, Captioner, Embedder, Inference, Matcher
+from capfilt.models.families import family_of, require_role
+from capfilt.models.protocols import FLOAT32, Captioner, Embedder, Inference, Matcher
 
 __all__ = ["ModelFacts", "check_model", "digest_of", "open_captioner", "open_filter"]
 
@@ -31,7 +31,7 @@ ENGINE = ("blip", "capfilt-med")
 class ModelFacts:
     """What the planner may say about a model. ``where`` names the commit if the model is on the hub.
 
-    ``prompt`` and ``probability`` are those of its :class:`~models.families.Family`.
+    ``prompt`` and ``probability`` are those of its :class:`~capfilt.models.families.Family`.
     """
 
     where: str
@@ -69,11 +69,11 @@ def open_captioner(
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
     checkpoint = _open(where, "captioner", device)
     if checkpoint.model_type not in ENGINE:
-        from models.image_to_text import ImageToText
+        from capfilt.models.image_to_text import ImageToText
 
         return ImageToText.open(checkpoint, device, batch)
-    from models.engine.captioner import EngineCaptioner
-    from models.med.checkpoint import load
+    from capfilt.models.engine.captioner import EngineCaptioner
+    from capfilt.models.med.checkpoint import load
 
     return EngineCaptioner(
         *load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint)
@@ -88,15 +88,15 @@ def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inf
     """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
     checkpoint = _open(where, "filter", device)
     if checkpoint.model_type == "blip-2":
-        from models.blip2 import Blip2Matcher
+        from capfilt.models.blip2 import Blip2Matcher
 
         return Blip2Matcher.open(checkpoint, device, batch)
     if checkpoint.model_type not in ENGINE:
-        from models.dual_encoder import DualEncoder
+        from capfilt.models.dual_encoder import DualEncoder
 
         return DualEncoder.open(checkpoint, device, batch)
-    from models.engine.matcher import EngineMatcher
-    from models.med.checkpoint import load
+    from capfilt.models.engine.matcher import EngineMatcher
+    from capfilt.models.med.checkpoint import load
 
     return EngineMatcher(*load(checkpoint.directory), inference, device, batch, pixel_statistics(checkpoint))
 

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.utils import logging
 
-from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, brief, require_tokenizer, weight_files
-from models.text import is_cut, normalise_caption
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import Checkpoint, brief, require_tokenizer, weight_files
+from capfilt.models.text import is_cut, normalise_caption
 
 # A vocabulary padded to a multiple of 128 is common; a wider gap means another model's tokenizer.
 _VOCABULARY_PADDING = 128

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_contracts.errors import RecipeError
+from capfilt.data_contracts.errors import RecipeError
 
 Images = Sequence[Image.Image]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -72,7 +72,7 @@ class Inference:
     ``precision``: ``fp32``; ``bf16``, about twice as fast where the hardware has it; ``int8``, faster still on
     CPUs, the last digits of probabilities differ (the benchmark reports by how much). ``itm_token`` is the
     first token of a text in the matching head: left out, what the model itself records (see
-    :class:`~models.med.config.MedConfig`).
+    :class:`~capfilt.models.med.config.MedConfig`).
     """
 
     precision: Precision = "fp32"
@@ -92,7 +92,7 @@ class Written(NamedTuple):
 class Match(NamedTuple):
     """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1].
 
-    CLIP gives no probability: its ``itm`` is a rank in [0, 1] (:class:`~models.dual_encoder.DualEncoder`).
+    CLIP gives no probability: its ``itm`` is a rank in [0, 1] (:class:`~capfilt.models.dual_encoder.DualEncoder`).
     """
 
     itm: float

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_contracts.errors import CalibrationError
-from models.bootstrap import Floats, image_weights
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.models.bootstrap import Floats, image_weights
 
 FEWEST = 10  # human pairs above a threshold, for its precision to mean anything
 ROUNDS = 200

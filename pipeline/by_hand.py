@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_contracts.errors import ModelError, UsageError
-from data_contracts.identity import image_id
-from models.checkpoint import Role
-from models.open import check_model
-from models.protocols import FLOAT32, Captioner, Decoding, Inference, Matcher
-from pipeline.ledger import Ledger
-from pipeline.plan import decoding_of, inference_of
-from pipeline.recipe import CaptionKeys, parse
-from pipeline.survey import model_digest
-from stages.sources.source import IMAGE_ENDINGS
+from capfilt.data_contracts.errors import ModelError, UsageError
+from capfilt.data_contracts.identity import image_id
+from capfilt.models.checkpoint import Role
+from capfilt.models.open import check_model
+from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference, Matcher
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import decoding_of, inference_of
+from capfilt.pipeline.recipe import CaptionKeys, parse
+from capfilt.pipeline.survey import model_digest
+from capfilt.stages.sources.source import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,7 +105,7 @@ def score(files: Sequence[str], texts: Sequence[str], matcher: Matcher, batch: i
     Raises:
         UsageError: a text is nothing but punctuation to the models.
     """
-    from models.text import normalise_caption
+    from capfilt.models.text import normalise_caption
 
     readings = [normalise_caption(text) for text in texts]
     if "" in readings:
@@ -150,7 +150,7 @@ def _rows(opened: Sequence[_Opened], found: list[list[dict[str, Any]]]) -> Itera
 
 def open_files(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
     """The pictures, one at a time; a folder stands for the pictures anywhere below it."""
-    from models.decode import UndecodableImage, decode
+    from capfilt.models.decode import UndecodableImage, decode
 
     for given in files:
         path = Path(given)

@@ -1,4 +1,4 @@
-"""The command line. Exit codes are those of `data_contracts.errors`."""
+"""The command line. Exit codes are those of `capfilt.data_contracts.errors`."""
 
 import json
 import os
@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from data_contracts.errors import CapfiltError
-from pipeline.commands import by_hand, cluster, doctor, looking, running, search
-from pipeline.lease import SUBMISSION
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.pipeline.commands import by_hand, cluster, doctor, looking, running, search
+from capfilt.pipeline.lease import SUBMISSION
 
 STOPPED = 130  # by Ctrl-C
 COMMANDS = (
@@ -56,7 +56,7 @@ def _use_token() -> None:
 
 
 def _tell(error: CapfiltError) -> None:
-    from pipeline import log
+    from capfilt.pipeline import log
 
     if log.on_stderr():
         line = {"level": "error", "message": error.what, "evidence": error.evidence, "remedy": error.remedy}

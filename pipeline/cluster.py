@@ -12,9 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from data_contracts.errors import StageError
-from pipeline.room import alive
-from pipeline.scheduler import Crew
+from capfilt.data_contracts.errors import StageError
+from capfilt.pipeline.room import alive
+from capfilt.pipeline.scheduler import Crew
 
 # Image bytes never travel through the object store, so it can be small.
 OBJECT_STORE = 128 * 2**20
@@ -39,8 +39,8 @@ class Connection:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not address:
             options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        # Ray puts the driver's working directory first on every worker's path, where a folder called `models` would
-        # hide ours. An empty working directory of its own, of which Ray takes a copy, hides nothing.
+        # Ray puts the driver's working directory first on every worker's path, where a file of the user's called
+        # `tokenizers.py` would hide a library. An empty working directory, of which Ray takes a copy, hides nothing.
         with tempfile.TemporaryDirectory(prefix="capfilt-") as empty:
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
                 options["runtime_env"] = {"working_dir": empty}

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from data_contracts.errors import UsageError
-from data_contracts.fingerprint import first_difference
-from data_contracts.units import duration
-from pipeline.flow import default_gpus, ranks
-from pipeline.graph import Graph, Node
-from pipeline.placement import PlacementKeys
-from pipeline.rates import Cost, Records, cost, start, turns
-from stages.dedup import FindDuplicates
-from stages.evaluate import Evaluate
-from stages.preflight import Preflight
-from stages.stage import CollectiveStage, GlobalStage
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.fingerprint import first_difference
+from capfilt.data_contracts.units import duration
+from capfilt.pipeline.flow import default_gpus, ranks
+from capfilt.pipeline.graph import Graph, Node
+from capfilt.pipeline.placement import PlacementKeys
+from capfilt.pipeline.rates import Cost, Records, cost, start, turns
+from capfilt.stages.dedup import FindDuplicates
+from capfilt.stages.evaluate import Evaluate
+from capfilt.stages.preflight import Preflight
+from capfilt.stages.stage import CollectiveStage, GlobalStage
 
 SAMPLED = (Evaluate, Preflight)  # they read the crawl, or its first rows, and work on a sample of fixed size
 CRAWL = "list_web"

@@ -1,7 +1,8 @@
 """What happens in a run. Scheduler and runner tell events, in one stream; whoever listens hears all of them.
 
-The console (:mod:`pipeline.progress`), the log (:mod:`pipeline.log`) and the metrics (:mod:`pipeline.metrics`) are
-listeners, and none of them can harm a run: one that raises is not told anything more.
+The console (:mod:`capfilt.pipeline.progress`), the log (:mod:`capfilt.pipeline.log`) and the metrics
+(:mod:`capfilt.pipeline.metrics`) are listeners, and none of them can harm a run: one that raises is not told anything
+more.
 """
 
 import logging
@@ -14,11 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data_contracts.errors import CapfiltError
-from data_contracts.ledger import StageTotals
-from pipeline.flow import Count
-from pipeline.index import Part
-from pipeline.task import Crumb, Task
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.data_contracts.ledger import StageTotals
+from capfilt.pipeline.flow import Count
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.task import Crumb, Task
 
 Line = tuple[str, Mapping[str, Any]]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.graph import Graph, Node
-from pipeline.index import Index, Part
-from pipeline.placement import Demand, PlacementKeys, Resources
-from pipeline.survey import Standing, model_digest, sharded
-from pipeline.task import Task, Upstream
-from stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
+from capfilt.pipeline.graph import Graph, Node
+from capfilt.pipeline.index import Index, Part
+from capfilt.pipeline.placement import Demand, PlacementKeys, Resources
+from capfilt.pipeline.survey import Standing, model_digest, sharded
+from capfilt.pipeline.task import Task, Upstream
+from capfilt.stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
 
 FEW = 100
 SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from data_contracts.contract import Contract
-from data_contracts.fingerprint import fingerprint, identity_of
-from stages.stage import Stage
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.fingerprint import fingerprint, identity_of
+from capfilt.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
+    from capfilt.pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from data_contracts.ledger import InputPart, ShardRecord, StageTotals
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.ledger import InputPart, ShardRecord, StageTotals
+from capfilt.data_contracts.rejects import Reason
 
 _PART = r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$"
 _FEW = pa.dictionary(pa.int32(), pa.string())  # the same value in most rows

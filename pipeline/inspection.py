@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 
-from data_contracts.errors import CapfiltError, SourceError, StorageError
-from data_contracts.identity import row_id
-from data_contracts.ledger import StageTotals
-from pipeline import lease
-from pipeline.index import Index, Part
-from pipeline.ledger import Ledger, reader_of
+from capfilt.data_contracts.errors import CapfiltError, SourceError, StorageError
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.ledger import StageTotals
+from capfilt.pipeline import lease
+from capfilt.pipeline.index import Index, Part
+from capfilt.pipeline.ledger import Ledger, reader_of
 
 BATCH = 10_000
 IDS = ("row_id", "image_id", "pair_id", "url", "id")

@@ -24,16 +24,15 @@ from urllib.parse import urlsplit
 
 import yaml
 
-import pipeline
-from data_contracts.errors import BusyError, CapfiltError, StageError, UsageError
-from pipeline import lease, machine, submission
-from pipeline.doctor.probe import PACKAGES
-from pipeline.recipe import Recipe
-from pipeline.storage import storage_at
-from pipeline.submission import ANY_VERSIONS, Submission
+import capfilt
+from capfilt.data_contracts.errors import BusyError, CapfiltError, StageError, UsageError
+from capfilt.pipeline import lease, machine, submission
+from capfilt.pipeline.recipe import Recipe
+from capfilt.pipeline.storage import storage_at
+from capfilt.pipeline.submission import ANY_VERSIONS, Submission
 
 if TYPE_CHECKING:
-    from pipeline.room import Node
+    from capfilt.pipeline.room import Node
 
 ANSWER_SECONDS = 10.0
 LIVE = ("PENDING", "RUNNING")
@@ -130,7 +129,9 @@ class Jobs:
         self, run: str, sent: Submission, arguments: list[str], folder: str, variables: dict[str, str]
     ) -> None:
         # The interpreter of this environment where the node has it at the same place, else the node's own.
-        python = f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m pipeline.cli'
+        python = (
+            f'PY={shlex.quote(sys.executable)}; [ -x "$PY" ] || PY=python; exec "$PY" -m capfilt.pipeline.cli'
+        )
         try:
             self._client.submit_job(
                 submission_id=sent.job,
@@ -222,7 +223,7 @@ class Jobs:
         """Every node that is alive, by its id."""
         from ray.util.state import list_nodes
 
-        from pipeline.room import Node
+        from capfilt.pipeline.room import Node
 
         limit = int(ANSWER_SECONDS)
         found = self._ask(lambda: list_nodes(self.address, timeout=limit, raise_on_missing_output=False))
@@ -326,9 +327,8 @@ def _pack(folder: Path, recipe: Recipe, *, code: bool) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
     if not code:
         return
-    root = Path(pipeline.__file__).parent.parent
-    for package in PACKAGES:
-        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = Path(capfilt.__file__).parent
+    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     about = importlib.metadata.distribution("capfilt")
     home = folder / f"capfilt-{about.version}.dist-info"  # by it the code knows its version
     home.mkdir()

@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from pipeline.inspection import Files, files, query
-from pipeline.ledger import Ledger
-from stages.rehearsal import NARROW, covered_share
+from capfilt.pipeline.inspection import Files, files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.stages.rehearsal import NARROW, covered_share
 
 LIKELY = 0.3  # of the texts, those most like their image by ITC: most of the others are rightly dropped
 FAR_LESS = (
@@ -17,7 +17,7 @@ FEW = 50  # likely texts on either side from which their rates are compared
 SHOWN = 12  # words
 
 _COVERED = pa.schema([pa.field("web_texts", pa.int64()), pa.field("covered", pa.bool_())])
-# The words of a text as `models.text.content_words` finds them; only those that `coverage` lists matter.
+# The words of a text as `capfilt.models.text.content_words` finds them; only those that `coverage` lists matter.
 _TOLD = """, told AS (
     SELECT pair_id, itc, unnest(list_distinct(list_slice(
         regexp_extract_all(regexp_replace(lower(text), '[.!"()*#:;~]', ' ', 'g'), '\\S+'), 1, 30))) AS word

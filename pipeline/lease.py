@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_contracts.errors import BusyError, StorageError
-from pipeline.storage import Storage
+from capfilt.data_contracts.errors import BusyError, StorageError
+from capfilt.pipeline.storage import Storage
 
 NAME = "_lease.json"
 BEAT, STALE = 2.0, 15.0

@@ -1,8 +1,8 @@
 """The ledger: what is committed in a run, and how it gets there.
 
 The visible data file is the commit. A part is put under its deterministic name if that name is free
-(:meth:`pipeline.storage.Storage.create`): the first writer wins, and its footer holds the whole
-:class:`~data_contracts.ledger.ShardRecord`. ``_commits`` is an index of what the footers say, with the size
+(:meth:`capfilt.pipeline.storage.Storage.create`): the first writer wins, and its footer holds the whole
+:class:`~capfilt.data_contracts.ledger.ShardRecord`. ``_commits`` is an index of what the footers say, with the size
 and digest of each part; it can be lost and is rebuilt. No name is ever given to other rows: a damaged or
 superseded part is copied to ``_damaged``, a valid part of zero rows takes its name, and its shard is redone
 under the next generation's name.
@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from data_contracts.errors import DamageError, SourceError, StorageError
-from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
-from pipeline.failpoints import failpoint
-from pipeline.index import INDEX, Index, Part, named, newest, rows_of
-from pipeline.storage import Storage, storage_at
+from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
+from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.index import INDEX, Index, Part, named, newest, rows_of
+from capfilt.pipeline.storage import Storage, storage_at
 
 RUN = "run.json"
 RECORD = b"capfilt.record"

@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from data_contracts.errors import StorageError
-from pipeline import lease, submission
-from pipeline.events import Event, Listener, Looked
-from pipeline.ledger import Ledger
-from pipeline.storage import Storage
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline import lease, submission
+from capfilt.pipeline.events import Event, Listener, Looked
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import Storage
 
 FOLDER = "_log"
 COMING = 60.0  # seconds for which a job may be on its way

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_contracts.errors import StageError, StorageError
-from pipeline.ledger import RUN
-from pipeline.storage import storage_at
+from capfilt.data_contracts.errors import StageError, StorageError
+from capfilt.pipeline.ledger import RUN
+from capfilt.pipeline.storage import storage_at
 
 LIBRARIES = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 SHARED = (

@@ -8,8 +8,8 @@ never a row or a shard.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from data_contracts.ledger import ShardRecord
-from pipeline.events import (
+from capfilt.data_contracts.ledger import ShardRecord
+from capfilt.pipeline.events import (
     AttemptFailed,
     Committed,
     Connected,

@@ -2,12 +2,12 @@
 
 import hashlib
 
-from data_contracts.errors import RecipeError
-from data_contracts.records import CleanedPart
-from pipeline.ledger import Ledger
-from pipeline.storage import is_url
-from stages.list_cleaned import ListCleaned
-from stages.read_cleaned import ReadCleaned
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.records import CleanedPart
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import is_url
+from capfilt.stages.list_cleaned import ListCleaned
+from capfilt.stages.read_cleaned import ReadCleaned
 
 PREFIX = "c"
 _READ: tuple[str, ...] = ("export", "ingest", "human", "score")

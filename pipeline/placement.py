@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from data_contracts.units import bytes_of
+from capfilt.data_contracts.units import bytes_of
 
 PATIENCE = (
     10.0  # seconds for which a cluster may be without nodes that are large enough: they may be on their way

@@ -8,46 +8,53 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data_contracts.errors import RecipeError
-from models.checkpoint import ROLES, Role, locate_family
-from models.decode import Limits
-from models.engine.precision import fast_precision
-from models.med.config import preset
-from models.open import ENGINE, ModelFacts, check_model, digest_of
-from models.protocols import Decoding, Inference
-from models.target import Target
-from pipeline.graph import Graph
-from pipeline.parent import cleaned_of
-from pipeline.recipe import ParentsKeys, PrecisionTarget, RecallTarget, Recipe, SourceKeys, settings_of
-from stages.align import AlignTexts
-from stages.balance import Balance, CountWords, WordList
-from stages.calibrate import Calibrate
-from stages.caption import WriteCaptions
-from stages.check import CheckCaptions
-from stages.coverage import CoverWords
-from stages.dedup import FindDuplicates, Likeness
-from stages.embed import EmbedPictures
-from stages.evaluate import Evaluate
-from stages.evaluation_set import EvaluationSet
-from stages.export import ExportIds, ExportPairs
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.takedown import TakeDownFile
-from stages.guard import CaptionGuard
-from stages.holdout import EmbedHoldout
-from stages.ingest import IngestHuman, IngestPictures
-from stages.judge import JudgeHeldOut
-from stages.list_source import KINDS, ListSource
-from stages.neighbours import require_faiss
-from stages.placeholders import FindPlaceholders
-from stages.preflight import Preflight
-from stages.score import ScorePairs
-from stages.select import FractionThreshold, SelectPairs
-from stages.sources.recognise import format_of
-from stages.sources.source import SourceSpec
-from stages.stage import Checkpoint, ModelRef, Stage, Trained
-from stages.texts import Rule as TextRule
-from stages.texts import TextRules
-from stages.train import (
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.models.checkpoint import ROLES, Role, locate_family
+from capfilt.models.decode import Limits
+from capfilt.models.engine.precision import fast_precision
+from capfilt.models.med.config import preset
+from capfilt.models.open import ENGINE, ModelFacts, check_model, digest_of
+from capfilt.models.protocols import Decoding, Inference
+from capfilt.models.target import Target
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.parent import cleaned_of
+from capfilt.pipeline.recipe import (
+    ParentsKeys,
+    PrecisionTarget,
+    RecallTarget,
+    Recipe,
+    SourceKeys,
+    settings_of,
+)
+from capfilt.stages.align import AlignTexts
+from capfilt.stages.balance import Balance, CountWords, WordList
+from capfilt.stages.calibrate import Calibrate
+from capfilt.stages.caption import WriteCaptions
+from capfilt.stages.check import CheckCaptions
+from capfilt.stages.coverage import CoverWords
+from capfilt.stages.dedup import FindDuplicates, Likeness
+from capfilt.stages.embed import EmbedPictures
+from capfilt.stages.evaluate import Evaluate
+from capfilt.stages.evaluation_set import EvaluationSet
+from capfilt.stages.export import ExportIds, ExportPairs
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.takedown import TakeDownFile
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.holdout import EmbedHoldout
+from capfilt.stages.ingest import IngestHuman, IngestPictures
+from capfilt.stages.judge import JudgeHeldOut
+from capfilt.stages.list_source import KINDS, ListSource
+from capfilt.stages.neighbours import require_faiss
+from capfilt.stages.placeholders import FindPlaceholders
+from capfilt.stages.preflight import Preflight
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.select import FractionThreshold, SelectPairs
+from capfilt.stages.sources.recognise import format_of
+from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.stage import Checkpoint, ModelRef, Stage, Trained
+from capfilt.stages.texts import Rule as TextRule
+from capfilt.stages.texts import TextRules
+from capfilt.stages.train import (
     FinetuneCaptioner,
     FinetuneFilter,
     Fresh,
@@ -58,7 +65,7 @@ from stages.train import (
     WarmUp,
     WarmUpOnLabels,
 )
-from stages.vet import VetTexts
+from capfilt.stages.vet import VetTexts
 
 
 class Plan(Graph):
@@ -161,13 +168,13 @@ class _Builder:
             begin = brought[role] or start
             assert begin is not None
             if role == "filter":
-                from models.training.jobs import FilterSettings
+                from capfilt.models.training.jobs import FilterSettings
 
                 rehearses = self._align(begin)
                 filter_keys = settings_of(FilterSettings, models.filter, seed)
                 stage: Stage = FinetuneFilter(begin, filter_keys, bool(rehearses))
             else:
-                from models.training.jobs import CaptionerSettings
+                from capfilt.models.training.jobs import CaptionerSettings
 
                 rehearses = self._vet("filter" in trained, brought["filter"])
                 settings = settings_of(CaptionerSettings, models.captioner, seed)
@@ -243,7 +250,7 @@ class _Builder:
             preset(models.init)  # refuses an unknown name here, not on a worker
             start = Fresh(models.init, self._tokenizer(), seed)
         if models.warmup is not None:
-            from models.training.jobs import WarmupSettings
+            from capfilt.models.training.jobs import WarmupSettings
 
             settings = settings_of(WarmupSettings, models.warmup, seed)
             if models.warmup.images or models.warmup.labels:
@@ -254,7 +261,7 @@ class _Builder:
                 self.plan.add("warmup", WarmUp(start, settings), "human")
             start = Trained("warmup")
         if models.pretrain is not None:
-            from models.training.jobs import PretrainSettings
+            from capfilt.models.training.jobs import PretrainSettings
 
             settings = settings_of(PretrainSettings, models.pretrain, seed)
             upstream = ["human", "ingest"]

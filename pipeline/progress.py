@@ -16,8 +16,19 @@ from rich.progress import (
     Progress as RichProgress,
 )
 
-from pipeline.events import Begun, Committed, Ended, Event, Listener, Looked, Said, SetAside, Skipped, Waiting
-from pipeline.index import Part
+from capfilt.pipeline.events import (
+    Begun,
+    Committed,
+    Ended,
+    Event,
+    Listener,
+    Looked,
+    Said,
+    SetAside,
+    Skipped,
+    Waiting,
+)
+from capfilt.pipeline.index import Part
 
 
 @dataclass

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.ledger import Ledger
+from capfilt.pipeline.ledger import Ledger
 
 COLUMNS = pa.schema(
     [

@@ -20,21 +20,26 @@ from pydantic import (
     model_validator,
 )
 
-from data_contracts.errors import RecipeError
-from data_contracts.units import bytes_of
-from models.decode import MOST_PIXELS, Limits
-from models.engine.precision import fast_precision
-from models.protocols import Decoding, Precision
-from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
-from pipeline.placement import PlacementKeys
-from pipeline.storage import is_url
-from stages.dedup import Likeness
-from stages.fetch.policy import FetchPolicy
-from stages.guard import CaptionGuard
-from stages.select import Rule
-from stages.sources.source import Format
-from stages.texts import Rule as TextRule
-from stages.texts import TextRules
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.units import bytes_of
+from capfilt.models.decode import MOST_PIXELS, Limits
+from capfilt.models.engine.precision import fast_precision
+from capfilt.models.protocols import Decoding, Precision
+from capfilt.models.training.jobs import (
+    CaptionerSettings,
+    FilterSettings,
+    PretrainSettings,
+    WarmupSettings,
+)
+from capfilt.pipeline.placement import PlacementKeys
+from capfilt.pipeline.storage import is_url
+from capfilt.stages.dedup import Likeness
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.select import Rule
+from capfilt.stages.sources.source import Format
+from capfilt.stages.texts import Rule as TextRule
+from capfilt.stages.texts import TextRules
 
 
 def _switch(value: object) -> object:

@@ -8,12 +8,12 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from data_contracts.rejects import MEANING
-from models.metrics import diversity, most_shared
-from pipeline import keep_rates, report_card, uniqueness
-from pipeline.inspection import figures, files, query, stages
-from pipeline.ledger import Ledger
-from stages.train import MOST_PASSES, learnt_by_heart, web_passes
+from capfilt.data_contracts.rejects import MEANING
+from capfilt.models.metrics import diversity, most_shared
+from capfilt.pipeline import keep_rates, report_card, uniqueness
+from capfilt.pipeline.inspection import figures, files, query, stages
+from capfilt.pipeline.ledger import Ledger
+from capfilt.stages.train import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7
 # A captioner worth its name beats the human caption of another picture by far.
@@ -215,7 +215,7 @@ def write(ledger: Ledger) -> dict[str, Any]:
 
 def card(report: dict[str, Any]) -> str:
     """The dataset card: the same numbers, for people."""
-    template = resources("pipeline").joinpath("templates/card.md.j2").read_text("utf-8")
+    template = resources("capfilt.pipeline").joinpath("templates/card.md.j2").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

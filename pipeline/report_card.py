@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from data_contracts.errors import CalibrationError, UsageError
-from data_contracts.records import Author, PairKind, Source, Split
-from models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
-from models.calibration import calibrate
-from models.metrics import ece, prevalence
-from models.mixture import BLIND, Bins, Held
-from models.target import curve
-from pipeline import keep_rates
-from pipeline.inspection import batches, figures, files, query
-from pipeline.ledger import Ledger
-from stages.rehearsal import NARROW
+from capfilt.data_contracts.errors import CalibrationError, UsageError
+from capfilt.data_contracts.records import Author, PairKind, Source, Split
+from capfilt.models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
+from capfilt.models.calibration import calibrate
+from capfilt.models.metrics import ece, prevalence
+from capfilt.models.mixture import BLIND, Bins, Held
+from capfilt.models.target import curve
+from capfilt.pipeline import keep_rates
+from capfilt.pipeline.inspection import batches, figures, files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.stages.rehearsal import NARROW
 
 FEWEST = 20  # test images, for a figure to be worth a line
 ROUNDS = 200

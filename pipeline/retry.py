@@ -11,19 +11,19 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
-from data_contracts.contract import Contract
-from data_contracts.errors import UsageError
-from data_contracts.records import Occurrence
-from data_contracts.rejects import Reason
-from pipeline.index import Index
-from pipeline.inspection import batches, files
-from pipeline.lease import Lease
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.runner import demand_same
-from pipeline.task import PartWriter, Task
-from stages.list_source import cut
-from stages.stage import Rows
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.records import Occurrence
+from capfilt.data_contracts.rejects import Reason
+from capfilt.pipeline.index import Index
+from capfilt.pipeline.inspection import batches, files
+from capfilt.pipeline.lease import Lease
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.runner import demand_same
+from capfilt.pipeline.task import PartWriter, Task
+from capfilt.stages.list_source import cut
+from capfilt.stages.stage import Rows
 
 # What may be otherwise another day.
 PASSING = frozenset(

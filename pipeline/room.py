@@ -7,8 +7,8 @@ from typing import Any
 
 import ray
 
-from data_contracts.errors import StageError
-from pipeline.placement import Demand, Resources
+from capfilt.data_contracts.errors import StageError
+from capfilt.pipeline.placement import Demand, Resources
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from data_contracts.contract import Contract
-from data_contracts.errors import DamageError, RunChangedError, StageError
-from data_contracts.fingerprint import fingerprint, first_difference
-from data_contracts.ledger import RunRecord, StageTotals
-from pipeline import lease, log, machine
-from pipeline.events import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
+from capfilt.data_contracts.fingerprint import fingerprint, first_difference
+from capfilt.data_contracts.ledger import RunRecord, StageTotals
+from capfilt.pipeline import lease, log, machine
+from capfilt.pipeline.events import (
     Begun,
     Committed,
     Connected,
@@ -28,18 +28,18 @@ from pipeline.events import (
     SetAside,
     Skipped,
 )
-from pipeline.failpoints import failpoint
-from pipeline.flow import Flow, Overtaken
-from pipeline.graph import Graph, Node
-from pipeline.lease import Doing, Lease
-from pipeline.ledger import READERS, Ledger
-from pipeline.metrics import Metrics
-from pipeline.placement import PATIENCE
-from pipeline.survey import Standing, survey
-from stages.stage import GlobalStage
+from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.flow import Flow, Overtaken
+from capfilt.pipeline.graph import Graph, Node
+from capfilt.pipeline.lease import Doing, Lease
+from capfilt.pipeline.ledger import READERS, Ledger
+from capfilt.pipeline.metrics import Metrics
+from capfilt.pipeline.placement import PATIENCE
+from capfilt.pipeline.survey import Standing, survey
+from capfilt.stages.stage import GlobalStage
 
 if TYPE_CHECKING:
-    from pipeline.cluster import Cluster
+    from capfilt.pipeline.cluster import Cluster
 
 REPAIRS = 5
 COMPACT = 1000
@@ -244,7 +244,7 @@ class Runner:
 
     def _connect(self) -> "Cluster":
         if self._cluster is None:
-            from pipeline.cluster import Cluster  # Ray is not loaded before a task needs it
+            from capfilt.pipeline.cluster import Cluster  # Ray is not loaded before a task needs it
 
             self._cluster = Cluster(
                 self._address, self.ledger.url, self.plan.recipe.poison_limit, self._patience

@@ -18,14 +18,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data_contracts.errors import DamageError, StageError
-from pipeline import machine
-from pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined, Waiting
-from pipeline.flow import Flow
-from pipeline.placement import Demand, Resources
-from pipeline.room import Room, alive, free
-from pipeline.task import Crumb, Task
-from pipeline.worker import SILENT, Board, Result, Worker, last_words
+from capfilt.data_contracts.errors import DamageError, StageError
+from capfilt.pipeline import machine
+from capfilt.pipeline.events import AttemptFailed, Committed, Event, Looked, Quarantined, Waiting
+from capfilt.pipeline.flow import Flow
+from capfilt.pipeline.placement import Demand, Resources
+from capfilt.pipeline.room import Room, alive, free
+from capfilt.pipeline.task import Crumb, Task
+from capfilt.pipeline.worker import SILENT, Board, Result, Worker, last_words
 
 TRIES = 3
 GRACE = 10.0

@@ -7,10 +7,10 @@ import os
 
 from pydantic import BaseModel, ConfigDict
 
-from data_contracts.errors import StageError
-from pipeline import machine
-from pipeline.lease import SUBMISSION
-from pipeline.storage import Storage, storage_at
+from capfilt.data_contracts.errors import StageError
+from capfilt.pipeline import machine
+from capfilt.pipeline.lease import SUBMISSION
+from capfilt.pipeline.storage import Storage, storage_at
 
 FOLDER = "_jobs"
 ANY_VERSIONS = "CAPFILT_ANY_VERSIONS"

@@ -7,11 +7,11 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.ledger import StageTotals
-from pipeline.graph import Graph, Node
-from pipeline.index import Index, models_text
-from pipeline.ledger import Ledger
-from stages.stage import GlobalStage
+from capfilt.data_contracts.ledger import StageTotals
+from capfilt.pipeline.graph import Graph, Node
+from capfilt.pipeline.index import Index, models_text
+from capfilt.pipeline.ledger import Ledger
+from capfilt.stages.stage import GlobalStage
 
 AT_ONCE = 50_000  # parts that are compared at a time: what they read is text, and long
 

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.contract import Contract
-from data_contracts.errors import ConservationError, StageError, StorageError
-from data_contracts.ledger import InputPart, ShardRecord
-from data_contracts.records import Record
-from data_contracts.rejects import Reason, Reject
-from pipeline.failpoints import failpoint
-from pipeline.index import Part
-from pipeline.ledger import RECORD, Ledger
-from pipeline.placement import Resources
-from pipeline.storage import patience
-from stages.stage import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import ConservationError, StageError, StorageError
+from capfilt.data_contracts.ledger import InputPart, ShardRecord
+from capfilt.data_contracts.records import Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.ledger import RECORD, Ledger
+from capfilt.pipeline.placement import Resources
+from capfilt.pipeline.storage import patience
+from capfilt.stages.stage import (
     CollectiveStage,
     GlobalStage,
     Model,
@@ -60,12 +60,12 @@ class Upstream:
 class Task:
     """Everything that a worker needs to know. ``shard`` is empty for a global stage.
 
-    ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings;
-    ``digests`` has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are
-    handled one by one. ``doubted`` of them were alone when their process was killed without a word, once.
-    ``poison`` maps ids that killed their process alone to how it died: they leave as rejects.
-    With ``fuse`` the worker keeps the shard's decoded pictures for the next stage. ``ranks`` workers share the work
-    of a :class:`~stages.stage.CollectiveStage`, each of which takes ``each``; one does it in the task's own process.
+    ``run`` is where the run lies, a path or a url. ``models`` says where a model is that the user brings; ``digests``
+    has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are handled one by one.
+    ``doubted`` of them were alone when their process was killed without a word, once. ``poison`` maps ids that killed
+    their process alone to how it died: they leave as rejects. With ``fuse`` the worker keeps the shard's decoded
+    pictures for the next stage. ``ranks`` workers share the work of a :class:`~capfilt.stages.stage.CollectiveStage`,
+    each of which takes ``each``; one does it in the task's own process.
     """
 
     run: str
@@ -277,7 +277,7 @@ Together = Callable[[Task], None]
 
 def decode_again(image_id: str, data: bytes) -> "Image":
     """The picture in ``data``, decoded anew each time."""
-    from models.decode import decode
+    from capfilt.models.decode import decode
 
     return decode(data)
 

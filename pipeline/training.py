@@ -4,8 +4,8 @@ import os
 import tempfile
 from typing import Any
 
-from data_contracts.errors import CapfiltError
-from pipeline.task import Crumb, Task, run_rank
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.pipeline.task import Crumb, Task, run_rank
 
 
 def train_together(task: Task, board: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow.csv as pacsv
 
-from data_contracts.errors import SourceError
-from data_contracts.records import Source
-from models.metrics import auc_with_interval
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.records import Source
+from capfilt.models.metrics import auc_with_interval
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
 
 
 class Truth(StrEnum):

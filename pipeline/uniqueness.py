@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.ledger import Ledger
+from capfilt.pipeline.ledger import Ledger
 
 
 def build(ledger: Ledger) -> dict[str, Any]:

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from data_contracts.errors import CapfiltError
-from pipeline import machine
-from pipeline.events import WorkerSaid
-from pipeline.index import Part
-from pipeline.machine import Machine
-from pipeline.task import Crumb, Decode, Task, decode_again, run_task
-from pipeline.training import train_together
-from stages.stage import ShardStage, Site, Transform
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.pipeline import machine
+from capfilt.pipeline.events import WorkerSaid
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.machine import Machine
+from capfilt.pipeline.task import Crumb, Decode, Task, decode_again, run_task
+from capfilt.pipeline.training import train_together
+from capfilt.stages.stage import ShardStage, Site, Transform
 
 if TYPE_CHECKING:
-    from models.decode import DecodedPictures
+    from capfilt.models.decode import DecodedPictures
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
@@ -195,7 +195,7 @@ class Worker:
         if not (task.fuse and task.shard):
             return decode_again
         if self._pictures is None:
-            from models.decode import DecodedPictures
+            from capfilt.models.decode import DecodedPictures
 
             self._pictures = DecodedPictures()
         self._pictures.begin(f"{task.run} {task.shard}")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-from data_contracts.records import Alignment, Record
-from stages.score import Shown
-from stages.vet import VetTexts
+from capfilt.data_contracts.records import Alignment, Record
+from capfilt.stages.score import Shown
+from capfilt.stages.vet import VetTexts
 
 if TYPE_CHECKING:
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 
 @dataclass(frozen=True)

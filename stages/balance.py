@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pyarrow.compute as pc
 
-from data_contracts.contract import Contract
-from data_contracts.errors import RecipeError
-from data_contracts.records import Decision, Record, Score, WordCount
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.records import Decision, Record, Score, WordCount
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['\u2019-][^\W\d_]+)*")
 TOLD = 10  # words that the summary names

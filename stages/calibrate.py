@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from data_contracts.contract import Contract
-from data_contracts.errors import CalibrationError
-from data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
-from models.mixture import Held
-from models.target import Target, reach
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
+from capfilt.models.mixture import Held
+from capfilt.models.target import Target, reach
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 if TYPE_CHECKING:
-    from models.calibration import Calibration
+    from capfilt.models.calibration import Calibration
 
 MINIMUM = 20
 MISMATCHES = (PairKind.SHUFFLED, PairKind.HARD)
@@ -28,9 +28,9 @@ class Calibrate(GlobalStage):
     Even odds are those of Platt scaling on the calibrate split. Half of the mismatches are shuffled, half are what
     ITC finds hardest, since a crawl has both.
 
-    A *recall* is the share of human pairs that are kept. A *precision* is the share of matches among all texts of
-    the crawl, web and synthetic, that reach the threshold: at the prior of matches and in the mixture of mismatches
-    that the crawl's own scores tell (:mod:`models.mixture`), so it waits for them. Kinds of mismatch to which the
+    A *recall* is the share of human pairs that are kept. A *precision* is the share of matches among all texts of the
+    crawl, web and synthetic, that reach the threshold: at the prior of matches and in the mixture of mismatches that
+    the crawl's own scores tell (:mod:`capfilt.models.mixture`), so it waits for them. Kinds of mismatch to which the
     filter is blind are not in it: the report card names them.
     """
 
@@ -43,7 +43,7 @@ class Calibrate(GlobalStage):
     target: Target | None = None
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.calibration import calibrate
+        from capfilt.models.calibration import calibrate
 
         pairs = pa.concat_tables(inputs.parts(JudgedPair))
         pairs = pairs.filter(

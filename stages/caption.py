@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from data_contracts.contract import Contract
-from data_contracts.records import Caption, Picture, Record, Unique
-from data_contracts.rejects import Reject
-from models.protocols import FLOAT32, Captioner, Decoding, Inference
-from stages.guard import CaptionGuard
-from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
-from stages.unique import unique_pictures, unique_rows
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Caption, Picture, Record, Unique
+from capfilt.data_contracts.rejects import Reject
+from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.unique import unique_pictures, unique_rows
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class WriteCaptions(ShardStage):
         return {row: (row,) for row in unique_rows(shard)}
 
     def open(self, site: Site) -> Transform:
-        from models.open import open_captioner
-        from models.threads import use_threads
+        from capfilt.models.open import open_captioner
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)

@@ -4,23 +4,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from data_contracts.contract import Contract
-from data_contracts.records import Author, CheckedCaption, HumanPicture, Record, Split
-from models.edits import Edits
-from models.protocols import FLOAT32, Captioner, Decoding, Inference
-from models.text import normalise_caption
-from stages.held_out import HeldOut, held_out
-from stages.judge import SPLITS, human_edits
-from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Author, CheckedCaption, HumanPicture, Record, Split
+from capfilt.models.edits import Edits
+from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
+from capfilt.models.text import normalise_caption
+from capfilt.stages.held_out import HeldOut, held_out
+from capfilt.stages.judge import SPLITS, human_edits
+from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 if TYPE_CHECKING:
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 
 @dataclass(frozen=True)
 class CheckCaptions(GlobalStage):
     """One part for each of the two splits. The captioner writes as it does for the crawl, the filter judges, and
-    whatever a caption says and no person does is written down (:meth:`models.edits.Edits.unsaid`).
+    whatever a caption says and no person does is written down (:meth:`capfilt.models.edits.Edits.unsaid`).
 
     That sees what a filter does not: the errors of a captioner that was pretrained with it (BLIP, table 4). Human
     captions go through the same check, against the others of their image and against another image's: so it is known
@@ -40,8 +40,8 @@ class CheckCaptions(GlobalStage):
     most: int = 2000
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.open import open_captioner, open_filter
-        from models.threads import use_threads
+        from capfilt.models.open import open_captioner, open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         edits = human_edits(inputs)

@@ -9,11 +9,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.contract import Contract
-from data_contracts.records import HumanPicture, Picture, Record, Split, Word
-from models.text import content_words
-from stages.rehearsal import NARROW, covered_share
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import HumanPicture, Picture, Record, Split, Word
+from capfilt.models.text import content_words
+from capfilt.stages.rehearsal import NARROW, covered_share
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 # A word counts from so many web texts on, or such a share of them: names and numbers that occur once do not.
 RARE, RARE_SHARE = 5, 0.0005

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_contracts.contract import matrix
-from data_contracts.errors import ContractError, StageError
-from data_contracts.records import Embedding, Holdout
-from models.perceptual_hash import bits
-from stages.neighbours import Flat, Pairs, require_faiss
-from stages.stage import StageInput
+from capfilt.data_contracts.contract import matrix
+from capfilt.data_contracts.errors import ContractError, StageError
+from capfilt.data_contracts.records import Embedding, Holdout
+from capfilt.models.perceptual_hash import bits
+from capfilt.stages.neighbours import Flat, Pairs, require_faiss
+from capfilt.stages.stage import StageInput
 
 PER_ROW = 300  # bytes of memory a row takes besides its vector: ids, hash, orders, lists, and what sorting them takes
 COLUMNS = ("row_id", "image_id", "pixels", "hash", "itc", "image")

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_contracts.contract import Contract
-from data_contracts.errors import RecipeError
-from data_contracts.records import Embedding, Holdout, Picture, Record, Unique
-from data_contracts.rejects import Reason, Reject
-from stages.crawl_vectors import Compared, CrawlVectors, HeldOutVectors, hexes
-from stages.groups import Groups
-from stages.neighbours import Flat, InvertedFile, Pairs, hash_pairs, require_faiss, search_of
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.records import Embedding, Holdout, Picture, Record, Unique
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.crawl_vectors import Compared, CrawlVectors, HeldOutVectors, hexes
+from capfilt.stages.groups import Groups
+from capfilt.stages.neighbours import Flat, InvertedFile, Pairs, hash_pairs, require_faiss, search_of
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 SAMPLE = 1000  # pictures whose like is also looked for exactly, to say what the inverted file misses
 MOST_TEXTS = 100  # that a picture gathers of its duplicates

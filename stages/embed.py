@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_contracts.contract import Contract, vectors
-from data_contracts.errors import ModelError
-from data_contracts.records import Embedding, Picture, Record
-from models.protocols import FLOAT32, Embedder, Inference
-from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.data_contracts.contract import Contract, vectors
+from capfilt.data_contracts.errors import ModelError
+from capfilt.data_contracts.records import Embedding, Picture, Record
+from capfilt.models.protocols import FLOAT32, Embedder, Inference
+from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,15 +38,15 @@ class EmbedPictures(ShardStage):
     inference: Inference = FLOAT32
 
     def open(self, site: Site) -> Transform:
-        from models.open import open_filter
-        from models.threads import use_threads
+        from capfilt.models.open import open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         embedder = open_filter(site.models[self.model], site.device, TOGETHER, self.inference)
         return lambda shard: self._transform(shard, embedder, site)
 
     def _transform(self, shard: ShardInput, embedder: Embedder, site: Site) -> Iterator[Rows]:
-        from models.perceptual_hash import perceptual_hash
+        from capfilt.models.perceptual_hash import perceptual_hash
 
         texts_seen = truncated = 0
         none = embed_texts(embedder, [])

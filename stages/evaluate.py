@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from data_contracts.contract import Contract
-from data_contracts.records import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import (
     Author,
     CheckedCaption,
     HumanPicture,
@@ -20,9 +20,9 @@ from data_contracts.records import (
     Record,
     Split,
 )
-from models.protocols import FLOAT32, Embedder, Inference
-from stages.held_out import HeldOut, held_out
-from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
+from capfilt.models.protocols import FLOAT32, Embedder, Inference
+from capfilt.stages.held_out import HeldOut, held_out
+from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 FEWEST = 5
 AUCS = (
@@ -53,8 +53,8 @@ class Evaluate(GlobalStage):
     inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.open import open_filter
-        from models.threads import use_threads
+        from capfilt.models.open import open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         crawled = frozenset(
@@ -70,7 +70,7 @@ class Evaluate(GlobalStage):
 
     def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
         """None when all test images have the same texts, so that nothing mismatches."""
-        from models.bootstrap import over_images, weighted_auc
+        from capfilt.models.bootstrap import over_images, weighted_auc
 
         table = pa.concat_tables(inputs.parts(JudgedPair))
         rows = [
@@ -87,7 +87,7 @@ class Evaluate(GlobalStage):
                 )
 
     def _retrieval(self, pairs: HeldOut, embedder: Embedder) -> Iterator[Metric]:
-        from models.metrics import recall_at
+        from capfilt.models.metrics import recall_at
 
         similarity = embedder.embed_images(pairs.pictures) @ embedder.embed_texts(pairs.flat).T
         for name, value in recall_at(similarity, pairs.owner.tolist()).items():
@@ -95,7 +95,7 @@ class Evaluate(GlobalStage):
 
     def _captions(self, pairs: HeldOut, inputs: StageInput) -> list[Metric]:
         """Of the first caption of each image that was checked; of none it is empty."""
-        from models.metrics import caption_metrics, words
+        from capfilt.models.metrics import caption_metrics, words
 
         written: dict[str, str] = {}
         for part in inputs.parts(CheckedCaption, ["image_id", "author", "text"]):

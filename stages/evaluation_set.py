@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_contracts.errors import RecipeError
-from stages.sources.folder import files_below
-from stages.sources.parquet import opened
-from stages.sources.source import IMAGE_COLUMNS, IMAGE_ENDINGS
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.stages.sources.folder import files_below
+from capfilt.stages.sources.parquet import opened
+from capfilt.stages.sources.source import IMAGE_COLUMNS, IMAGE_ENDINGS
 
 _HOLDS = (*IMAGE_ENDINGS, ".parquet", ".tar")
 

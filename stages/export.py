@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from data_contracts.contract import Contract
-from data_contracts.identity import pair_id
-from data_contracts.records import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import (
     CleanId,
     CleanPair,
     Decision,
@@ -17,10 +17,10 @@ from data_contracts.records import (
     Source,
     WordCount,
 )
-from data_contracts.rejects import Reason, Reject
-from stages.balance import Balance, Balancer
-from stages.fetch.takedown import TakeDown, TakeDownFile
-from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.balance import Balance, Balancer
+from capfilt.stages.fetch.takedown import TakeDown, TakeDownFile
+from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_contracts.errors import RecipeError
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.rejects import Reason
 
 # From this many words on a phrase that comes twice in a row is a loop: people do not write that.
 LONG_PHRASE = 4

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.records import HumanPicture, Split
-from models.text import normalise_caption
-from stages.stage import StageInput
+from capfilt.data_contracts.records import HumanPicture, Split
+from capfilt.models.text import normalise_caption
+from capfilt.stages.stage import StageInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ def held_out(
 
     Of more than ``most`` images those whose ids come first, which are a random draw.
     """
-    from models.decode import decode
+    from capfilt.models.decode import decode
 
     found: dict[str, tuple[str, ...]] = {}
     for part in inputs.parts(HumanPicture, ["image_id", "texts", "split"]):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from data_contracts.contract import Contract, vectors
-from data_contracts.identity import image_id
-from data_contracts.records import Holdout, HumanPicture, Record, Split
-from models.protocols import FLOAT32, Embedder, Inference
-from stages.embed import TOGETHER, embed_images, embed_texts
-from stages.evaluation_set import EvaluationSet
-from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract, vectors
+from capfilt.data_contracts.identity import image_id
+from capfilt.data_contracts.records import Holdout, HumanPicture, Record, Split
+from capfilt.models.protocols import FLOAT32, Embedder, Inference
+from capfilt.stages.embed import TOGETHER, embed_images, embed_texts
+from capfilt.stages.evaluation_set import EvaluationSet
+from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,9 +37,9 @@ class EmbedHoldout(GlobalStage):
     inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.decode import UndecodableImage, decode
-        from models.open import open_filter
-        from models.threads import use_threads
+        from capfilt.models.decode import UndecodableImage, decode
+        from capfilt.models.open import open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         embedder = open_filter(site.models[self.model], site.device, TOGETHER, self.inference)
@@ -77,7 +77,7 @@ class EmbedHoldout(GlobalStage):
 
 
 def _rows(embedder: Embedder, held: "dict[tuple[str, str], Image]") -> pa.Table:
-    from models.perceptual_hash import perceptual_hash
+    from capfilt.models.perceptual_hash import perceptual_hash
 
     found = embed_images(embedder, list(held.values()), [name for _, name in held])
     if not held:

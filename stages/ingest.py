@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.contract import Contract
-from data_contracts.identity import image_id, pair_id, split_of
-from data_contracts.records import HumanPicture, Metric, Occurrence, Picture, Record
-from data_contracts.rejects import Reason, Reject
-from models.decode import Limits, Measured
-from models.decoder import Decoder, Refused
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.shard import Fetched, fetch
-from stages.list_source import KINDS
-from stages.preflight import promise
-from stages.sources.source import SourceSpec
-from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
-from stages.texts import TextRules, clean
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import image_id, pair_id, split_of
+from capfilt.data_contracts.records import HumanPicture, Metric, Occurrence, Picture, Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.models.decode import Limits, Measured
+from capfilt.models.decoder import Decoder, Refused
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.shard import Fetched, fetch
+from capfilt.stages.list_source import KINDS
+from capfilt.stages.preflight import promise
+from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.texts import TextRules, clean
 
 BATCH = 128
 AT_ONCE = 64 * 10**6  # bytes of pictures that are held together

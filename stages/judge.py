@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.contract import Contract
-from data_contracts.records import HumanPicture, JudgedPair, PairKind, Record, Split
-from models.edits import Edits, Kind
-from models.protocols import FLOAT32, Inference
-from models.text import normalise_caption
-from stages.held_out import HeldOut, held_out
-from stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Record, Split
+from capfilt.models.edits import Edits, Kind
+from capfilt.models.protocols import FLOAT32, Inference
+from capfilt.models.text import normalise_caption
+from capfilt.stages.held_out import HeldOut, held_out
+from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 if TYPE_CHECKING:
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 SPLITS = (Split.CALIBRATE, Split.TEST)
 TEXTS = 1024  # held against all images at once
@@ -49,8 +49,8 @@ class JudgeHeldOut(GlobalStage):
     most: int = 2000
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from models.open import open_filter
-        from models.threads import use_threads
+        from capfilt.models.open import open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         edits = human_edits(inputs)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from data_contracts.contract import Contract
-from data_contracts.records import CleanedPart, Record
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import CleanedPart, Record
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import ClassVar, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.contract import Contract
-from data_contracts.errors import SourceError
-from data_contracts.records import Occurrence, Record
-from data_contracts.rejects import Reason, Reject
-from stages.sources import coco, folder, img2dataset, parquet, urls, webdataset
-from stages.sources.entries import ENTRY, Notes
-from stages.sources.join import joined
-from stages.sources.source import Format, SourceSpec
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.records import Occurrence, Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.sources import coco, folder, img2dataset, parquet, urls, webdataset
+from capfilt.stages.sources.entries import ENTRY, Notes
+from capfilt.stages.sources.join import joined
+from capfilt.stages.sources.source import Format, SourceSpec
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 
 class Kind(NamedTuple):

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_contracts.contract import Contract
-from data_contracts.records import Record
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Record
 
 
 @dataclass(frozen=True)
 class MemoryInput:
-    """A :class:`~stages.stage.ShardInput` and a :class:`~stages.stage.StageInput`: the parts of each record."""
+    """A :class:`~capfilt.stages.stage.ShardInput` and a :class:`~capfilt.stages.stage.StageInput`: the parts of each
+    record.
+    """
 
     tables: Mapping[type[Record], Sequence[pa.Table]]
     shard: str = "0000000"

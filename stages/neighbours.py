@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
+from capfilt.data_contracts.errors import UsageError
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 Read = Callable[[NDArray[np.int64] | slice], NDArray[np.float32]]

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_contracts.errors import TrainingError
-from data_contracts.records import HumanPicture, Record, Split
-from models.text import normalise_caption
-from stages.stage import Site, StageInput
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.data_contracts.records import HumanPicture, Record, Split
+from capfilt.models.text import normalise_caption
+from capfilt.stages.stage import Site, StageInput
 
 Trust = Callable[[str, Sequence[str]], Sequence[str]]
 KEPT = 16 * 2**30  # bytes of decoded pixels, on the worker's disk
@@ -30,7 +30,7 @@ class _Rows:
 
 
 class CommittedPairs:
-    """The images of a record's parts that have a usable text (:class:`~models.training.pairs.Pairs`).
+    """The images of a record's parts that have a usable text (:class:`~capfilt.models.training.pairs.Pairs`).
 
     Pixels (size, size, 3), uint8, go to a file of the attempt's own when they are first decoded: memory does not
     grow with the set, and no picture is decoded twice unless all would take more than ``KEPT`` bytes. ``split``
@@ -102,8 +102,8 @@ class CommittedPairs:
         return self._inputs.part(self._record, rows.part, ["image"])["image"].take(pa.array(rows.rows))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        from models.decode import decode
-        from models.images import square
+        from capfilt.models.decode import decode
+        from capfilt.models.images import square
 
         return square(decode(data), self._size)
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import duckdb
 
-from data_contracts.contract import Contract
-from data_contracts.records import Picture, Placeholder, Record
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Picture, Placeholder, Record
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 ALIKE = 0.1  # the line: of two texts, mean share of common trigrams up to which they count as unrelated
 LOOKED_AT = 50  # texts that are compared with each other

@@ -8,13 +8,13 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.contract import Contract
-from data_contracts.errors import StageError
-from data_contracts.records import Metric, Occurrence, Record
-from data_contracts.rejects import Reason
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.shard import fetch
-from stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.records import Metric, Occurrence, Record
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.shard import fetch
+from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 LARGE = 10  # times the sample: a shorter list is simply fetched
 DNS = 0.5  # of the sample: names that do not resolve; dead hosts in old crawls are up to a fifth

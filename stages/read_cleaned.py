@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.contract import Contract
-from data_contracts.errors import SourceError
-from data_contracts.identity import image_id, pair_id
-from data_contracts.records import CleanedPart, CleanedPicture, Picture, Record, Source, Split
-from data_contracts.rejects import Reason, Reject
-from models.decode import MOST_PIXELS, Limits, measure
-from stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.identity import image_id, pair_id
+from capfilt.data_contracts.records import CleanedPart, CleanedPicture, Picture, Record, Source, Split
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.models.decode import MOST_PIXELS, Limits, measure
+from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256
 _ANY = Limits(MOST_PIXELS, float("inf"), 1)  # the parent had its own

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_contracts.identity import pair_id
-from data_contracts.records import Alignment, Score
-from stages.stage import StageInput
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Alignment, Score
+from capfilt.stages.stage import StageInput
 
 NARROW = 0.8  # a human set is narrow whose captions know a smaller share of the web's word occurrences
 SHARE = 0.15  # of the web texts, those that the pretrained model is surest of
@@ -24,7 +24,7 @@ EVEN = 0.5  # the filter's probability from which the captioner rehearses on a w
 def covered_share(words: pa.Table) -> float:
     """The share of the web's word occurrences whose word is covered; 1 without a frequent word.
 
-    ``words`` has the columns `web_texts` and `covered` of :class:`~data_contracts.records.Word`.
+    ``words`` has the columns `web_texts` and `covered` of :class:`~capfilt.data_contracts.records.Word`.
     """
     every = pc.sum(words["web_texts"]).as_py() or 0
     covered = pc.sum(words.filter(words["covered"])["web_texts"]).as_py() or 0

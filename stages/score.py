@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from data_contracts.contract import Contract
-from data_contracts.identity import pair_id
-from data_contracts.records import Caption, Picture, Record, Score, Source, Unique
-from data_contracts.rejects import Reason, Reject
-from models.protocols import FLOAT32, Inference
-from stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
-from stages.unique import gathered_texts, unique_pictures, unique_rows
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Caption, Picture, Record, Score, Source, Unique
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.models.protocols import FLOAT32, Inference
+from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.unique import gathered_texts, unique_pictures, unique_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 
 class _Text(NamedTuple):
@@ -49,8 +49,8 @@ class ScorePairs(ShardStage):
     inference: Inference = FLOAT32
 
     def open(self, site: Site) -> Transform:
-        from models.open import open_filter
-        from models.threads import use_threads
+        from capfilt.models.open import open_filter
+        from capfilt.models.threads import use_threads
 
         use_threads(site.threads)
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
@@ -75,7 +75,7 @@ class ScorePairs(ShardStage):
         return texts
 
     def _transform(self, shard: ShardInput, model: "Filter", site: Site) -> Iterator[Rows]:
-        from models.text import normalise_caption
+        from capfilt.models.text import normalise_caption
 
         texts = self._texts(shard)
         seen: set[str] = set()

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_contracts.contract import Contract
-from data_contracts.records import Decision, Metric, Placeholder, Record, Score, Source
-from data_contracts.rejects import Reason, Reject
-from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Decision, Metric, Placeholder, Record, Score, Source
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 
 class Rule(StrEnum):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
-from data_contracts.records import Record
-from data_contracts.rejects import Reject
+from capfilt.data_contracts.records import Record
+from capfilt.data_contracts.rejects import Reject
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from ftfy import TextFixerConfig, fix_text
 
-from data_contracts.errors import RecipeError
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.rejects import Reason
 
 # Mojibake, lone surrogates, terminal escapes. Quotes and fullwidth signs stay: both are right in many languages
 # (a Chinese comma is fullwidth). Entities are undone here, after ftfy, wherever they stand.

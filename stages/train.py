@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow.csv as pacsv
 
-from data_contracts.contract import Contract
-from data_contracts.errors import SourceError
-from data_contracts.records import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.records import (
     Alignment,
     CleanedPicture,
     HumanPicture,
@@ -28,9 +28,9 @@ from data_contracts.records import (
     Split,
     TrainingStep,
 )
-from stages.pairs import CommittedPairs, held_out_pairs
-from stages.rehearsal import Trusted, confident, vetted
-from stages.stage import (
+from capfilt.stages.pairs import CommittedPairs, held_out_pairs
+from capfilt.stages.rehearsal import Trusted, confident, vetted
+from capfilt.stages.stage import (
     MODEL_LIBRARIES,
     CollectiveStage,
     GlobalStage,
@@ -42,10 +42,15 @@ from stages.stage import (
 )
 
 if TYPE_CHECKING:
-    from models.med.checkpoint import Checkpoint as Loaded
-    from models.training.data import Source
-    from models.training.jobs import CaptionerSettings, FilterSettings, PretrainSettings, WarmupSettings
-    from models.training.loop import Execution
+    from capfilt.models.med.checkpoint import Checkpoint as Loaded
+    from capfilt.models.training.data import Source
+    from capfilt.models.training.jobs import (
+        CaptionerSettings,
+        FilterSettings,
+        PretrainSettings,
+        WarmupSettings,
+    )
+    from capfilt.models.training.loop import Execution
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +91,7 @@ class TrainTokenizer(GlobalStage):
     size: int
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
-        from models.med.tokenizer import CaptionTokenizer
+        from capfilt.models.med.tokenizer import CaptionTokenizer
 
         texts = [
             text
@@ -128,9 +133,9 @@ class _Training(CollectiveStage):
         """Train the model in place; what the model card says of it."""
 
     def work(self, site: Site, inputs: StageInput) -> None:
-        from models.med import checkpoint
-        from models.training.loop import Execution
-        from models.training.world import World
+        from capfilt.models.med import checkpoint
+        from capfilt.models.training.loop import Execution
+        from capfilt.models.training.world import World
 
         world = World.here()
         loaded = self._load(site)
@@ -162,9 +167,9 @@ class _Training(CollectiveStage):
         yield Rows(Contract(TrainingStep).table(steps), shard=ONLY, units=len(steps))
 
     def _load(self, site: Site) -> "Loaded":
-        from models.med import checkpoint
-        from models.med.parents import descend
-        from models.med.tokenizer import CaptionTokenizer
+        from capfilt.models.med import checkpoint
+        from capfilt.models.med.parents import descend
+        from capfilt.models.med.tokenizer import CaptionTokenizer
 
         if isinstance(self.start, Parents):
             vision, text = (Path(site.models[parent]) for parent in self.models)
@@ -205,7 +210,7 @@ class WarmUp(_Training):
     settings: "WarmupSettings"
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.training.jobs import warm_up
+        from capfilt.models.training.jobs import warm_up
 
         human = human_pairs(inputs, loaded.model.config.image_size, site)
         words = warm_up(loaded.model, loaded.tokenizer, human, self.settings, execution)
@@ -227,9 +232,9 @@ class WarmUpOnLabels(_Training):
     digest: str
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.decode import UndecodableImage, decode
-        from models.images import square
-        from models.training.jobs import warm_up_on_labels
+        from capfilt.models.decode import UndecodableImage, decode
+        from capfilt.models.images import square
+        from capfilt.models.training.jobs import warm_up_on_labels
 
         size = loaded.model.config.image_size
         table = pacsv.read_csv(self.labels)
@@ -258,8 +263,8 @@ class Pretrain(_Training):
     settings: "PretrainSettings"
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.training.data import Source
-        from models.training.jobs import pretrain
+        from capfilt.models.training.data import Source
+        from capfilt.models.training.jobs import pretrain
 
         size, settings = loaded.model.config.image_size, self.settings
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
@@ -290,7 +295,8 @@ class Pretrain(_Training):
 def web_passes(settings: Mapping[str, Any], web: int, cleaned: int) -> float:
     """How often pretraining sees each of so many web images, beside so many that another run has cleaned.
 
-    The shares are those of :meth:`models.training.jobs.PretrainSettings.other_shares`, without importing torch.
+    The shares are those of :meth:`capfilt.models.training.jobs.PretrainSettings.other_shares`, without importing
+    torch.
     """
     share = 1 - settings["human_share"] - settings["cleaned_share"]
     if not settings["cleaned_share"] and cleaned:
@@ -316,7 +322,7 @@ class FinetuneFilter(_Training):
     rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.training.jobs import finetune_filter
+        from capfilt.models.training.jobs import finetune_filter
 
         size = loaded.model.config.image_size
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
@@ -337,7 +343,7 @@ class FinetuneCaptioner(_Training):
     rehearsal: bool = False
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from models.training.jobs import finetune_captioner
+        from capfilt.models.training.jobs import finetune_captioner
 
         size = loaded.model.config.image_size
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
@@ -369,6 +375,6 @@ def _trusted_pairs(inputs: StageInput, trusted: Trusted, size: int, site: Site) 
 
 
 def _only(pairs: CommittedPairs | None) -> "list[Source]":
-    from models.training.data import Source
+    from capfilt.models.training.data import Source
 
     return [Source(pairs, 1.0)] if pairs is not None else []

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.records import Picture, Unique
-from stages.stage import ShardInput
+from capfilt.data_contracts.records import Picture, Unique
+from capfilt.stages.stage import ShardInput
 
 
 def unique_rows(shard: ShardInput) -> list[str]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data_contracts.records import Picture, Record, Word
-from stages.rehearsal import is_narrow
-from stages.score import ScorePairs
-from stages.stage import Rows, ShardInput, Site, Transform
+from capfilt.data_contracts.records import Picture, Record, Word
+from capfilt.stages.rehearsal import is_narrow
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.stage import Rows, ShardInput, Site, Transform
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers.models.blip.configuration_blip import BlipConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from models.checkpoint import Role
+from capfilt.models.checkpoint import Role
 
 WORDS = """
 [PAD] [UNK] [CLS] [SEP] [MASK] a picture of the on in with and red green blue big small dog cat car tree

@@ -8,9 +8,9 @@ import pytest
 import typer
 import yaml
 
-from data_contracts.rejects import MEANING, Reason
-from pipeline.cli import app
-from pipeline.recipe import load, parse
+from capfilt.data_contracts.rejects import MEANING, Reason
+from capfilt.pipeline.cli import app
+from capfilt.pipeline.recipe import load, parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.engine.linear import product
+from capfilt.models.engine.linear import product
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

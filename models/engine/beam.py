@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.engine.draw import shape
-from models.engine.slots import Slots, Writer
-from models.protocols import Decoding
+from capfilt.models.engine.draw import shape
+from capfilt.models.engine.slots import Slots, Writer
+from capfilt.models.protocols import Decoding
 
 
 class Ended(NamedTuple):

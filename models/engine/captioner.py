@@ -1,4 +1,4 @@
-"""A MED's decoder as a :class:`~models.protocols.Captioner`."""
+"""A MED's decoder as a :class:`~capfilt.models.protocols.Captioner`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from data_contracts.errors import UsageError
-from models.checkpoint import CLIP_MEAN, CLIP_STD
-from models.engine.beam import search
-from models.engine.draw import draw, shape
-from models.engine.linear import Arithmetic
-from models.engine.slots import Slots, Writer
-from models.engine.vision import Eyes
-from models.images import RGB, prepare
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.protocols import FLOAT32, Decoding, Images, Inference, Written
-from models.sampling import CaptionRandom
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
+from capfilt.models.engine.beam import search
+from capfilt.models.engine.draw import draw, shape
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.slots import Slots, Writer
+from capfilt.models.engine.vision import Eyes
+from capfilt.models.images import RGB, prepare
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.protocols import FLOAT32, Decoding, Images, Inference, Written
+from capfilt.models.sampling import CaptionRandom
 
 
 @dataclass

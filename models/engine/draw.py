@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.protocols import Decoding
-from models.sampling import CaptionRandom
+from capfilt.models.protocols import Decoding
+from capfilt.models.sampling import CaptionRandom
 
 _BLOCK = 128
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts.errors import UsageError
-from models.med.activation import activation
-from models.protocols import Precision
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.med.activation import activation
+from capfilt.models.protocols import Precision
 
 # What oneDNN can fuse, and how it calls them.
 _FUSED = {

@@ -1,4 +1,4 @@
-"""A MED's encoders as a :class:`~models.protocols.Matcher` and :class:`~models.protocols.Embedder`."""
+"""A MED's encoders: a :class:`~capfilt.models.protocols.Matcher` and :class:`~capfilt.models.protocols.Embedder`."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import CLIP_MEAN, CLIP_STD
-from models.engine.linear import Arithmetic
-from models.engine.tower import Tower
-from models.engine.vision import Eyes
-from models.images import RGB, prepare
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.protocols import FLOAT32, Images, Inference, Match
-from models.text import is_cut
+from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.tower import Tower
+from capfilt.models.engine.vision import Eyes
+from capfilt.models.images import RGB, prepare
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.protocols import FLOAT32, Images, Inference, Match
+from capfilt.models.text import is_cut
 
 # Text tokens that are read at once.
 _TOKENS = 2048

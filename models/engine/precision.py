@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from models.protocols import Precision
+from capfilt.models.protocols import Precision
 
 _FAST_BF16 = {"avx512_bf16", "amx_bf16"}
 

@@ -5,9 +5,9 @@ at them. Live rows and slots stand without gaps: when one leaves, the last one t
 the same bits wherever it stands and whoever is beside it: every product has its rows, attention always spans
 the whole cache, and the queries of an image always stand ``width`` together.
 
-Rows look at image states directly (:meth:`~models.engine.tower.Layer.look_through`): an image's keys and values
-for all layers are 24 times as large as its states at base size, every step would read them all, and to
-project them costs more than the few tokens of a caption save.
+Rows look at image states directly (:meth:`~capfilt.models.engine.tower.Layer.look_through`): an image's keys and
+values for all layers are 24 times as large as its states at base size, every step would read them all, and to project
+them costs more than the few tokens of a caption save.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.engine.attention import plain
-from models.engine.linear import Arithmetic
-from models.engine.tower import Tower
-from models.med.config import MedConfig
-from models.med.text import TextDecoder
+from capfilt.models.engine.attention import plain
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.tower import Tower
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.text import TextDecoder
 
 
 class Writer:

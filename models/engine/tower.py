@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.engine.attention import attention, plain
-from models.engine.linear import Arithmetic, product
-from models.med.attention import KeyValue
-from models.med.config import MedConfig
-from models.med.text import TextLayer, TextModel
+from capfilt.models.engine.attention import attention, plain
+from capfilt.models.engine.linear import Arithmetic, product
+from capfilt.models.med.attention import KeyValue
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.text import TextLayer, TextModel
 
 # Queries an image, as a share of a head's width, up to which looking through is faster than projecting.
 _FEW = 0.75

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.engine.attention import Attend, attention, plain, plain_in_cache
-from models.engine.linear import Arithmetic, join
-from models.med.config import MedConfig
-from models.med.model import Med
-from models.med.vision import VisionLayer
+from capfilt.models.engine.attention import Attend, attention, plain, plain_in_cache
+from capfilt.models.engine.linear import Arithmetic, join
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.model import Med
+from capfilt.models.med.vision import VisionLayer
 
 # Image tokens at a time: enough for the matrix products to run at full speed, few enough to stay in the cache.
 _TOKENS = 1200

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts.errors import ModelError
+from capfilt.data_contracts.errors import ModelError
 
 _TANH = partial(F.gelu, approximate="tanh")
 _KNOWN: dict[str, Callable[[Tensor], Tensor]] = {

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_contracts.errors import ModelError
-from models.checkpoint import (
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import (
     CLIP_MEAN,
     CLIP_STD,
     ROLES,
@@ -21,11 +21,11 @@ from models.checkpoint import (
     require_tokenizer,
     weight_files,
 )
-from models.checkpoint import Checkpoint as Source
-from models.med.config import BLIP, MODEL_TYPE, MedConfig, preset
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.med.vision import resize_positions
+from capfilt.models.checkpoint import Checkpoint as Source
+from capfilt.models.med.config import BLIP, MODEL_TYPE, MedConfig, preset
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.med.vision import resize_positions
 
 
 class Checkpoint(NamedTuple):
@@ -76,7 +76,7 @@ def save_blip(
 
     Raises :class:`ModelError` for a model with a convolutional stem.
     """
-    from models.med.hugging_face import write_config, write_tensors
+    from capfilt.models.med.hugging_face import write_config, write_tensors
 
     _write(directory, write_config(model.config), write_tensors(model.state_dict(), model.config))
     tokenizer.save(directory)
@@ -112,7 +112,7 @@ def load(directory: Path, device: str = "cpu", image_size: int | None = None) ->
     tokenizer = CaptionTokenizer.load(source.directory)
     tensors = read_tensors(source)
     if source.model_type == BLIP:
-        from models.med.hugging_face import read_config, select_tensors
+        from capfilt.models.med.hugging_face import read_config, select_tensors
 
         roles = tuple(role for role in ROLES if not lacking(tensors, role))
         config = read_config(source, tokenizer, tensors, roles)
@@ -245,5 +245,5 @@ tags: [image-to-text, image-text-matching, capfilt, blip]
 A MED (multimodal mixture of encoder-decoder, BLIP, arXiv 2201.12086) with {count:,} parameters: {config.stem}
 stem, {config.image_size} px images in patches of {config.patch}, {config.vision_layers} image layers of width
 {config.vision_width}, {config.text_layers} text layers of width {config.text_width}, {config.vocabulary:,}
-word pieces. Open it with `models.open.open_filter(directory)` or `open_captioner`{also}.
+word pieces. Open it with `capfilt.models.open.open_filter(directory)` or `open_captioner`{also}.
 {table}"""

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from data_contracts.errors import ModelError
-from models.checkpoint import ROLES, Role
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import ROLES, Role
 
 MODEL_TYPE = "capfilt-med"
 BLIP = "blip"

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers.models.blip.configuration_blip import BlipConfig
 
-from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, Role, brief
-from models.med.config import MedConfig
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import Checkpoint, Role, brief
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.tokenizer import CaptionTokenizer
 
 OWN = "capfilt"
 _RECORDED = ("max_tokens", "itm_token")

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts.errors import ModelError
-from models.checkpoint import Role
-from models.med.attention import KeyValue, initialise
-from models.med.config import MedConfig
-from models.med.text import TextDecoder, TextModel
-from models.med.vision import VisionModel
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import Role
+from capfilt.models.med.attention import KeyValue, initialise
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.text import TextDecoder, TextModel
+from capfilt.models.med.vision import VisionModel
 
 
 class Med(nn.Module):

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_contracts.errors import ModelError
-from models.checkpoint import Checkpoint, locate_family
-from models.med.checkpoint import Checkpoint as Made
-from models.med.checkpoint import read_tensors
-from models.med.config import MedConfig
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import Checkpoint, locate_family
+from capfilt.models.med.checkpoint import Checkpoint as Made
+from capfilt.models.med.checkpoint import read_tensors
+from capfilt.models.med.config import MedConfig
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
 
 _VISION = {
     "hidden_size": "vision_width",

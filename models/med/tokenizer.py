@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_contracts.errors import ModelError
-from models.text import normalise_caption
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.text import normalise_caption
 
 FIRST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LAST = ("[DEC]", "[ENC]")

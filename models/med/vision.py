@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.med.activation import activation
-from models.med.attention import KeyValue, attend, split_heads
-from models.med.config import MedConfig
+from capfilt.models.med.activation import activation
+from capfilt.models.med.attention import KeyValue, attend, split_heads
+from capfilt.models.med.config import MedConfig
 
 
 class ConvStem(nn.Sequential):

@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_contracts.errors import TrainingError
-from models.edits import Edits, Kind
-from models.images import normalise
-from models.med.tokenizer import CaptionTokenizer
-from models.text import normalise_caption
-from models.training.augment import Crop, randaugment
-from models.training.loop import LoopSettings
-from models.training.order import Order, Place
-from models.training.pairs import Pairs, Shard
-from models.training.world import ALONE, World
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.edits import Edits, Kind
+from capfilt.models.images import normalise
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.text import normalise_caption
+from capfilt.models.training.augment import Crop, randaugment
+from capfilt.models.training.loop import LoopSettings
+from capfilt.models.training.order import Order, Place
+from capfilt.models.training.pairs import Pairs, Shard
+from capfilt.models.training.world import ALONE, World
 
 
 class Source(NamedTuple):

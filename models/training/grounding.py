@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts.errors import TrainingError
-from models.med.attention import KeyValue
-from models.med.model import Med
-from models.training.data import Batch, Batches
-from models.training.loop import Learner, LoopSettings
-from models.training.momentum import MomentumTeacher
-from models.training.objectives import (
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.med.attention import KeyValue
+from capfilt.models.med.model import Med
+from capfilt.models.training.data import Batch, Batches
+from capfilt.models.training.loop import Learner, LoopSettings
+from capfilt.models.training.momentum import MomentumTeacher
+from capfilt.models.training.objectives import (
     draw_negatives,
     full,
     itc_loss,
@@ -21,7 +21,7 @@ from models.training.objectives import (
     lm_loss,
     same_pairs,
 )
-from models.training.world import ALONE, World
+from capfilt.models.training.world import ALONE, World
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts.errors import TrainingError
-from models.edits import Edits
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.text import content_words
-from models.training.data import Batches, Source
-from models.training.grounding import Grounding, GroundingSettings
-from models.training.light import trainable
-from models.training.loop import Execution, Learner, LoopSettings, train
-from models.training.objectives import lm_loss
-from models.training.pairs import Pairs, PairSet, demand_variety, frequent_words
-from models.training.validation import Validation
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.edits import Edits
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.text import content_words
+from capfilt.models.training.data import Batches, Source
+from capfilt.models.training.grounding import Grounding, GroundingSettings
+from capfilt.models.training.light import trainable
+from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
+from capfilt.models.training.objectives import lm_loss
+from capfilt.models.training.pairs import Pairs, PairSet, demand_variety, frequent_words
+from capfilt.models.training.validation import Validation
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from data_contracts.errors import TrainingError
-from models.med.model import Med
-from models.med.text import TextStack
-from models.med.vision import VisionEncoder
-from models.training.loop import LoopSettings
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.med.model import Med
+from capfilt.models.med.text import TextStack
+from capfilt.models.med.vision import VisionEncoder
+from capfilt.models.training.loop import LoopSettings
 
 _PARTS = {"vision": ("vision_model",), "text": ("text_encoder", "text_decoder")}
 # The projections of attention and of the MLPs, by the last part of their names.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.med.model import Med
-from models.training.objectives import itc_targets, same_pairs
+from capfilt.models.med.model import Med
+from capfilt.models.training.objectives import itc_targets, same_pairs
 
 
 class MomentumTeacher(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.med.attention import KeyValue
-from models.med.model import Med
-from models.training.world import ALONE, World
+from capfilt.models.med.attention import KeyValue
+from capfilt.models.med.model import Med
+from capfilt.models.training.world import ALONE, World
 
 IGNORED = -100
 

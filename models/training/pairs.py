@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import TrainingError
-from models.text import content_words, normalise_caption
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.text import content_words, normalise_caption
 
 
 class Shard(Protocol):

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.bootstrap import weighted_auc
-from models.images import normalise
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.text import normalise_caption
-from models.training.objectives import lm_loss
-from models.training.pairs import Pairs
+from capfilt.models.bootstrap import weighted_auc
+from capfilt.models.images import normalise
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.text import normalise_caption
+from capfilt.models.training.objectives import lm_loss
+from capfilt.models.training.pairs import Pairs
 
 MOST = 256  # images that are looked at
 SAMPLED = 64  # of them get a caption

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from data_contracts.errors import TrainingError
+from capfilt.data_contracts.errors import TrainingError
 
 PRIOR = 2 / 3  # of three ITM pairs two are mismatches: always saying so is right this often
 ALIGNED = 0.6  # ITC's recall in a batch from which on ITM has what it needs to learn

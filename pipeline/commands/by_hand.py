@@ -7,11 +7,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.shared import Batch, Device, Files, Json, console, warn
-from pipeline.inspection import visible
+from capfilt.pipeline.commands.shared import Batch, Device, Files, Json, console, warn
+from capfilt.pipeline.inspection import visible
 
 if TYPE_CHECKING:
-    from pipeline.by_hand import Found
+    from capfilt.pipeline.by_hand import Found
 
 Model = Annotated[
     str,
@@ -38,8 +38,8 @@ def caption(
     as_json: Json = False,
 ) -> None:
     """Caption pictures by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
-    from models.open import open_captioner
-    from pipeline import by_hand
+    from capfilt.models.open import open_captioner
+    from capfilt.pipeline import by_hand
 
     given = {
         "strategy": strategy,
@@ -66,8 +66,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score texts against pictures by hand: itm is the probability of a match, itc the cosine."""
-    from models.open import open_filter
-    from pipeline import by_hand
+    from capfilt.models.open import open_filter
+    from capfilt.pipeline import by_hand
 
     inference = by_hand.inference_for(model)
     matcher = open_filter(by_hand.model_of(model, "filter"), device, batch, inference)

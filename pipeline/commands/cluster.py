@@ -7,15 +7,25 @@ from urllib.parse import urlsplit
 
 import typer
 
-from data_contracts.errors import BusyError, UsageError
-from pipeline import inspection, lease, submission
-from pipeline.commands.shared import Changes, Fork, Json, RecipeFile, Until, WaitNodes, forked, say, warn
-from pipeline.inspection import visible
-from pipeline.ledger import Ledger
-from pipeline.placement import PATIENCE
+from capfilt.data_contracts.errors import BusyError, UsageError
+from capfilt.pipeline import inspection, lease, submission
+from capfilt.pipeline.commands.shared import (
+    Changes,
+    Fork,
+    Json,
+    RecipeFile,
+    Until,
+    WaitNodes,
+    forked,
+    say,
+    warn,
+)
+from capfilt.pipeline.inspection import visible
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.placement import PATIENCE
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Jobs
+    from capfilt.pipeline.jobs import Jobs
 
 Dashboard = Annotated[
     str,
@@ -47,9 +57,9 @@ def submit(
     insecure: Insecure = False,
 ) -> None:
     """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
-    from pipeline.jobs import ANSWER_SECONDS, LIVE, Jobs
-    from pipeline.recipe import STAGES, load
-    from pipeline.storage import patience
+    from capfilt.pipeline.jobs import ANSWER_SECONDS, LIVE, Jobs
+    from capfilt.pipeline.recipe import STAGES, load
+    from capfilt.pipeline.storage import patience
 
     loaded = load(recipe, changes or ())
     if until and until not in STAGES:
@@ -74,7 +84,7 @@ def submit(
 
 def jobs(address: Dashboard, insecure: Insecure = False, as_json: Json = False) -> None:
     """List the jobs that were sent to a cluster."""
-    from pipeline.jobs import Jobs
+    from capfilt.pipeline.jobs import Jobs
 
     found = Jobs(address, insecure=insecure).all()
     if as_json:
@@ -98,7 +108,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print a run's log, from its storage alone; or what its job printed, which begins earlier."""
-    from pipeline import log
+    from capfilt.pipeline import log
 
     ledger = Ledger(run)
     if job or not ledger.exists:
@@ -116,7 +126,7 @@ def logs(
 
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
     """Stop a run's job. What is committed stays: submit the recipe again, here or elsewhere, and it carries on."""
-    from pipeline.jobs import LIVE
+    from capfilt.pipeline.jobs import LIVE
 
     jobs, job = _job_of(run, address, insecure)
     if (status := jobs.status(job)) in LIVE:
@@ -139,7 +149,7 @@ def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]"
     An address that the run names is believed only when it is this machine's own: whoever may write to a run would
     otherwise be sent the cluster's token.
     """
-    from pipeline.jobs import Jobs, is_loopback
+    from capfilt.pipeline.jobs import Jobs, is_loopback
 
     ledger = Ledger(run)
     sent = submission.read(ledger.storage)

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.commands.shared import Json
-from pipeline.inspection import visible
+from capfilt.pipeline.commands.shared import Json
+from capfilt.pipeline.inspection import visible
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -30,7 +30,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether a recipe can run, here and on a cluster; the exit code is 1 when something would fail."""
-    from pipeline.doctor.examine import examine
+    from capfilt.pipeline.doctor.examine import examine
 
     found, out = [], Console(file=sys.stdout)
     with redirect_stdout(sys.stderr):  # Ray prints there what nodes say

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from data_contracts.errors import UsageError
-from data_contracts.units import duration, size
-from pipeline.commands.shared import console, say
-from pipeline.estimate import CRAWL, Estimate, Shape, Span, estimate
-from pipeline.graph import Graph
-from pipeline.ledger import Ledger
-from pipeline.rates import Records
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.units import duration, size
+from capfilt.pipeline.commands.shared import console, say
+from capfilt.pipeline.estimate import CRAWL, Estimate, Shape, Span, estimate
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.rates import Records
 
 
 def of_run(

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data_contracts.errors import DamageError, SourceError, StageError
-from data_contracts.rejects import MEANING
-from pipeline import funnel, inspection, lease, log, submission
-from pipeline import report as figures
-from pipeline import report_card as card_of
-from pipeline.commands.shared import Json, RunFolder, console, say
-from pipeline.inspection import visible
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import DamageError, SourceError, StageError
+from capfilt.data_contracts.rejects import MEANING
+from capfilt.pipeline import funnel, inspection, lease, log, submission
+from capfilt.pipeline import report as figures
+from capfilt.pipeline import report_card as card_of
+from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
+from capfilt.pipeline.inspection import visible
+from capfilt.pipeline.ledger import Ledger
 
 QUIET = 60.0  # seconds: a job may be on its way
 
@@ -192,7 +192,7 @@ def report(
     ledger = Ledger(run)
     found = figures.write(ledger)
     if truth is not None:
-        from pipeline.truth import against, read_truth
+        from capfilt.pipeline.truth import against, read_truth
 
         found["truth"] = against(ledger, read_truth(truth))
     if as_json:

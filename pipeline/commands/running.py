@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from data_contracts.errors import RunChangedError, UsageError
-from data_contracts.rejects import Reason
-from pipeline import report, submission
-from pipeline.commands.shared import (
+from capfilt.data_contracts.errors import RunChangedError, UsageError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.pipeline import report, submission
+from capfilt.pipeline.commands.shared import (
     Changes,
     Fork,
     Json,
@@ -24,8 +24,8 @@ from pipeline.commands.shared import (
     forked,
     say,
 )
-from pipeline.ledger import Ledger
-from pipeline.placement import PATIENCE
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.placement import PATIENCE
 
 Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
@@ -41,7 +41,7 @@ def run(
     wait_nodes: WaitNodes = PATIENCE,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
-    from pipeline.recipe import load
+    from capfilt.pipeline.recipe import load
 
     loaded, parent = load(recipe, changes or ()), None
     if fork:
@@ -69,8 +69,8 @@ def retry_failed(
     address: Address = None,
 ) -> None:
     """Fetch rejected rows again, as new shards of the run: without --reason, what may have been passing trouble."""
-    from pipeline import retry
-    from pipeline.plan import Plan
+    from capfilt.pipeline import retry
+    from capfilt.pipeline.plan import Plan
 
     recipe = _own_recipe(run)
     found = retry.again(Plan(recipe), Ledger(run), reason or retry.PASSING)
@@ -81,7 +81,7 @@ def retry_failed(
 
 def _own_recipe(run: str) -> Any:
     """That of a run, wherever it lies now, whatever its folder is called."""
-    from pipeline.recipe import parse
+    from capfilt.pipeline.recipe import parse
 
     ledger = Ledger(run)
     recipe = parse(ledger.record().recipe)
@@ -98,10 +98,10 @@ def _run(
     join: bool = False,
     patience: float = PATIENCE,
 ) -> None:
-    from pipeline.plan import Plan
-    from pipeline.progress import Progress
-    from pipeline.runner import Runner, open_run
-    from pipeline.survey import survey
+    from capfilt.pipeline.plan import Plan
+    from capfilt.pipeline.progress import Progress
+    from capfilt.pipeline.runner import Runner, open_run
+    from capfilt.pipeline.survey import survey
 
     submission.demand_seen(recipe.run)
     plan = Plan(recipe)
@@ -146,15 +146,15 @@ def plan(
     ] = None,
 ) -> None:
     """Show which stages are done, which are to run, and why. Runs nothing."""
-    from pipeline.plan import Plan
-    from pipeline.recipe import load
-    from pipeline.survey import survey
+    from capfilt.pipeline.plan import Plan
+    from capfilt.pipeline.recipe import load
+    from capfilt.pipeline.survey import survey
 
     loaded = load(recipe, changes or ())
     ledger = Ledger(loaded.run)
     planned = Plan(loaded)
     if ledger.exists:
-        from pipeline.runner import demand_same
+        from capfilt.pipeline.runner import demand_same
 
         try:
             demand_same(planned, ledger)
@@ -166,7 +166,7 @@ def plan(
             )
             raise SystemExit(error.exit_code) from None
     if estimate:
-        from pipeline.commands import estimating
+        from capfilt.pipeline.commands import estimating
 
         found = estimating.of_run(planned, measured, rows, nodes, node_cpus, node_gpus)
         print(json.dumps(found.plain(), indent=2)) if as_json else estimating.show(found)
@@ -217,9 +217,9 @@ def demo(
     ] = False,
 ) -> None:
     """Make a small noisy crawl of real pictures and clean it, start to end."""
-    from pipeline.demo.command import close, prepare
-    from pipeline.demo.web import served
-    from pipeline.recipe import load
+    from capfilt.pipeline.demo.command import close, prepare
+    from capfilt.pipeline.demo.web import served
+    from capfilt.pipeline.recipe import load
 
     recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts, duplicates=duplicates))
     with served(out) if http else nullcontext():

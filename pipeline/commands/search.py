@@ -10,13 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from data_contracts.errors import UsageError
-from pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
-from pipeline.inspection import visible
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
+from capfilt.pipeline.inspection import visible
+from capfilt.pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 Stage = Annotated[
     str, typer.Option(help="Whose pictures and texts: ingest, human, dedup, score, select, export.")
@@ -37,7 +37,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index a stage's pictures and texts for search; made again, it replaces the index before it."""
-    from pipeline.search import vectors
+    from capfilt.pipeline.search import vectors
 
     ledger = Ledger(run)
     where = vectors.model_of(ledger, model)
@@ -67,7 +67,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a run's pictures or texts by a text or a picture."""
-    from pipeline.search import find, gallery, vectors
+    from capfilt.pipeline.search import find, gallery, vectors
 
     if (text is None) == (image is None):
         raise UsageError(what="one of --text and --image is needed", remedy='such as --text "a red dog"')
@@ -125,9 +125,9 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell which of some labels each picture shows, without training: an indexed stage of a run, or files."""
-    from pipeline import by_hand
-    from pipeline.search import classify as zero_shot
-    from pipeline.search import gallery, labelled
+    from capfilt.pipeline import by_hand
+    from capfilt.pipeline.search import classify as zero_shot
+    from capfilt.pipeline.search import gallery, labelled
 
     names = [label.strip() for label in labels.split(",")]
     templates = template or [zero_shot.TEMPLATE]
@@ -211,13 +211,13 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
 
 
 def _open(ledger: Ledger, where: str, device: str) -> "Filter":
-    from pipeline import by_hand
+    from capfilt.pipeline import by_hand
 
     return _open_filter(where, device, by_hand.inference_for(str(ledger.storage)))
 
 
 def _open_filter(where: str, device: str, inference: Any) -> "Filter":
-    from models.open import open_filter
-    from stages.embed import TOGETHER
+    from capfilt.models.open import open_filter
+    from capfilt.stages.embed import TOGETHER
 
     return open_filter(where, device, TOGETHER, inference)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from data_contracts.errors import UsageError
-from pipeline.inspection import visible
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.inspection import visible
+from capfilt.pipeline.ledger import Ledger
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
+    from capfilt.pipeline.recipe import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[
@@ -38,7 +38,7 @@ def forked(recipe: "Recipe", name: str) -> "tuple[Recipe, Ledger]":
         SourceError: the recipe has no run yet.
         UsageError: the name is that of the run itself.
     """
-    from pipeline.recipe import parse
+    from capfilt.pipeline.recipe import parse
 
     parent = Ledger(recipe.run)
     parent.record()

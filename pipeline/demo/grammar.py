@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from pipeline.demo.world import Relation, Scene
+from capfilt.pipeline.demo.world import Relation, Scene
 
 
 class Verdict(StrEnum):

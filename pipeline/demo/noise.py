@@ -2,8 +2,8 @@
 
 from random import Random
 
-from pipeline.demo.grammar import Verdict, say, say_part, truth
-from pipeline.demo.world import COLOURS, Scene, World
+from capfilt.pipeline.demo.grammar import Verdict, say, say_part, truth
+from capfilt.pipeline.demo.world import COLOURS, Scene, World
 
 # The share of each kind of web text; what is left over by rounding matches.
 MIX = {"partial": 0.12, "swap": 0.25, "hard": 0.15, "boilerplate": 0.15, "match": 0.33}

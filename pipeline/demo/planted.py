@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image, ImageEnhance
 
-from pipeline.demo import picture
-from pipeline.demo.grammar import say, truth
-from pipeline.demo.world import Scene, World
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
+from capfilt.pipeline.demo import picture
+from capfilt.pipeline.demo.grammar import say, truth
+from capfilt.pipeline.demo.world import Scene, World
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
 
 EDITS = ("same_bytes", "re_encoded", "smaller", "larger", "cropped", "brighter", "darker")
 TABLE, FOLDER = "planted.csv", "evaluation"
@@ -83,7 +83,7 @@ def found_by_truth(out: Path, ledger: Ledger) -> dict[str, Any]:
     the share of the rows that left as a duplicate whose keeper shows the same planted picture; ``same_scene`` counts
     the others whose keeper is another drawing of the very same scene.
     """
-    from pipeline.demo.crawl import read_truth
+    from capfilt.pipeline.demo.crawl import read_truth
 
     with (out / TABLE).open(encoding="utf-8", newline="") as table:
         planted = list(csv.DictReader(table))

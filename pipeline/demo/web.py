@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_contracts.errors import UsageError
+from capfilt.data_contracts.errors import UsageError
 
 LIST = "urls.csv"
 DEAD = 20  # of so many pictures one more url is listed that nobody serves, as in any crawl

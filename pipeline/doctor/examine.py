@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from pipeline.doctor import inputs, installation, nodes
-from pipeline.doctor.finding import Check, Finding, Verdict, bounded
-from pipeline.doctor.output import PATIENCE, Output
-from pipeline.recipe import Recipe, load
-from pipeline.storage import is_url, patience
+from capfilt.pipeline.doctor import inputs, installation, nodes
+from capfilt.pipeline.doctor.finding import Check, Finding, Verdict, bounded
+from capfilt.pipeline.doctor.output import PATIENCE, Output
+from capfilt.pipeline.recipe import Recipe, load
+from capfilt.pipeline.storage import is_url, patience
 
 SECONDS = 30.0
 LONG_SECONDS = 120.0  # what imports torch, walks through folders or asks a hub

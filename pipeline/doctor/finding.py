@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_contracts.errors import CapfiltError
+from capfilt.data_contracts.errors import CapfiltError
 
 Verdict = Literal["ok", "warn", "fail"]
 

@@ -10,30 +10,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_contracts.errors import CapfiltError
-from data_contracts.identity import image_id, split_of
-from data_contracts.records import Split
-from data_contracts.rejects import Reason
-from models.checkpoint import ROLES, Role, locate_family
-from models.decode import Limits
-from models.decoder import Decoder, Refused
-from models.open import check_model
-from pipeline.doctor.finding import Finding
-from pipeline.doctor.probe import resolved
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
-from pipeline.runner import demand_same
-from stages.calibrate import MINIMUM
-from stages.fetch.address import check
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.refusal import Refusal
-from stages.fetch.target import Target
-from stages.list_source import KINDS, first_rows
-from stages.sources.entries import Notes
-from stages.sources.folder import files_below
-from stages.sources.recognise import format_of
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.data_contracts.identity import image_id, split_of
+from capfilt.data_contracts.records import Split
+from capfilt.data_contracts.rejects import Reason
+from capfilt.models.checkpoint import ROLES, Role, locate_family
+from capfilt.models.decode import Limits
+from capfilt.models.decoder import Decoder, Refused
+from capfilt.models.open import check_model
+from capfilt.pipeline.doctor.finding import Finding
+from capfilt.pipeline.doctor.probe import resolved
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
+from capfilt.pipeline.runner import demand_same
+from capfilt.stages.calibrate import MINIMUM
+from capfilt.stages.fetch.address import check
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.target import Target
+from capfilt.stages.list_source import KINDS, first_rows
+from capfilt.stages.sources.entries import Notes
+from capfilt.stages.sources.folder import files_below
+from capfilt.stages.sources.recognise import format_of
+from capfilt.stages.sources.source import SourceSpec
 
 FIRST = 16  # rows of a source that are looked at
 SHOWN = 5  # files of a source that every node must see

@@ -11,13 +11,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from data_contracts.errors import UsageError
-from data_contracts.units import size
-from pipeline.doctor.finding import Finding
-from pipeline.doctor.probe import code_of, gpus_here, versions_of
-from pipeline.machine import LIBRARIES
-from stages.neighbours import DISTRIBUTIONS, require_faiss
-from stages.stage import MODEL_LIBRARIES
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.units import size
+from capfilt.pipeline.doctor.finding import Finding
+from capfilt.pipeline.doctor.probe import code_of, gpus_here, versions_of
+from capfilt.pipeline.machine import LIBRARIES
+from capfilt.stages.neighbours import DISTRIBUTIONS, require_faiss
+from capfilt.stages.stage import MODEL_LIBRARIES
 
 FULL = 0.95  # of its temporary folder's disk: then Ray takes no more objects (local_fs_capacity_threshold)
 

@@ -8,20 +8,20 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data_contracts.errors import CapfiltError
-from data_contracts.units import size
-from pipeline.cluster import Connection
-from pipeline.doctor import probe
-from pipeline.doctor.finding import Finding
-from pipeline.doctor.inputs import Files, Hosts, dns_verdict
-from pipeline.doctor.installation import FULL, decisive, required
-from pipeline.doctor.output import PATIENCE, Output
-from pipeline.flow import demands
-from pipeline.jobs import Jobs
-from pipeline.plan import Plan
-from pipeline.recipe import Recipe
-from pipeline.room import Node, Room, alive
-from stages.neighbours import DISTRIBUTIONS
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.data_contracts.units import size
+from capfilt.pipeline.cluster import Connection
+from capfilt.pipeline.doctor import probe
+from capfilt.pipeline.doctor.finding import Finding
+from capfilt.pipeline.doctor.inputs import Files, Hosts, dns_verdict
+from capfilt.pipeline.doctor.installation import FULL, decisive, required
+from capfilt.pipeline.doctor.output import PATIENCE, Output
+from capfilt.pipeline.flow import demands
+from capfilt.pipeline.jobs import Jobs
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.recipe import Recipe
+from capfilt.pipeline.room import Node, Room, alive
+from capfilt.stages.neighbours import DISTRIBUTIONS
 
 ANSWER_SECONDS = 90.0
 

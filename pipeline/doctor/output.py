@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from data_contracts.errors import StorageError
-from pipeline.doctor.finding import Finding
-from pipeline.storage import Folder, storage_at
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline.doctor.finding import Finding
+from capfilt.pipeline.storage import Folder, storage_at
 
 PATIENCE = 5.0  # seconds that a storage may fail before it is said
 

@@ -20,14 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
 
-PACKAGES = ("data_contracts", "models", "stages", "pipeline")
 LAG = 3.0  # seconds after which a file must be seen elsewhere: network file systems remember folders
 GPU_SECONDS = 60.0
 DNS_SECONDS = 5.0
-_DEVICES = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from models.devices import devices; "
-    "print(json.dumps(devices()._asdict()))"
-)
+_DEVICES = "import json; from capfilt.models.devices import devices; print(json.dumps(devices()._asdict()))"
 
 
 class Question(TypedDict):
@@ -97,23 +93,22 @@ def versions_of(distributions: Iterable[str]) -> dict[str, str]:
 
 def code_of() -> tuple[str, str]:
     """The folder that capfilt is imported from, empty when there is none, and a digest of its code."""
+    spec = importlib.util.find_spec("capfilt")
+    if spec is None or not spec.origin:
+        return "", ""
+    package = Path(spec.origin).parent
+    folders = os.walk(package, followlinks=True)  # in a checkout its folders are links
+    code = (Path(folder) / name for folder, _, names in folders for name in names if name.endswith(".py"))
     seen = hashlib.sha256()
-    place = ""
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.origin:
-            return "", ""
-        folder = Path(spec.origin).parent
-        place = str(folder.parent)
-        for path in sorted(folder.rglob("*.py")):
-            seen.update(f"{package}/{path.relative_to(folder).as_posix()}\x1f".encode() + path.read_bytes())
-    return place, seen.hexdigest()
+    for path in sorted(code):
+        seen.update(f"{path.relative_to(package).as_posix()}\x1f".encode() + path.read_bytes())
+    return str(package), seen.hexdigest()
 
 
 def resolved(hosts: Sequence[str]) -> dict[str, list[str] | str]:
     """The addresses of each name, or why there are none."""
-    from stages.fetch.names import Names
-    from stages.fetch.refusal import Refusal
+    from capfilt.stages.fetch.names import Names
+    from capfilt.stages.fetch.refusal import Refusal
 
     names = Names()
 
@@ -135,7 +130,7 @@ def gpus_here(*, hidden_by_ray: bool) -> tuple[list[str] | None, str]:
     env = dict(os.environ)
     if hidden_by_ray and not env.get("CUDA_VISIBLE_DEVICES"):
         env.pop("CUDA_VISIBLE_DEVICES", None)
-    command = [sys.executable, "-c", _DEVICES, json.dumps(sys.path)]
+    command = [sys.executable, "-P", "-c", _DEVICES]
     try:
         ended = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=GPU_SECONDS, check=False
@@ -158,8 +153,8 @@ def _size(path: str) -> int | None:
 
 def _storage(asked: Question, node: str) -> str:
     """Read what the client wrote, and write something for it to read; what is wrong, if anything is."""
-    from data_contracts.errors import CapfiltError
-    from pipeline.storage import patience, storage_at
+    from capfilt.data_contracts.errors import CapfiltError
+    from capfilt.pipeline.storage import patience, storage_at
 
     patience.SECONDS = asked["patience"]
     storage = storage_at(asked["output"])

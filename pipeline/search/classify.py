@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
-from models.protocols import Embedder
-from stages.embed import embed_texts
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.protocols import Embedder
+from capfilt.stages.embed import embed_texts
 
 TEMPLATE = "a picture of a {}"
 

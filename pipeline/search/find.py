@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
-from models.protocols import Embedder
-from pipeline.search.vectors import Opened
-from stages.embed import embed_images, embed_texts
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.protocols import Embedder
+from capfilt.pipeline.search.vectors import Opened
+from capfilt.stages.embed import embed_images, embed_texts
 
 Hit = dict[str, Any]
 
@@ -21,7 +21,7 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
     Raises:
         UsageError: nothing of it is left for the model.
     """
-    from models.text import normalise_caption
+    from capfilt.models.text import normalise_caption
 
     if not normalise_caption(text):
         raise UsageError(
@@ -34,7 +34,7 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
 
 def see_picture(embedder: Embedder, path: Path) -> NDArray[np.float32]:
     """The picture's vector, shape (1, dim). Raises :class:`UsageError` when the file is no picture."""
-    from models.decode import UndecodableImage, decode
+    from capfilt.models.decode import UndecodableImage, decode
 
     try:
         picture = decode(path.read_bytes())

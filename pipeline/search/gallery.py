@@ -9,9 +9,9 @@ from typing import Any
 
 import jinja2
 
-from pipeline.inspection import query, visible
-from pipeline.ledger import Ledger
-from pipeline.search.vectors import pictures
+from capfilt.pipeline.inspection import query, visible
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.search.vectors import pictures
 
 SIDE = 160
 
@@ -27,7 +27,7 @@ def thumbnails(ledger: Ledger, rows: Sequence[str]) -> dict[str, str]:
 
 def thumbnail(data: bytes) -> str:
     """A JPEG of at most SIDE pixels as a data url; empty when the bytes are no picture."""
-    from models.decode import UndecodableImage, decode
+    from capfilt.models.decode import UndecodableImage, decode
 
     try:
         picture = decode(data)
@@ -48,7 +48,7 @@ def write(
     query: str = "",
 ) -> None:
     """A page of hits: each has `figure`, `text`, `url` and `row_id`, by which ``shown`` has its thumbnail."""
-    template = resources("pipeline").joinpath("templates/gallery.html.j2").read_text("utf-8")
+    template = resources("capfilt.pipeline").joinpath("templates/gallery.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     rows = [
         {

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
-from models.protocols import Embedder
-from pipeline.by_hand import Unreadable, open_files
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
-from pipeline.search import gallery, vectors
-from pipeline.search.classify import read_labels
-from stages.embed import TOGETHER, embed_images
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.protocols import Embedder
+from capfilt.pipeline.by_hand import Unreadable, open_files
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.search import gallery, vectors
+from capfilt.pipeline.search.classify import read_labels
+from capfilt.stages.embed import TOGETHER, embed_images
 
 if TYPE_CHECKING:
-    from models.open import Filter
+    from capfilt.models.open import Filter
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data_contracts.errors import ModelError, SourceError, UsageError
-from models.open import digest_of
-from models.protocols import Embedder
-from pipeline import by_hand
-from pipeline.inspection import Files, batches, demand_stage, files, query
-from pipeline.ledger import Ledger
-from pipeline.recipe import parse
-from pipeline.survey import model_digest
-from stages.embed import embed_images, embed_texts
-from stages.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
+from capfilt.data_contracts.errors import ModelError, SourceError, UsageError
+from capfilt.models.open import digest_of
+from capfilt.models.protocols import Embedder
+from capfilt.pipeline import by_hand
+from capfilt.pipeline.inspection import Files, batches, demand_stage, files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.recipe import parse
+from capfilt.pipeline.survey import model_digest
+from capfilt.stages.embed import embed_images, embed_texts
+from capfilt.stages.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
 
 Of = Literal["images", "texts"]
 FOLDER = "_index"
@@ -317,7 +317,7 @@ def _embedded(
 
 
 def _see(embedder: Embedder, data: list[bytes]) -> tuple[NDArray[np.float16], int]:
-    from models.decode import decode
+    from capfilt.models.decode import decode
 
     if not data:
         return embed_texts(embedder, []), 0

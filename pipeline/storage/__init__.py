@@ -11,10 +11,10 @@ Credentials come from the environment, as every tool of the store reads them (``
 
 from pathlib import Path
 
-from data_contracts.errors import RecipeError
-from pipeline.storage.bucket import Bucket
-from pipeline.storage.folder import Folder
-from pipeline.storage.storage import Entry, Storage
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.pipeline.storage.bucket import Bucket
+from capfilt.pipeline.storage.folder import Folder
+from capfilt.pipeline.storage.storage import Entry, Storage
 
 __all__ = ["Bucket", "Entry", "Folder", "Storage", "is_url", "storage_at"]
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")

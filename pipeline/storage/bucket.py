@@ -19,11 +19,11 @@ from filelock import FileLock
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotFoundError
 from obstore.store import from_url
 
-from data_contracts.errors import StorageError
-from pipeline.failpoints import failpoint
-from pipeline.storage import patience
-from pipeline.storage.patience import REMEDIES, again
-from pipeline.storage.storage import Entry, Storage
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.storage import patience
+from capfilt.pipeline.storage.patience import REMEDIES, again
+from capfilt.pipeline.storage.storage import Entry, Storage
 
 F = TypeVar("F", bound=Callable[..., Any])
 

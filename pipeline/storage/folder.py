@@ -9,10 +9,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from data_contracts.errors import StorageError
-from pipeline.failpoints import failpoint
-from pipeline.storage.patience import PASSING, REMEDIES, again
-from pipeline.storage.storage import Entry, Storage
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.storage.patience import PASSING, REMEDIES, again
+from capfilt.pipeline.storage.storage import Entry, Storage
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -3,8 +3,8 @@
 import ipaddress
 from collections.abc import Sequence
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

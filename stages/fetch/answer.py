@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Callable
 from email.message import Message
 
-from data_contracts.rejects import Reason
-from stages.fetch.hosts import Place
-from stages.fetch.refusal import Refusal
-from stages.fetch.wire import Wire
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.hosts import Place
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.wire import Wire
 
 _CHUNK = 65536
 _SPACE = b"\xef\xbb\xbf\xfe\xff \t\r\n\x00"

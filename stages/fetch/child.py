@@ -1,9 +1,9 @@
 """The process that fetches: img2dataset's downloader for one shard, behind the guarded opener.
 
-    python -m stages.fetch.child FOLDER
+    python -m capfilt.stages.fetch.child FOLDER
 
-FOLDER holds the `job.json` that :mod:`stages.fetch.shard` writes and the spool, where the child leaves its rows
-one by one. It may be killed at any time.
+FOLDER holds the `job.json` that :mod:`capfilt.stages.fetch.shard` writes and the spool, where the child leaves its
+rows one by one. It may be killed at any time.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_contracts.rejects import Reason
-from stages.fetch.opener import GuardedOpener
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.refusal import Later, Refusal, read
-from stages.fetch.spool import SpoolWriter
-from stages.fetch.takedown import TakeDown, TakeDownFile
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.opener import GuardedOpener
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.refusal import Later, Refusal, read
+from capfilt.stages.fetch.spool import SpoolWriter
+from capfilt.stages.fetch.takedown import TakeDown, TakeDownFile
 
 CANNOT_WRITE = 3
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")  # img2dataset's own choice

@@ -5,8 +5,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Later, Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Later, Refusal
 
 PATIENCE = 1.0  # seconds that a thread waits for a place at a busy host before it turns to another row
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
 
 Lookup = Callable[[str], Sequence[str]]
 

@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from data_contracts.rejects import Reason
-from stages.fetch import address, robots
-from stages.fetch.answer import Answer
-from stages.fetch.hosts import PATIENCE, Hosts, Place
-from stages.fetch.names import Names
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.refusal import Later, Refusal
-from stages.fetch.takedown import TakeDown
-from stages.fetch.target import Target
-from stages.fetch.wire import Clock, Wire, connect
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch import address, robots
+from capfilt.stages.fetch.answer import Answer
+from capfilt.stages.fetch.hosts import PATIENCE, Hosts, Place
+from capfilt.stages.fetch.names import Names
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.refusal import Later, Refusal
+from capfilt.stages.fetch.takedown import TakeDown
+from capfilt.stages.fetch.target import Target
+from capfilt.stages.fetch.wire import Clock, Wire, connect
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (429, 500, 502, 503, 504)

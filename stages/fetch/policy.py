@@ -5,9 +5,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_contracts.errors import RecipeError
-from stages.fetch.address import Network
-from stages.fetch.takedown import TakeDownFile
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.stages.fetch.address import Network
+from capfilt.stages.fetch.takedown import TakeDownFile
 
 _MANNERS: dict[str, Any] = {"identity": False}
 

@@ -1,6 +1,6 @@
 """Why a row was not fetched, in a form that survives img2dataset, which keeps nothing of an error but its text."""
 
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.rejects import Reason
 
 _MARK = "\x1f"
 _LATER = "later"

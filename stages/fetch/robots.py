@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from data_contracts.rejects import Reason
-from stages.fetch.hosts import PATIENCE
-from stages.fetch.refusal import Later, Refusal
-from stages.fetch.target import Target
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.hosts import PATIENCE
+from capfilt.stages.fetch.refusal import Later, Refusal
+from capfilt.stages.fetch.target import Target
 
 LONGEST = 512 * 1024  # bytes of a robots.txt that are read; the standard asks for 500 KiB at least
 

@@ -15,17 +15,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_contracts.errors import StageError
-from data_contracts.fingerprint import fingerprint, identity_of
-from data_contracts.rejects import Reason
-from stages.fetch.child import CANNOT_WRITE
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.refusal import Refusal
-from stages.fetch.spool import SpoolReader
-from stages.fetch.takedown import TakeDown
-from stages.fetch.target import Target
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.fingerprint import fingerprint, identity_of
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.child import CANNOT_WRITE
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.spool import SpoolReader
+from capfilt.stages.fetch.takedown import TakeDown
+from capfilt.stages.fetch.target import Target
 
-_ROOT = Path(__file__).parents[2]
 _LOOK = 0.25  # seconds between looks at a child
 _FRUITLESS = 3  # lives in a row without a finished or begun row, after which it is not the rows' fault
 FEW = 200  # rows: of fewer a rate says little
@@ -175,7 +174,7 @@ class _Shard:
         self._crumbs.write_text("")
         with self._log.open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stages.fetch.child", str(self._place)],
+                [sys.executable, "-P", "-m", "capfilt.stages.fetch.child", str(self._place)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -221,8 +220,7 @@ class _Shard:
 def _environment() -> dict[str, str]:
     """Ours without proxies: a proxy resolves names itself and would void the check of addresses."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    path = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
-    return kept | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
+    return kept | {"NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _how(code: int) -> str:

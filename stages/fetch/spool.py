@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_contracts.errors import StageError
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
 
 _HEAD = struct.Struct(
     "<4sIIIII"

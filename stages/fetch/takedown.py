@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_contracts.errors import RecipeError, SourceError
-from stages.fetch.refusal import Refusal
-from stages.fetch.target import Target
+from capfilt.data_contracts.errors import RecipeError, SourceError
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.target import Target
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

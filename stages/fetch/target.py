@@ -7,8 +7,8 @@ import string
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
 
 _PORTS = {"http": 80, "https": 443}
 _SAFE = "".join(sorted(set(string.punctuation) - set('"<>')))

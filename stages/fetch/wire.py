@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
-from stages.fetch.target import Target
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.target import Target
 
 _GRACE = 6  # the minimum rate counts after this fraction of the time limit
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_contracts.errors import SourceError
-from stages.sources import folder
-from stages.sources.entries import Listed, Notes, batched, extra_of
-from stages.sources.folder import digest_of, existing, files_below, problem_of
-from stages.sources.source import SourceSpec, clean_texts
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import folder
+from capfilt.stages.sources.entries import Listed, Notes, batched, extra_of
+from capfilt.stages.sources.folder import digest_of, existing, files_below, problem_of
+from capfilt.stages.sources.source import SourceSpec, clean_texts
 
 reader = folder.reader
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.sources.entries import extra_of
-from stages.sources.source import clean_texts
+from capfilt.stages.sources.entries import extra_of
+from capfilt.stages.sources.source import clean_texts
 
 Column = Any  # a sequence of Python values, or an Arrow array
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.rejects import Reason
 
 BATCH = 1 << 14
 

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_contracts.errors import SourceError
-from stages.sources import tables
-from stages.sources.entries import Listed, Notes, batched, extra_of
-from stages.sources.source import FILE_COLUMNS, IMAGE_ENDINGS, TEXT_COLUMNS, SourceSpec, choose, clean_texts
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import tables
+from capfilt.stages.sources.entries import Listed, Notes, batched, extra_of
+from capfilt.stages.sources.source import (
+    FILE_COLUMNS,
+    IMAGE_ENDINGS,
+    TEXT_COLUMNS,
+    SourceSpec,
+    choose,
+    clean_texts,
+)
 
 TABLES = ("captions.csv", "captions.tsv", "captions.jsonl")
 

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.errors import SourceError
-from data_contracts.rejects import Reason
-from stages.sources import parquet, webdataset
-from stages.sources.digest import digest_of_files
-from stages.sources.entries import BATCH, Listed, Notes, batched, extra_of
-from stages.sources.source import IMAGE_ENDINGS, SourceSpec, choose, clean_texts, root
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.sources import parquet, webdataset
+from capfilt.stages.sources.digest import digest_of_files
+from capfilt.stages.sources.entries import BATCH, Listed, Notes, batched, extra_of
+from capfilt.stages.sources.source import IMAGE_ENDINGS, SourceSpec, choose, clean_texts, root
 
 SHARD = re.compile(r"\d+\.parquet")
 NEEDED = ("key", "url", "status")

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.errors import StorageError
-from stages.sources.entries import BATCH
+from capfilt.data_contracts.errors import StorageError
+from capfilt.stages.sources.entries import BATCH
 
 MEMORY = 128  # MB a thread, and as much again; what does not fit is sorted on disk
 THREADS = 4

@@ -10,10 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts.errors import SourceError
-from stages.sources.columns import extras, strings, texts
-from stages.sources.entries import BATCH, ENTRY, Notes
-from stages.sources.source import IMAGE_COLUMNS, TEXT_COLUMNS, URL_COLUMNS, SourceSpec, choose, files, root
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources.columns import extras, strings, texts
+from capfilt.stages.sources.entries import BATCH, ENTRY, Notes
+from capfilt.stages.sources.source import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    URL_COLUMNS,
+    SourceSpec,
+    choose,
+    files,
+    root,
+)
 
 ENDINGS = (".parquet",)
 

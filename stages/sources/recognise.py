@@ -4,9 +4,9 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from data_contracts.errors import SourceError
-from stages.sources import folder, img2dataset, parquet, tables, webdataset
-from stages.sources.source import IMAGE_COLUMNS, IMAGE_ENDINGS, Format, SourceSpec, files
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import folder, img2dataset, parquet, tables, webdataset
+from capfilt.stages.sources.source import IMAGE_COLUMNS, IMAGE_ENDINGS, Format, SourceSpec, files
 
 LOOKED_AT = 10_000
 

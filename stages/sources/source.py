@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_contracts.errors import SourceError
+from capfilt.data_contracts.errors import SourceError
 
 Format = Literal["urls", "folder", "coco", "webdataset", "img2dataset", "parquet"]
 

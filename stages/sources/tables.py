@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 import pyarrow as pa
 
-from data_contracts.errors import SourceError
-from stages.sources.entries import BATCH, Notes
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources.entries import BATCH, Notes
 
 LONGEST = 1 << 20  # characters of a line: what is longer is read as several, so that memory is bounded
 MOST = 16 * LONGEST  # characters of an object in a JSON list

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_contracts.errors import SourceError
-from data_contracts.rejects import Reason
-from stages.sources import parquet, tables
-from stages.sources.columns import extras, strings, texts
-from stages.sources.digest import digest_of_files
-from stages.sources.entries import BATCH, ENTRY, Notes
-from stages.sources.source import LINK_COLUMNS, TEXT_COLUMNS, SourceSpec, choose, files
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.sources import parquet, tables
+from capfilt.stages.sources.columns import extras, strings, texts
+from capfilt.stages.sources.digest import digest_of_files
+from capfilt.stages.sources.entries import BATCH, ENTRY, Notes
+from capfilt.stages.sources.source import LINK_COLUMNS, TEXT_COLUMNS, SourceSpec, choose, files
 
 ENDINGS = (*tables.ENDINGS, ".parquet")
 GOOD = r"(?i)^https?://[^/?#\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"

@@ -13,11 +13,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from data_contracts.errors import SourceError
-from data_contracts.rejects import Reason
-from stages.sources.digest import digest_of_files
-from stages.sources.entries import Listed, Notes, batched, extra_of
-from stages.sources.source import IMAGE_ENDINGS, TEXT_COLUMNS, SourceSpec, choose, clean_texts, files, root
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.sources.digest import digest_of_files
+from capfilt.stages.sources.entries import Listed, Notes, batched, extra_of
+from capfilt.stages.sources.source import (
+    IMAGE_ENDINGS,
+    TEXT_COLUMNS,
+    SourceSpec,
+    choose,
+    clean_texts,
+    files,
+    root,
+)
 
 ENDINGS = (".tar",)
 TEXT_ENDINGS = (".txt", ".caption", ".text")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from benchmarks import ledger as benchmark
-from pipeline.index import Part
-from pipeline.inspection import verify
-from pipeline.ledger import Ledger
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.inspection import verify
+from capfilt.pipeline.ledger import Ledger
 
 COUNT = 200
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_contracts import records, rejects
-from data_contracts.contract import Contract, matrix, vectors
-from data_contracts.errors import ContractError
-from data_contracts.records import (
+from capfilt.data_contracts import records, rejects
+from capfilt.data_contracts.contract import Contract, matrix, vectors
+from capfilt.data_contracts.errors import ContractError
+from capfilt.data_contracts.records import (
     CleanPair,
     Decision,
     Embedding,

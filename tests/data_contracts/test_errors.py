@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from data_contracts import errors
-from data_contracts.errors import CapfiltError, DamageError, StageError
+from capfilt.data_contracts import errors
+from capfilt.data_contracts.errors import CapfiltError, DamageError, StageError
 
 CLASSES = [
     found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, CapfiltError)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.errors import RecipeError
-from data_contracts.fingerprint import fingerprint, first_difference, identity_of
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.fingerprint import fingerprint, first_difference, identity_of
 
 
 class Colour(StrEnum):
@@ -87,9 +87,8 @@ def test_what_has_no_stable_identity_is_refused_by_its_path(value: Any) -> None:
 
 
 def test_another_process_gives_the_same_digest() -> None:
-    code = (
-        "from data_contracts.fingerprint import *; print(fingerprint(identity_of({'b': [1, 0.1], 'a': 'é'})))"
-    )
+    code = "from capfilt.data_contracts.fingerprint import *; "
+    code += "print(fingerprint(identity_of({'b': [1, 0.1], 'a': 'é'})))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == fingerprint(identity_of({"a": "é", "b": (1, 0.1)}))
 

@@ -3,8 +3,8 @@ from collections import Counter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data_contracts.identity import image_id, pair_id, row_id, split_of
-from data_contracts.records import Split
+from capfilt.data_contracts.identity import image_id, pair_id, row_id, split_of
+from capfilt.data_contracts.records import Split
 
 # What a Parquet file or a URL can hold. The unit separator joins the parts, so it is not drawn here.
 WORDS = st.text(st.characters(exclude_characters="\x1f", exclude_categories=["Cs"]))

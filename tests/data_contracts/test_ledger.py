@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_contracts.ledger import InputPart, ShardRecord, StageTotals
-from data_contracts.rejects import Reason
+from capfilt.data_contracts.ledger import InputPart, ShardRecord, StageTotals
+from capfilt.data_contracts.rejects import Reason
 
 COUNT = st.integers(0, 1000)
 

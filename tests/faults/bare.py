@@ -18,16 +18,16 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from data_contracts.contract import Contract
-from data_contracts.identity import pair_id
-from data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
-from data_contracts.rejects import Reason, Reject
-from pipeline.failpoints import VARIABLE
-from pipeline.graph import Graph
-from pipeline.ledger import Ledger
-from pipeline.progress import Progress
-from pipeline.runner import Runner, open_run
-from stages.stage import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.pipeline.failpoints import VARIABLE
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.progress import Progress
+from capfilt.pipeline.runner import Runner, open_run
+from capfilt.stages.stage import (
     GlobalStage,
     Model,
     Rows,

@@ -48,8 +48,8 @@ def checkpoints(blip_filter: Path, blip_captioner: Path) -> Iterator[dict[str, P
     from tests.stages.rows import FakeCaptioner, FakeFilter
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
+        patch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("capfilt.models.open.open_captioner", lambda *_: FakeCaptioner())
         yield {"filter": blip_filter, "captioner": blip_captioner}
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from data_contracts.contract import Contract
-from data_contracts.identity import row_id
-from data_contracts.records import Caption, Occurrence, Record
-from stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.records import Caption, Occurrence, Record
+from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 BATCH = 4
 

@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from data_contracts.contract import Contract
-from pipeline import lease
-from pipeline.inspection import files, query, verify
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.recipe import parse
-from pipeline.storage import Folder
+from capfilt.data_contracts.contract import Contract
+from capfilt.pipeline import lease
+from capfilt.pipeline.inspection import files, query, verify
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.recipe import parse
+from capfilt.pipeline.storage import Folder
 from tests.runs.command import descendants, kill
 
 TRAININGS = ("warmup", "pretrain", "filter", "captioner")

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import CapfiltError
-from pipeline import inspection
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.survey import sharded, survey
+from capfilt.data_contracts.errors import CapfiltError
+from capfilt.pipeline import inspection
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.survey import sharded, survey
 from tests.pipeline.local import plan_of, run, write_data
 from tests.runs.command import difference, snapshot
 

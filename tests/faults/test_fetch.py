@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
+from capfilt.pipeline.ledger import Ledger
 from tests.hostile import Hostile, answer
 from tests.pipeline.web import LOOPBACK, write_list
 from tests.runs.command import capfilt, descendants, difference, here, started, wait_until, write_recipe
@@ -57,7 +57,7 @@ def test_what_was_fetched_before_a_kill_is_not_fetched_again(
 
     path = write(tmp_path, recipe, server, "killed")
     with started("run", path, "--until", "ingest") as process:
-        for what, least in (("stages.fetch.child", 20), ("ray::Worker", 60)):
+        for what, least in (("capfilt.stages.fetch.child", 20), ("ray::Worker", 60)):
             wait_until(lambda least=least: asked(server) >= least, f"{least} pictures")
             victims = [pid for pid, line in descendants(process.pid).items() if what in line]
             assert victims, what

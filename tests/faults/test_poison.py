@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import StageError
-from data_contracts.ledger import ShardRecord
-from pipeline.flow import Flow
-from pipeline.ledger import Ledger
-from pipeline.placement import PATIENCE, PlacementKeys
-from pipeline.plan import Plan
-from pipeline.scheduler import Crew
-from pipeline.survey import survey
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.ledger import ShardRecord
+from capfilt.pipeline.flow import Flow
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.placement import PATIENCE, PlacementKeys
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.scheduler import Crew
+from capfilt.pipeline.survey import survey
 from tests.faults.hazards import BATCH, HandleHazards, ListHazards
 
 pytestmark = pytest.mark.usefixtures("ray_here")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import lease
-from pipeline.ledger import Ledger
-from pipeline.storage import Folder
+from capfilt.pipeline import lease
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import Folder
 from tests.runs.command import (
     SLOW,
     STAGES,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import StorageError
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.storage import patience
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.storage import patience
 from tests.pipeline.local import plan_of, run
 from tests.runs.command import capfilt, difference, here, write_recipe
 from tests.store import BUCKET, Store, Trouble, in_environment

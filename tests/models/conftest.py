@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.med.config import MedConfig, preset
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.models.med.config import MedConfig, preset
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
 
 CORPUS = [
     "a red square",

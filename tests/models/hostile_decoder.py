@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from models import decode, decoder
+from capfilt.models import decode, decoder
 
 
 def measure(data: bytes, limits: decode.Limits) -> decode.Measured:

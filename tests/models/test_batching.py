@@ -1,5 +1,5 @@
-from models.batching import batches, match_in_batches
-from models.protocols import Match
+from capfilt.models.batching import batches, match_in_batches
+from capfilt.models.protocols import Match
 from tests.models.pictures import pictures
 
 

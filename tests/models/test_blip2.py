@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 
-from models.blip2 import Blip2Matcher
-from models.checkpoint import locate
+from capfilt.models.blip2 import Blip2Matcher
+from capfilt.models.checkpoint import locate
 from tests.adapter_checkpoints import Made
 from tests.models.pictures import pictures
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bootstrap import image_weights, over_images, weighted_auc
-from models.metrics import auc_with_interval
+from capfilt.models.bootstrap import image_weights, over_images, weighted_auc
+from capfilt.models.metrics import auc_with_interval
 
 
 def test_whole_images_are_drawn() -> None:

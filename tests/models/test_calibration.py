@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_contracts.errors import CalibrationError
-from models.calibration import calibrate
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.models.calibration import calibrate
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from data_contracts.errors import ModelError
-from models.checkpoint import (
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import (
     CLIP_MEAN,
     CLIP_STD,
     digest_of,

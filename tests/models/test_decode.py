@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_contracts.rejects import Reason
-from models.decode import Limits, Measured, UndecodableImage, decode, measure
+from capfilt.data_contracts.rejects import Reason
+from capfilt.models.decode import Limits, Measured, UndecodableImage, decode, measure
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_contracts.errors import StageError
-from data_contracts.rejects import Reason
-from models import decoder
-from models.decode import Limits, Measured, UndecodableImage, measure
-from models.decoder import Decoder, Refused, Verdict
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.models import decoder
+from capfilt.models.decode import Limits, Measured, UndecodableImage, measure
+from capfilt.models.decoder import Decoder, Refused, Verdict
 
 LIMITS = Limits(min_side=1)
 
@@ -39,7 +39,9 @@ def decode() -> Decoder:
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> Decoder:
     """Its process dies, hangs and swells when it is told to."""
-    code = decoder.CHILD.replace("from models.decoder import", "from tests.models.hostile_decoder import")
+    code = decoder.CHILD.replace(
+        "from capfilt.models.decoder import", "from tests.models.hostile_decoder import"
+    )
     assert code != decoder.CHILD
     monkeypatch.setattr(decoder, "CHILD", code)
     return Decoder(LIMITS)
@@ -178,8 +180,8 @@ def wait(until: Iterator[bool]) -> bool:
 
 OWNER = """
 import sys
-from models.decode import Limits
-from models.decoder import Decoder
+from capfilt.models.decode import Limits
+from capfilt.models.decoder import Decoder
 decode = Decoder(Limits())
 decode([b"x"])
 print(decode._process.pid, sorted(name for name in sys.modules if name in ("torch", "ray", "numpy")), flush=True)

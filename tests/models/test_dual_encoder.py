@@ -15,8 +15,8 @@ from transformers import (
     SiglipProcessor,
 )
 
-from models.checkpoint import locate
-from models.dual_encoder import DualEncoder
+from capfilt.models.checkpoint import locate
+from capfilt.models.dual_encoder import DualEncoder
 from tests.adapter_checkpoints import Made
 from tests.models.pictures import pictures
 

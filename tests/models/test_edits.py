@@ -5,10 +5,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from models.edits import Edits, Kind
-from models.text import normalise_caption
-from pipeline.demo.grammar import Verdict, say, say_part, truth
-from pipeline.demo.world import World
+from capfilt.models.edits import Edits, Kind
+from capfilt.models.text import normalise_caption
+from capfilt.pipeline.demo.grammar import Verdict, say, say_part, truth
+from capfilt.pipeline.demo.world import World
 
 CAPTIONS = [
     "a brown dog left of an orange cat",

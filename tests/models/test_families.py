@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import ModelError
-from models.blip2 import Blip2Matcher
-from models.checkpoint import Role
-from models.dual_encoder import DualEncoder
-from models.image_to_text import ImageToText
-from models.open import check_model, open_captioner, open_filter
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.blip2 import Blip2Matcher
+from capfilt.models.checkpoint import Role
+from capfilt.models.dual_encoder import DualEncoder
+from capfilt.models.image_to_text import ImageToText
+from capfilt.models.open import check_model, open_captioner, open_filter
 from tests.adapter_checkpoints import Made
 
 FILTERS = {"clip": DualEncoder, "siglip": DualEncoder, "siglip2": DualEncoder, "blip2_filter": Blip2Matcher}
@@ -58,7 +58,7 @@ def test_the_table_needs_neither_torch_nor_transformers(adapter_checkpoint: Made
         f"check_model({str(adapter_checkpoint(name))!r}, 'captioner'); " for name in CAPTIONERS[:-1]
     )
     code = (
-        f"import sys; from models.open import check_model; {checks}"
+        f"import sys; from capfilt.models.open import check_model; {checks}"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts.errors import UsageError
-from models.generation import Draw, demand_room, processors
-from models.protocols import Decoding
-from models.sampling import CaptionRandom
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.generation import Draw, demand_room, processors
+from capfilt.models.protocols import Decoding
+from capfilt.models.sampling import CaptionRandom
 
 
 def streams(count: int) -> list[CaptionRandom]:

@@ -19,10 +19,10 @@ from transformers import (
     Blip2Processor,
 )
 
-from data_contracts.errors import ModelError, UsageError
-from models.checkpoint import locate
-from models.image_to_text import ImageToText
-from models.protocols import Decoding
+from capfilt.data_contracts.errors import ModelError, UsageError
+from capfilt.models.checkpoint import locate
+from capfilt.models.image_to_text import ImageToText
+from capfilt.models.protocols import Decoding
 from tests.adapter_checkpoints import CLS, IMAGE, PAD, SEP, Made
 from tests.models.pictures import names, pictures
 
@@ -252,7 +252,9 @@ def test_a_chat_model_without_its_processor_is_refused(
     adapter_checkpoint: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(adapter_checkpoint("llava"), tmp_path / "copy"))
-    monkeypatch.setattr("models.pretrained.AutoProcessor", AutoTokenizer)  # what transformers falls back on
+    monkeypatch.setattr(
+        "capfilt.models.pretrained.AutoProcessor", AutoTokenizer
+    )  # what transformers falls back on
     with pytest.raises(ModelError, match="no processor for images and texts together"):
         ImageToText.open(locate(str(copy)))
     monkeypatch.undo()

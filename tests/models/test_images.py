@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from models.images import CLIP_MEAN, CLIP_STD, prepare, square
+from capfilt.models.images import CLIP_MEAN, CLIP_STD, prepare, square
 
 
 def test_square_and_prepare() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.metrics import (
+from capfilt.models.metrics import (
     auc_with_interval,
     caption_metrics,
     diversity,

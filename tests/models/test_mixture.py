@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bootstrap import Floats
-from models.mixture import Bins, Held, fit
+from capfilt.models.bootstrap import Floats
+from capfilt.models.mixture import Bins, Held, fit
 
 KINDS = {"own": 2.5, "shuffled": -3.0, "hard": 0.0}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_contracts.errors import ModelError
-from models.checkpoint import Role
-from models.engine.captioner import EngineCaptioner
-from models.engine.matcher import EngineMatcher
-from models.open import check_model, open_captioner, open_filter
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.checkpoint import Role
+from capfilt.models.engine.captioner import EngineCaptioner
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.open import check_model, open_captioner, open_filter
 from tests.blip_checkpoint import VOCABULARY, make_tokenizer
 
 
@@ -31,7 +31,7 @@ def test_facts(blip_filter: Path, blip_captioner: Path) -> None:
 
 def test_checking_needs_neither_torch_nor_transformers(blip_filter: Path) -> None:
     code = (
-        "import sys; from models.open import check_model, digest_of; "
+        "import sys; from capfilt.models.open import check_model, digest_of; "
         f"check_model({str(blip_filter)!r}, 'filter'); digest_of({str(blip_filter)!r}); "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
@@ -107,8 +107,8 @@ def test_weights_decide_the_role(blip_filter: Path, blip_captioner: Path, tmp_pa
 
 
 def test_a_model_of_our_own(tmp_path: Path) -> None:
-    from models.med.checkpoint import create, save
-    from models.med.tokenizer import CaptionTokenizer
+    from capfilt.models.med.checkpoint import create, save
+    from capfilt.models.med.tokenizer import CaptionTokenizer
 
     tokenizer = CaptionTokenizer.train(["a red dog", "two cats"], 100)
     save(tmp_path / "med", create("tiny", tokenizer, seed=0), tokenizer, what="A test.")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from models.perceptual_hash import bits, perceptual_hash
+from capfilt.models.perceptual_hash import bits, perceptual_hash
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:

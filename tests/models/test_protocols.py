@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import RecipeError
-from models.protocols import Decoding
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.models.protocols import Decoding
 
 
 @pytest.mark.parametrize(

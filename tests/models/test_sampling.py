@@ -1,4 +1,4 @@
-from models.sampling import CaptionRandom
+from capfilt.models.sampling import CaptionRandom
 
 
 def numbers(*key: object, count: int = 5) -> list[float]:

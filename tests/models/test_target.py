@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data_contracts.errors import CalibrationError
-from models.target import Target, curve, reach
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.models.target import Target, curve, reach
 
 # Ten matches and ten mismatches; of the mismatches two reach what all matches but two reach.
 ITM = np.array([0.2, 0.3, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, *[0.1] * 8, 0.5, 0.75])

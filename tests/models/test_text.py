@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text import normalise_caption
+from capfilt.models.text import normalise_caption
 
 
 @pytest.mark.parametrize(

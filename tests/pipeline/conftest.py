@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
 from tests.pipeline.local import plan_of, run, write_data
 from tests.stages.rows import FakeCaptioner, FakeFilter
 
@@ -31,8 +31,8 @@ class World:
 @contextmanager
 def knowing_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-        patch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
+        patch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
+        patch.setattr("capfilt.models.open.open_captioner", lambda *_: FakeCaptioner())
         yield
 
 

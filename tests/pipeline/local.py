@@ -6,13 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from data_contracts.identity import image_id, split_of
-from data_contracts.records import Split
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.progress import Progress
-from pipeline.recipe import parse
-from pipeline.runner import Runner, open_run
+from capfilt.data_contracts.identity import image_id, split_of
+from capfilt.data_contracts.records import Split
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.progress import Progress
+from capfilt.pipeline.recipe import parse
+from capfilt.pipeline.runner import Runner, open_run
 from tests.pipeline.crew import LocalCluster
 from tests.stages.rows import png
 

@@ -11,19 +11,19 @@ from typing import ClassVar
 
 import pytest
 
-from data_contracts.contract import Contract
-from data_contracts.errors import ModelError, RecipeError, UsageError
-from data_contracts.records import Metric, Record
-from models.open import open_captioner, open_filter
-from models.protocols import FLOAT32, Decoding, Inference
-from pipeline.by_hand import Unreadable, caption, decoding_for, inference_for, model_of, score
-from pipeline.ledger import Ledger
-from pipeline.recipe import CaptionKeys
-from pipeline.task import Task, run_task
-from stages.caption import WriteCaptions
-from stages.guard import CaptionGuard
-from stages.score import ScorePairs
-from stages.stage import Checkpoint, GlobalStage, Model, Rows, Site, StageInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import ModelError, RecipeError, UsageError
+from capfilt.data_contracts.records import Metric, Record
+from capfilt.models.open import open_captioner, open_filter
+from capfilt.models.protocols import FLOAT32, Decoding, Inference
+from capfilt.pipeline.by_hand import Unreadable, caption, decoding_for, inference_for, model_of, score
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.recipe import CaptionKeys
+from capfilt.pipeline.task import Task, run_task
+from capfilt.stages.caption import WriteCaptions
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.stage import Checkpoint, GlobalStage, Model, Rows, Site, StageInput
 from tests.pipeline.conftest import World
 from tests.runs.command import here
 from tests.stages.rows import FakeCaptioner, FakeFilter, picture, png, run_shard, site
@@ -117,7 +117,7 @@ def test_a_runs_models_and_its_way_of_decoding(
 
 
 def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) -> None:
-    from pipeline.runner import open_run
+    from capfilt.pipeline.runner import open_run
 
     models = {**world.plan().recipe.plain()["models"], "precision": "bf16", "itm_token": "cls"}
     plan = world.plan(caption={"top_p": 0.7, "per_image": 3}, models=models, seed=4)
@@ -130,7 +130,7 @@ def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) ->
 
 
 def test_a_run_that_trains_its_models(world: World, blip_filter: Path) -> None:
-    from pipeline.runner import open_run
+    from capfilt.pipeline.runner import open_run
 
     plan = world.plan(models={"init": "tiny", "tokenizer": "wordpiece:100", "filter": {}, "captioner": {}})
     open_run(plan, world.ledger, None)
@@ -202,7 +202,7 @@ def test_what_cannot_be_asked(folder: Path, blip_filter: Path) -> None:
 
 def test_neither_command_needs_ray(folder: Path, blip_filter: Path) -> None:
     code = (
-        "import sys; sys.modules['ray'] = None; from pipeline.cli import main; "
+        "import sys; sys.modules['ray'] = None; from capfilt.pipeline.cli import main; "
         f"sys.argv = ['capfilt', 'score', {str(folder / '1.png')!r}, '--text', 'a dog', '--model', "
         f"{str(blip_filter)!r}]; main()"
     )

@@ -10,14 +10,22 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from data_contracts.errors import UsageError
-from data_contracts.records import Metric, Occurrence, Picture, Record, TrainingStep
-from pipeline.estimate import Shape, Span, estimate, phases_of
-from pipeline.graph import Graph
-from pipeline.placement import PlacementKeys
-from pipeline.rates import COLUMNS, Records, cost, start, turns
-from pipeline.recipe import ShardKeys
-from stages.stage import CollectiveStage, GlobalStage, Rows, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.records import Metric, Occurrence, Picture, Record, TrainingStep
+from capfilt.pipeline.estimate import Shape, Span, estimate, phases_of
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.placement import PlacementKeys
+from capfilt.pipeline.rates import COLUMNS, Records, cost, start, turns
+from capfilt.pipeline.recipe import ShardKeys
+from capfilt.stages.stage import (
+    CollectiveStage,
+    GlobalStage,
+    Rows,
+    ShardStage,
+    Site,
+    StageInput,
+    Transform,
+)
 
 ROWS, SHARDS, HUMAN = 1000, 10, 40  # of the crawl that was measured; human rows, in four shards
 NODE = Shape(1, 2.0, 0.0)

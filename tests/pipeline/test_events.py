@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.events import Event, Listener, Listeners, Said
+from capfilt.pipeline.events import Event, Listener, Listeners, Said
 
 
 class _Ear(Listener):

@@ -6,14 +6,14 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from data_contracts.ledger import InputPart, ShardRecord
-from pipeline.flow import Flow
-from pipeline.graph import Graph
-from pipeline.index import Index, Part, named, rows_of
-from pipeline.ledger import Ledger, part_name
-from pipeline.survey import State, survey
-from pipeline.task import Task
-from stages.stage import Trained
+from capfilt.data_contracts.ledger import InputPart, ShardRecord
+from capfilt.pipeline.flow import Flow
+from capfilt.pipeline.graph import Graph
+from capfilt.pipeline.index import Index, Part, named, rows_of
+from capfilt.pipeline.ledger import Ledger, part_name
+from capfilt.pipeline.survey import State, survey
+from capfilt.pipeline.task import Task
+from capfilt.stages.stage import Trained
 from tests.faults.bare import Describe, Judge, Learn
 from tests.faults.hazards import ListHazards
 

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from data_contracts.identity import pair_id
-from data_contracts.rejects import MEANING
-from pipeline import funnel, inspection, report
-from pipeline.cli import app
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.rejects import MEANING
+from capfilt.pipeline import funnel, inspection, report
+from capfilt.pipeline.cli import app
+from capfilt.pipeline.ledger import Ledger
 from tests.pipeline.conftest import knowing_models
 from tests.pipeline.local import plan_of, run, write_data
 from tests.stages.rows import picture, png

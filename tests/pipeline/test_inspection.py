@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import SourceError, StorageError
-from data_contracts.identity import image_id, pair_id, row_id
-from pipeline import inspection
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import SourceError, StorageError
+from capfilt.data_contracts.identity import image_id, pair_id, row_id
+from capfilt.pipeline import inspection
+from capfilt.pipeline.ledger import Ledger
 from tests.pipeline.local import HUMAN, WEB
 from tests.stages.rows import png
 

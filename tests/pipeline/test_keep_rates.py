@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from data_contracts.contract import Contract
-from data_contracts.records import Decision, Record, Score, Source, Word
-from pipeline.inspection import Files
-from pipeline.keep_rates import FEW, LIKELY, alarm, rates, table_of
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Decision, Record, Score, Source, Word
+from capfilt.pipeline.inspection import Files
+from capfilt.pipeline.keep_rates import FEW, LIKELY, alarm, rates, table_of
 from tests.stages.rows import score
 
 EACH = 200  # texts on either side

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import BusyError
-from pipeline import lease
-from pipeline.lease import Doing, Holder, Lease
-from pipeline.storage import Folder
+from capfilt.data_contracts.errors import BusyError
+from capfilt.pipeline import lease
+from capfilt.pipeline.lease import Doing, Holder, Lease
+from capfilt.pipeline.storage import Folder
 
 FAST = {"beat": 0.05, "stale": 0.6}
 

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from data_contracts.errors import DamageError, SourceError, StorageError
-from data_contracts.ledger import RunRecord, ShardRecord, StageTotals
-from pipeline.index import Part
-from pipeline.ledger import RECORD, Ledger, part_name
-from pipeline.storage import Folder
+from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
+from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.storage import Folder
 from tests.store import BUCKET
 
 SCHEMA = pa.schema([pa.field("value", pa.int64())])
@@ -166,7 +166,7 @@ def test_where_a_parts_stage_lies_is_not_asked_for_every_part(local: Ledger) -> 
             return super().read(name)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.ledger.storage_at", lambda where: Watched(Path(where)))
+        patched.setattr("capfilt.pipeline.ledger.storage_at", lambda where: Watched(Path(where)))
         for part in parts:
             Ledger(local.storage.path).read("score", part.name, part.sha256)
     assert asked.count("score/_stage.json") == 1

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import StageError
-from pipeline import log
-from pipeline.events import Said
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import StageError
+from capfilt.pipeline import log
+from capfilt.pipeline.events import Said
+from capfilt.pipeline.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.store import BUCKET, Store

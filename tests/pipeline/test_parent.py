@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import CapfiltError, SourceError
-from data_contracts.identity import image_id, pair_id
-from data_contracts.records import CleanedPart, CleanedPicture
-from data_contracts.rejects import Reason, Reject
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
-from pipeline.parent import cleaned_of
-from pipeline.plan import Plan
-from pipeline.recipe import parse
-from stages.memory import MemoryInput
-from stages.stage import Rows
+from capfilt.data_contracts.errors import CapfiltError, SourceError
+from capfilt.data_contracts.identity import image_id, pair_id
+from capfilt.data_contracts.records import CleanedPart, CleanedPicture
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.parent import cleaned_of
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.recipe import parse
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Rows
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.stages.rows import site

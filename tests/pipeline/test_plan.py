@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import CapfiltError, RecipeError, SourceError
-from pipeline.plan import Plan
-from pipeline.recipe import STAGES, parse
-from stages.train import Parents
+from capfilt.data_contracts.errors import CapfiltError, RecipeError, SourceError
+from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.recipe import STAGES, parse
+from capfilt.stages.train import Parents
 
 Make = Callable[..., Plan]
 

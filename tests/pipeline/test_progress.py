@@ -2,11 +2,11 @@ import io
 
 from rich.console import Console
 
-from pipeline.events import Begun, Committed, Ended, Listeners, Looked, Said
-from pipeline.ledger import Ledger
-from pipeline.progress import Progress
-from pipeline.task import Task
-from stages.export import ExportPairs
+from capfilt.pipeline.events import Begun, Committed, Ended, Listeners, Looked, Said
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.progress import Progress
+from capfilt.pipeline.task import Task
+from capfilt.stages.export import ExportPairs
 
 
 def test_a_stage_ends_with_one_line_that_says_what_became_of_its_rows(finished: Ledger) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import yaml
 
-from data_contracts.errors import RecipeError
-from models.protocols import Decoding
-from models.training.jobs import FilterSettings
-from pipeline.recipe import ParentsKeys, Recipe, load, parse, settings_of
-from stages.select import Rule
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.models.protocols import Decoding
+from capfilt.models.training.jobs import FilterSettings
+from capfilt.pipeline.recipe import ParentsKeys, Recipe, load, parse, settings_of
+from capfilt.stages.select import Rule
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "pipeline/demo/recipe.yaml"]
@@ -207,7 +207,7 @@ def test_auto_precision_is_settled_when_the_recipe_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a run that another machine carries on computes as it began."""
-    monkeypatch.setattr("pipeline.recipe.fast_precision", lambda gpu: "bf16" if gpu else "fp32")
+    monkeypatch.setattr("capfilt.pipeline.recipe.fast_precision", lambda gpu: "bf16" if gpu else "fp32")
     plain_machine = load(write(tmp_path / "r.yaml", minimal()))
     assert plain_machine.models.precision == "fp32"
     assert parse(plain_machine.plain()).models.precision == "fp32"

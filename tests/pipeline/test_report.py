@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from models.protocols import Written
-from pipeline import report
-from pipeline.ledger import Ledger
+from capfilt.models.protocols import Written
+from capfilt.pipeline import report
+from capfilt.pipeline.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import HUMAN, WEB, run
 from tests.stages.rows import FakeCaptioner, number_of
@@ -113,7 +113,7 @@ def test_stock_phrases_are_told_in_the_report_and_in_the_card(
             seen = ["" if number % 2 else f" {number}" for number in numbers]
             return [[Written(f"{what} in the middle of a large picture".strip(), -1.0)] for what in seen]
 
-    monkeypatch.setattr("models.open.open_captioner", lambda *given: Stuck())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: Stuck())
     monkeypatch.setattr(report, "STOCK_IMAGES", 5)
     found = report.write(run(world.plan()))
     half = (WEB + 1) // 2

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_contracts.errors import UsageError
-from data_contracts.identity import image_id, split_of
-from data_contracts.records import Split
-from models.protocols import Match, Written
-from pipeline import report, report_card
-from pipeline.ledger import Ledger
+from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.identity import image_id, split_of
+from capfilt.data_contracts.records import Split
+from capfilt.models.protocols import Match, Written
+from capfilt.pipeline import report, report_card
+from capfilt.pipeline.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import plan_of, run
 from tests.stages.rows import FakeCaptioner, FakeFilter, number_of, png
@@ -84,8 +84,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory, blip_filter: Path, blip_cap
     write(folder / "human", [*splits[Split.CALIBRATE][:HELD], *test, *splits[Split.TRAIN][:5]])
     write(folder / "web", [*range(1, 1 + WEB - 5), *test[HELD:]], false=WEB // 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.open.open_filter", lambda *_: Noisy())
-        patch.setattr("models.open.open_captioner", lambda *_: Writer())
+        patch.setattr("capfilt.models.open.open_filter", lambda *_: Noisy())
+        patch.setattr("capfilt.models.open.open_captioner", lambda *_: Writer())
         models = {"filter": blip_filter, "captioner": blip_captioner}
         return run(plan_of(folder, models, select={"threshold": {"recall": 0.9}}, shards={"target": "1MB"}))
 

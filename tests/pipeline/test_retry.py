@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import BusyError, UsageError
-from data_contracts.identity import row_id
-from data_contracts.rejects import Reason
-from pipeline import retry
-from pipeline.inspection import files, query, verify
-from pipeline.lease import Lease
-from pipeline.ledger import Ledger
-from pipeline.runner import open_run
+from capfilt.data_contracts.errors import BusyError, UsageError
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.rejects import Reason
+from capfilt.pipeline import retry
+from capfilt.pipeline.inspection import files, query, verify
+from capfilt.pipeline.lease import Lease
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.runner import open_run
 from tests.hostile import Hostile, answer
 from tests.pipeline.local import run
 from tests.pipeline.web import serve, web_plan

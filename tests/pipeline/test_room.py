@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.placement import Demand, PlacementKeys, Resources
-from pipeline.room import Node, Room
+from capfilt.pipeline.placement import Demand, PlacementKeys, Resources
+from capfilt.pipeline.room import Node, Room
 
 CPU = Node({"CPU": 8.0, "memory": 32e9})
 GPU = Node({"CPU": 4.0, "GPU": 2.0, "memory": 16e9, "disk": 1.0}, {"zone": "a", "type": "A100"})

@@ -1,9 +1,9 @@
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import DamageError, RunChangedError, StageError
-from pipeline.ledger import Ledger
-from pipeline.runner import open_run
+from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.runner import open_run
 from tests.pipeline.conftest import World
 from tests.pipeline.local import WEB, run
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_contracts.errors import SourceError, UsageError
-from pipeline import inspection
-from pipeline.ledger import Ledger
-from pipeline.search import gallery, vectors
-from pipeline.search.find import find
+from capfilt.data_contracts.errors import SourceError, UsageError
+from capfilt.pipeline import inspection
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.search import gallery, vectors
+from capfilt.pipeline.search.find import find
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.runs.command import here

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import RecipeError, StorageError
-from pipeline.storage import Bucket, Folder, Storage, patience, storage_at
+from capfilt.data_contracts.errors import RecipeError, StorageError
+from capfilt.pipeline.storage import Bucket, Folder, Storage, patience, storage_at
 from tests.store import BUCKET, Store, Trouble, in_environment
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_one_of_eight_threads_wins(where: Storage):
 
 RACER = """
 import sys
-from pipeline.storage import storage_at
+from capfilt.pipeline.storage import storage_at
 where = storage_at(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -1,6 +1,6 @@
-from pipeline.ledger import Ledger
-from pipeline.runner import open_run
-from pipeline.survey import State, survey
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.runner import open_run
+from capfilt.pipeline.survey import State, survey
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 

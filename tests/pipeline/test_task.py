@@ -9,20 +9,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.contract import Contract
-from data_contracts.errors import ConservationError, ContractError, DamageError, StageError, StorageError
-from data_contracts.identity import pair_id
-from data_contracts.records import Caption, Decision, Metric, Picture, Record, Score
-from data_contracts.rejects import Reason, Reject
-from pipeline.index import Part
-from pipeline.ledger import Ledger
-from pipeline.storage import patience
-from pipeline.task import Crumb, Task, Upstream, run_task
-from stages.export import ExportPairs
-from stages.list_source import ListSource
-from stages.score import ScorePairs
-from stages.sources.source import SourceSpec
-from stages.stage import (
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import (
+    ConservationError,
+    ContractError,
+    DamageError,
+    StageError,
+    StorageError,
+)
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Caption, Decision, Metric, Picture, Record, Score
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.pipeline.index import Part
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import patience
+from capfilt.pipeline.task import Crumb, Task, Upstream, run_task
+from capfilt.stages.export import ExportPairs
+from capfilt.stages.list_source import ListSource
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.stage import (
     Checkpoint,
     GlobalStage,
     Model,
@@ -348,7 +354,7 @@ def test_a_poison_row_leaves_with_a_reject_for_every_row_that_it_would_have_beco
 
 
 def test_a_poison_picture_takes_its_texts_along(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     pictures = (picture(1, "1 one", "1 uno"), picture(2, "2 two"))
     run_task(task_of(ledger, "ingest", Give(pictures)), open_stage)
     upstream = Upstream("ingest", Picture, ledger.index("ingest").held())

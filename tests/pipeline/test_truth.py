@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import SourceError
-from pipeline.ledger import Ledger
-from pipeline.truth import Truth, against, read_truth
+from capfilt.data_contracts.errors import SourceError
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.truth import Truth, against, read_truth
 from tests.pipeline.local import WEB
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_contracts.contract import Contract
-from data_contracts.records import Occurrence
-from pipeline import inspection, report, retry, uniqueness
-from pipeline.ledger import Ledger
-from pipeline.survey import survey
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Occurrence
+from capfilt.pipeline import inspection, report, retry, uniqueness
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.survey import survey
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.stages.rows import occurrence, png

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.worker import Worker
+from capfilt.pipeline.worker import Worker
 
 
 def test_a_worker_whose_working_directory_went_has_one(

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import lease
-from pipeline.cli import main
-from pipeline.ledger import Ledger
-from pipeline.storage import Folder
+from capfilt.pipeline import lease
+from capfilt.pipeline.cli import main
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import Folder
 
 LIMIT = 240.0
 STAGES = ("ingest", "caption", "score", "select", "export")  # what two runs of one recipe are compared by

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.demo.crawl import write_demo
+from capfilt.pipeline.demo.crawl import write_demo
 from tests.runs.command import capfilt, write_recipe
 
 HUMAN, WEB = 60, 60

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.inspection import files
-from pipeline.ledger import Ledger
+from capfilt.pipeline.inspection import files
+from capfilt.pipeline.ledger import Ledger
 from tests.runs.command import capfilt, here, table, write_recipe
 
 Refused = Callable[..., str]

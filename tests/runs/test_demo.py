@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.demo.command import close, measure, prepare
-from pipeline.demo.crawl import web_verdicts
-from pipeline.demo.grammar import Verdict
-from pipeline.inspection import files, query
-from pipeline.ledger import Ledger
-from pipeline.recipe import load
+from capfilt.pipeline.demo.command import close, measure, prepare
+from capfilt.pipeline.demo.crawl import web_verdicts
+from capfilt.pipeline.demo.grammar import Verdict
+from capfilt.pipeline.inspection import files, query
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.recipe import load
 from tests.runs.command import capfilt
 
 

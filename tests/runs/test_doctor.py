@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import pipeline
-from pipeline.storage import patience, storage_at
+import capfilt as package
+from capfilt.pipeline.storage import patience, storage_at
 from tests.runs.cluster import Head, free_ports
 from tests.runs.command import Ended, capfilt, here, write_recipe
 from tests.store import BUCKET, Store
@@ -73,7 +73,7 @@ def test_both_faiss_are_a_failure_and_everything_else_is_still_looked_at(head: H
     fake = tmp_path / "faiss_gpu-1.15.1.dist-info"
     fake.mkdir()
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: faiss-gpu\nVersion: 1.15.1\n")
-    root = Path(pipeline.__file__).parents[1]
+    root = Path(package.__file__).parents[1]
     ended = capfilt("doctor", expect=1, **head.env, PYTHONPATH=f"{tmp_path}:{root}")
     bad = [line for line in ended.out.splitlines() if not line.startswith("ok ")]
     assert len(bad) == 2, ended.out
@@ -87,7 +87,7 @@ def test_a_library_that_is_too_old_is_named_with_what_is_asked_for(head: Head, t
     fake = tmp_path / "duckdb-0.9.dist-info"
     fake.mkdir()
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: duckdb\nVersion: 0.9\n")
-    root = Path(pipeline.__file__).parents[1]
+    root = Path(package.__file__).parents[1]
     ended = capfilt("doctor", "--json", expect=1, **head.env, PYTHONPATH=f"{tmp_path}:{root}")
     assert "duckdb 0.9 (asked for: >=2.0)" in lines(ended)["libraries"]["found"]
 
@@ -201,9 +201,8 @@ def test_a_store_that_does_not_answer_is_told_in_time(
 def elsewhere(head: Head, tmp_path: Path) -> Iterator[None]:
     """A node with another disk where the output is, and with an older capfilt."""
     code, output = tmp_path / "code", tmp_path / "runs"
-    for package in ("data_contracts", "models", "stages", "pipeline"):
-        shutil.copytree(Path(pipeline.__file__).parents[1] / package, code / package)
-    with (code / "stages" / "score.py").open("a") as older:
+    shutil.copytree(Path(package.__file__).parent, code / "capfilt")
+    with (code / "capfilt" / "stages" / "score.py").open("a") as older:
         older.write("# as it was\n")
     output.mkdir()
     mounted = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs tmpfs {output} && exec "$@"', "sh"]

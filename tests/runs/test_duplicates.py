@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import inspection
-from pipeline.demo.command import prepare
-from pipeline.demo.crawl import write_demo
-from pipeline.demo.planted import EDITS, found_by_truth
-from pipeline.ledger import Ledger
-from pipeline.recipe import load
+from capfilt.pipeline import inspection
+from capfilt.pipeline.demo.command import prepare
+from capfilt.pipeline.demo.crawl import write_demo
+from capfilt.pipeline.demo.planted import EDITS, found_by_truth
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.recipe import load
 from tests.runs.command import capfilt, difference, write_recipe
 
 COPIES, LEAKS = 28, 14

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.inspection import stages
-from pipeline.ledger import Ledger
+from capfilt.pipeline.inspection import stages
+from capfilt.pipeline.ledger import Ledger
 from tests.runs.command import here, write_recipe
 from tests.runs.made import HUMAN, WEB
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data_contracts.ledger import ShardRecord
-from pipeline.ledger import RECORD, Ledger
+from capfilt.data_contracts.ledger import ShardRecord
+from capfilt.pipeline.ledger import RECORD, Ledger
 from tests.runs.command import Ended, capfilt, snapshot, table
 from tests.runs.made import HUMAN, SPECIAL, WEB
 

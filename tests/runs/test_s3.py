@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.storage import storage_at
+from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.storage import storage_at
 from tests.runs.command import capfilt, difference, here, started, table, wait_until, write_recipe
 from tests.store import BUCKET, Store
 

@@ -9,13 +9,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_contracts.identity import image_id, pair_id, row_id
-from data_contracts.records import Caption, HumanPicture, Occurrence, Picture, Record, Score, Source, Split
-from data_contracts.rejects import Reject
-from models.protocols import Decoding, Images, Match, Written
-from pipeline.task import decode_again
-from stages.memory import MemoryInput
-from stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput, Transform
+from capfilt.data_contracts.identity import image_id, pair_id, row_id
+from capfilt.data_contracts.records import (
+    Caption,
+    HumanPicture,
+    Occurrence,
+    Picture,
+    Record,
+    Score,
+    Source,
+    Split,
+)
+from capfilt.data_contracts.rejects import Reject
+from capfilt.models.protocols import Decoding, Images, Match, Written
+from capfilt.pipeline.task import decode_again
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput, Transform
 
 
 def png(number: int, size: int = 8) -> bytes:

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import RecipeError
-from data_contracts.records import Decision, Picture, Record, Score, Source, WordCount
-from stages.balance import Balance, CountWords, WordList
-from stages.export import ExportPairs
-from stages.memory import MemoryInput
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.records import Decision, Picture, Record, Score, Source, WordCount
+from capfilt.stages.balance import Balance, CountWords, WordList
+from capfilt.stages.export import ExportPairs
+from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import collect, picture, run_global, score, site
 
 TEXTS = [*(f"a dog {(n % 2 and 'runs') or 'sits'}" for n in range(200)), "a dog and a quokka", "12 !!"]

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_contracts.errors import CalibrationError
-from data_contracts.records import JudgedPair, PairKind, Score, Split
-from models.target import Target
-from stages.calibrate import Calibrate
-from stages.memory import MemoryInput
+from capfilt.data_contracts.errors import CalibrationError
+from capfilt.data_contracts.records import JudgedPair, PairKind, Score, Split
+from capfilt.models.target import Target
+from capfilt.stages.calibrate import Calibrate
+from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import picture, run_global, score, site
 
 STAGE = Calibrate(seed=0)

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.records import Picture, Record
-from data_contracts.rejects import Reason, Reject
-from models.protocols import Decoding, Inference, Written
-from stages.caption import WriteCaptions
-from stages.guard import CaptionGuard
-from stages.stage import Trained
+from capfilt.data_contracts.records import Picture, Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.models.protocols import Decoding, Inference, Written
+from capfilt.stages.caption import WriteCaptions
+from capfilt.stages.guard import CaptionGuard
+from capfilt.stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 
 
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("models.open.open_captioner", lambda *_: FakeCaptioner())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: FakeCaptioner())
 
     def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Reject]]:
         stage = WriteCaptions(Trained("captioner"), Decoding(per_image=per_image))
@@ -49,7 +49,7 @@ def test_what_the_guard_refuses_leaves_with_its_text(monkeypatch: pytest.MonkeyP
             assert decoding.per_image == 3
             return [[Written(text, -1.0) for text in ("dai dai dai", "a red dog", "see: a dog")]]
 
-    monkeypatch.setattr("models.open.open_captioner", lambda *given: Stuck())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: Stuck())
     stage = WriteCaptions(
         Trained("captioner"), Decoding(per_image=3, prompt="see"), CaptionGuard(min_words=3)
     )
@@ -71,7 +71,7 @@ def test_the_captioner_and_its_decoding_are_the_stages_own(
             asked.append((list(image_ids), decoding))
             return super().caption(images, image_ids, decoding)
 
-    monkeypatch.setattr("models.open.open_captioner", lambda *given: asked.append(given) or Noting())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: asked.append(given) or Noting())
     decoding = Decoding(top_p=0.5, seed=3)
     stage = WriteCaptions(Trained("captioner"), decoding, inference=Inference("bf16"))
     run_shard(stage.open(site(tmp_path, stage.captioner, batch=8)), picture(1), picture(2))

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.records import Author, HumanPicture, Split
-from models.protocols import Decoding, Written
-from stages.check import CheckCaptions
-from stages.memory import MemoryInput
-from stages.stage import Trained
+from capfilt.data_contracts.records import Author, HumanPicture, Split
+from capfilt.models.protocols import Decoding, Written
+from capfilt.stages.check import CheckCaptions
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, FakeFilter, human, picture, run_global, site
 
 STAGE = CheckCaptions(Trained("filter"), Trained("captioner"), Decoding(per_image=2))
@@ -20,8 +20,8 @@ class Writer(FakeCaptioner):
 
 
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *rows: HumanPicture) -> list[dict]:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-    monkeypatch.setattr("models.open.open_captioner", lambda *_: Writer())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: Writer())
     return run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), MemoryInput.of(*rows))[0]
 
 

@@ -3,11 +3,11 @@ from tempfile import mkdtemp
 
 import pytest
 
-from data_contracts.records import HumanPicture, Picture, Record, Split
-from stages.coverage import ENOUGH, RARE, CoverWords
-from stages.memory import MemoryInput
-from stages.rehearsal import NARROW, is_narrow
-from stages.stage import Rows
+from capfilt.data_contracts.records import HumanPicture, Picture, Record, Split
+from capfilt.stages.coverage import ENOUGH, RARE, CoverWords
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.rehearsal import NARROW, is_narrow
+from capfilt.stages.stage import Rows
 from tests.stages.rows import human, picture, site
 
 

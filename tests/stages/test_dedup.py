@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_contracts.contract import Contract, vectors
-from data_contracts.errors import ContractError, RecipeError, StageError
-from data_contracts.identity import image_id, row_id
-from data_contracts.records import Embedding, Holdout, Record
-from data_contracts.rejects import Reason, Reject
-from stages.dedup import MOST_TEXTS, FindDuplicates, Likeness
-from stages.memory import MemoryInput
-from stages.stage import Rows
+from capfilt.data_contracts.contract import Contract, vectors
+from capfilt.data_contracts.errors import ContractError, RecipeError, StageError
+from capfilt.data_contracts.identity import image_id, row_id
+from capfilt.data_contracts.records import Embedding, Holdout, Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.dedup import MOST_TEXTS, FindDuplicates, Likeness
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Rows
 from tests.stages.rows import picture, site
 
 RANDOM = np.random.default_rng(0)

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_contracts.contract import Contract, matrix
-from data_contracts.errors import ModelError
-from data_contracts.records import Embedding, Picture, Record
-from models.open import open_filter
-from models.protocols import Inference
-from stages.embed import TOGETHER, EmbedPictures, embed_images, embed_texts
-from stages.memory import MemoryInput
-from stages.stage import Checkpoint
+from capfilt.data_contracts.contract import Contract, matrix
+from capfilt.data_contracts.errors import ModelError
+from capfilt.data_contracts.records import Embedding, Picture, Record
+from capfilt.models.open import open_filter
+from capfilt.models.protocols import Inference
+from capfilt.stages.embed import TOGETHER, EmbedPictures, embed_images, embed_texts
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Checkpoint
 from tests.stages.rows import FakeFilter, picture, site
 
 Made = Callable[[str], Path]
@@ -119,7 +119,7 @@ class Broken(FakeFilter):
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_vector_that_cannot_be_compared_is_an_error_that_names_its_picture(value: float) -> None:
-    from models.decode import decode
+    from capfilt.models.decode import decode
 
     pictures = [decode(picture(number).image) for number in (1, 2, 3)]
     with pytest.raises(ModelError, match="image vectors cannot be compared") as caught:

@@ -2,15 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.records import CheckedCaption, JudgedPair, Picture, Split
-from models.edits import Edits
-from models.protocols import Decoding, Written
-from stages.check import CheckCaptions
-from stages.evaluate import Evaluate
-from stages.held_out import held_out
-from stages.judge import judge
-from stages.memory import MemoryInput
-from stages.stage import Trained
+from capfilt.data_contracts.records import CheckedCaption, JudgedPair, Picture, Split
+from capfilt.models.edits import Edits
+from capfilt.models.protocols import Decoding, Written
+from capfilt.stages.check import CheckCaptions
+from capfilt.stages.evaluate import Evaluate
+from capfilt.stages.held_out import held_out
+from capfilt.stages.judge import judge
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Trained
 from tests.stages.rows import FakeCaptioner, FakeFilter, human, number_of, picture, run_global, site
 
 STAGE = Evaluate(Trained("filter"), seed=0)
@@ -31,8 +31,8 @@ def text_of(number: int) -> str:
 
 
 def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inputs: MemoryInput) -> dict[str, dict]:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
-    monkeypatch.setattr("models.open.open_captioner", lambda *_: Parrot())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: Parrot())
     judged = judge(held_out(inputs, Split.TEST), Split.TEST, FakeFilter(), Edits.of([]), 0)
     checked, _ = run_global(CHECK, site(tmp_path, CHECK.filter, CHECK.captioner), inputs)
     made = [*judged, *(CheckedCaption(**row) for row in checked)]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.contract import Contract
-from data_contracts.identity import pair_id
-from data_contracts.records import CleanPair, Decision, HumanPicture, Picture, Score, Source, Split
-from data_contracts.rejects import Reason
-from stages.export import ExportIds, ExportPairs
-from stages.memory import MemoryInput
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import CleanPair, Decision, HumanPicture, Picture, Score, Source, Split
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.export import ExportIds, ExportPairs
+from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import collect, human, picture, png, run_shard, score, site
 
 SITE = site(Path("unused"))

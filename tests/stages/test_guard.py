@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.errors import RecipeError
-from data_contracts.rejects import Reason
-from stages.guard import CaptionGuard
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.guard import CaptionGuard
 
 OFF = CaptionGuard(min_words=0, repeats=0, prompt_echo=False)
 PROMPT = "a picture of"

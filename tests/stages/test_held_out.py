@@ -1,6 +1,6 @@
-from data_contracts.records import HumanPicture, Split
-from stages.held_out import held_out
-from stages.memory import MemoryInput
+from capfilt.data_contracts.records import HumanPicture, Split
+from capfilt.stages.held_out import held_out
+from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import human, number_of, picture
 
 

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import RecipeError
-from data_contracts.identity import image_id
-from data_contracts.records import HumanPicture, Split
-from stages.evaluation_set import EvaluationSet
-from stages.holdout import EmbedHoldout
-from stages.memory import MemoryInput
-from stages.stage import Checkpoint
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.identity import image_id
+from capfilt.data_contracts.records import HumanPicture, Split
+from capfilt.stages.evaluation_set import EvaluationSet
+from capfilt.stages.holdout import EmbedHoldout
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Checkpoint
 from tests.stages.rows import FakeFilter, human, png, run_global, site
 
 MODEL = Checkpoint("d", "model")
@@ -20,7 +20,7 @@ MODEL = Checkpoint("d", "model")
 
 @pytest.fixture(autouse=True)
 def _knowing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
 
 
 @pytest.fixture

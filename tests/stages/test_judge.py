@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.records import HumanPicture, JudgedPair, PairKind, Split
-from models.edits import Edits
-from models.protocols import Match
-from stages.held_out import HeldOut, held_out
-from stages.judge import JudgeHeldOut, judge
-from stages.memory import MemoryInput
-from stages.stage import Trained
+from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Split
+from capfilt.models.edits import Edits
+from capfilt.models.protocols import Match
+from capfilt.stages.held_out import HeldOut, held_out
+from capfilt.stages.judge import JudgeHeldOut, judge
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Trained
 from tests.stages.rows import FakeFilter, human, number_of, picture, run_global, site
 
 NOTHING = Edits.of([])
@@ -106,12 +106,12 @@ def test_an_image_that_has_the_same_text_is_no_mismatch(texts: list[list[str]]) 
 def test_many_texts_are_held_against_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     many = pairs(*((number, [f"{number} a", f"{number} b"]) for number in range(20)))
     whole = of(judged(many, FakeFilter()), PairKind.HARD)
-    monkeypatch.setattr("stages.judge.TEXTS", 7)
+    monkeypatch.setattr("capfilt.stages.judge.TEXTS", 7)
     assert of(judged(many, FakeFilter()), PairKind.HARD) == whole
 
 
 def test_a_part_for_each_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     stage = JudgeHeldOut(Trained("filter"), seed=0, most=5)
     rows = [
         *(human(number, f"{number} dog", split=Split.CALIBRATE) for number in range(9)),
@@ -128,7 +128,7 @@ def test_a_part_for_each_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_no_image_is_held_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     stage = JudgeHeldOut(Trained("filter"), seed=0)
     found, made = run_global(stage, site(tmp_path, stage.filter), MemoryInput.of(human(1, "1 dog")))
     assert (found, len(made)) == ([], 2)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.errors import SourceError
-from data_contracts.identity import row_id
-from data_contracts.rejects import Reason
-from stages.list_source import ListSource, cut
-from stages.memory import MemoryInput
-from stages.sources.source import SourceSpec
-from stages.stage import Rows
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.list_source import ListSource, cut
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.stage import Rows
 from tests.stages.rows import site
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from data_contracts.records import Caption, Picture
-from stages.memory import MemoryInput
+from capfilt.data_contracts.records import Caption, Picture
+from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import caption, picture
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
-from stages.groups import Groups
-from stages.neighbours import (
+from capfilt.data_contracts.errors import UsageError
+from capfilt.stages.groups import Groups
+from capfilt.stages.neighbours import (
     EXACT_UP_TO,
     Flat,
     InvertedFile,

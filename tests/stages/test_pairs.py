@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.contract import Contract
-from data_contracts.errors import TrainingError
-from data_contracts.records import HumanPicture, Picture, Split
-from stages.memory import MemoryInput
-from stages.pairs import CommittedPairs, held_out_pairs
-from stages.train import human_pairs
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.data_contracts.records import HumanPicture, Picture, Split
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.pairs import CommittedPairs, held_out_pairs
+from capfilt.stages.train import human_pairs
 from tests.stages.rows import human, picture, site
 
 
@@ -56,7 +56,7 @@ def test_a_picture_is_decoded_once_while_there_is_room(
     monkeypatch.setattr(CommittedPairs, "pictures", None)  # nobody opens the part again for its pictures
     assert (pairs.shard(0).pixels(0) == first).all()
     monkeypatch.undo()
-    monkeypatch.setattr("stages.pairs.KEPT", 10)
+    monkeypatch.setattr("capfilt.stages.pairs.KEPT", 10)
     roomless = CommittedPairs(MemoryInput.of(picture(7, "seven")), Picture, 4, site(tmp_path))
     assert (roomless.shard(0).pixels(0) == first).all()
     assert roomless.pixels is None

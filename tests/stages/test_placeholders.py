@@ -3,9 +3,9 @@ from tempfile import mkdtemp
 
 import pytest
 
-from data_contracts.records import Picture
-from stages.memory import MemoryInput
-from stages.placeholders import ALIKE, FindPlaceholders, likeness
+from capfilt.data_contracts.records import Picture
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.placeholders import ALIKE, FindPlaceholders, likeness
 from tests.stages.rows import picture, run_global, site
 
 THINGS = [

@@ -6,15 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_contracts.contract import Contract
-from data_contracts.errors import StageError
-from data_contracts.records import Metric, Occurrence
-from data_contracts.rejects import Reason
-from stages.fetch.policy import FetchPolicy
-from stages.ingest import IngestPictures
-from stages.memory import MemoryInput
-from stages.preflight import Preflight, promise
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.records import Metric, Occurrence
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.ingest import IngestPictures
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.preflight import Preflight, promise
+from capfilt.stages.sources.source import SourceSpec
 from tests.hostile import Hostile
 from tests.stages.rows import collect, occurrence, site
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from data_contracts.contract import Contract
-from data_contracts.identity import pair_id
-from data_contracts.records import Alignment, Score
-from stages.memory import MemoryInput
-from stages.rehearsal import confident, vetted
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Alignment, Score
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.rehearsal import confident, vetted
 from tests.stages.rows import picture, score
 
 

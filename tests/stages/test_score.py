@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.identity import pair_id
-from data_contracts.records import Caption, Picture, Record
-from data_contracts.rejects import Reason, Reject
-from stages.memory import MemoryInput
-from stages.score import ScorePairs
-from stages.stage import Trained
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Caption, Picture, Record
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.score import ScorePairs
+from capfilt.stages.stage import Trained
 from tests.stages.rows import FakeFilter, caption, picture, run_shard, site
 
 STAGE = ScorePairs(Trained("filter"))
@@ -15,7 +15,7 @@ STAGE = ScorePairs(Trained("filter"))
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     transform = STAGE.open(site(tmp_path, STAGE.filter))
 
     def run(*rows: Record) -> tuple[list[dict], list[Reject]]:
@@ -80,13 +80,13 @@ def test_the_units_of_a_picture_are_its_texts() -> None:
 
 
 def test_without_captions_only_web_texts_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.open.open_filter", lambda *_: FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     kept, _ = run_shard(STAGE.open(site(tmp_path, STAGE.filter)), picture(1, "1 dog"))
     assert [row["source"] for row in kept] == ["web"]
 
 
 def test_the_model_is_opened_where_the_site_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr("models.open.open_filter", lambda *given: opened.append(given))
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *given: opened.append(given))
     STAGE.open(site(tmp_path, STAGE.filter, batch=7))
     assert opened == [(str(STAGE.filter), "cpu", 7, STAGE.inference)]

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.contract import Contract
-from data_contracts.records import Decision, Metric, Placeholder, Score, Source
-from data_contracts.rejects import Reason, Reject
-from stages.memory import MemoryInput
-from stages.select import FractionThreshold, Rule, SelectPairs
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.records import Decision, Metric, Placeholder, Score, Source
+from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.select import FractionThreshold, Rule, SelectPairs
 from tests.stages.rows import collect, run_global, score, site
 
 # Few different probabilities, so that ties and values on the threshold are common.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.errors import RecipeError
-from data_contracts.rejects import Reason
-from stages.texts import Rule, TextRules, clean
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.texts import Rule, TextRules, clean
 
 PIECES = st.sampled_from(
     [

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from data_contracts.records import HumanPicture
-from models.training.jobs import FilterSettings, PretrainSettings
-from models.training.loop import Execution
-from stages.memory import MemoryInput
-from stages.stage import Checkpoint, Model, Site, StageInput, Trained
-from stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
+from capfilt.data_contracts.records import HumanPicture
+from capfilt.models.training.jobs import FilterSettings, PretrainSettings
+from capfilt.models.training.loop import Execution
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Checkpoint, Model, Site, StageInput, Trained
+from capfilt.stages.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
 from tests.stages.rows import human, picture, run_global, site
 
 

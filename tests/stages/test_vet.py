@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_contracts.identity import pair_id
-from data_contracts.records import Alignment, Picture, Score, Word
-from data_contracts.rejects import Reason
-from stages.align import AlignTexts
-from stages.memory import MemoryInput
-from stages.stage import Trained
-from stages.vet import VetTexts
+from capfilt.data_contracts.identity import pair_id
+from capfilt.data_contracts.records import Alignment, Picture, Score, Word
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.align import AlignTexts
+from capfilt.stages.memory import MemoryInput
+from capfilt.stages.stage import Trained
+from capfilt.stages.vet import VetTexts
 from tests.stages.rows import FakeFilter, picture, run_shard, site
 
 KNOWN = Word(word="dog", web_texts=90, human_texts=50, covered=True)
@@ -24,7 +24,7 @@ MODEL = Trained("model")
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The calls that opened a model."""
     calls: list[object] = []
-    monkeypatch.setattr("models.open.open_filter", lambda *given: calls.append(given) or FakeFilter())
+    monkeypatch.setattr("capfilt.models.open.open_filter", lambda *given: calls.append(given) or FakeFilter())
     return calls
 
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from models.engine.captioner import EngineCaptioner
-from models.engine.matcher import EngineMatcher
-from models.med.checkpoint import load
-from models.protocols import FLOAT32, Inference
+from capfilt.models.engine.captioner import EngineCaptioner
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.med.checkpoint import load
+from capfilt.models.protocols import FLOAT32, Inference
 
 torch.set_num_threads(1)
 

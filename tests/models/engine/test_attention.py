@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.engine import attention as module
-from models.engine.attention import attention, plain, plain_in_cache
+from capfilt.models.engine import attention as module
+from capfilt.models.engine.attention import attention, plain, plain_in_cache
 
 
 def states(*shape: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from transformers.models.blip.configuration_blip import BlipConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from models.protocols import Decoding, Inference
+from capfilt.models.protocols import Decoding, Inference
 from tests.blip_checkpoint import make_tokenizer
 from tests.models.engine.looks import names, open_captioner, open_matcher, pictures, pixels_of
 

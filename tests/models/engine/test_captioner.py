@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration
 
-from data_contracts.errors import ModelError, UsageError
-from models.engine.captioner import EngineCaptioner
-from models.images import prepare
-from models.med.checkpoint import load
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.protocols import FLOAT32, Decoding, Inference
+from capfilt.data_contracts.errors import ModelError, UsageError
+from capfilt.models.engine.captioner import EngineCaptioner
+from capfilt.models.images import prepare
+from capfilt.models.med.checkpoint import load
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.protocols import FLOAT32, Decoding, Inference
 from tests.blip_checkpoint import make_blip
 from tests.models.engine.looks import names, open_captioner, pictures, pixels_of
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.engine.draw import draw, shape
-from models.protocols import Decoding
-from models.sampling import CaptionRandom
+from capfilt.models.engine.draw import draw, shape
+from capfilt.models.protocols import Decoding
+from capfilt.models.sampling import CaptionRandom
 
 NOTHING = torch.zeros(2, dtype=torch.bool)
 

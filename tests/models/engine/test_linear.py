@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts.errors import UsageError
-from models.engine.linear import Arithmetic, Int8, Linear, Packed, PlainFloat32, product
+from capfilt.data_contracts.errors import UsageError
+from capfilt.models.engine.linear import Arithmetic, Int8, Linear, Packed, PlainFloat32, product
 
 ROWS = torch.randn(40, 48, generator=torch.Generator().manual_seed(0))
 RESIDUAL = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))

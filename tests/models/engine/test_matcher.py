@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.models.blip.modeling_blip import BlipForImageTextRetrieval
 
-from data_contracts.errors import ModelError
-from models.engine.matcher import EngineMatcher
-from models.protocols import Inference
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.protocols import Inference
 from tests.blip_checkpoint import VOCABULARY, make_blip, make_tokenizer
 from tests.models.engine.looks import TEXTS, open_matcher, pictures, pixels_of, their_tokenizer
 
@@ -72,7 +72,7 @@ def test_a_score_is_the_same_bit_for_bit_in_any_company(
     turned = open_with[0].match(images[::-1], texts[::-1])
     assert turned[::-1] == together
     for most in (50, 9):  # texts of one image are read in pieces, some longer than that
-        monkeypatch.setattr("models.engine.matcher._TOKENS", most)
+        monkeypatch.setattr("capfilt.models.engine.matcher._TOKENS", most)
         assert open_with[0].match(images, texts) == together
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from models.engine.precision import fast_precision
+from capfilt.models.engine.precision import fast_precision
 
 
 @pytest.mark.parametrize(

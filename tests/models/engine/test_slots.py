@@ -1,8 +1,8 @@
 import torch
 
-from models.engine.linear import Arithmetic
-from models.engine.slots import Slots, Writer
-from models.med.model import Med
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.slots import Slots, Writer
+from capfilt.models.med.model import Med
 
 PROMPT = [7, 8, 9]
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models.engine.linear import Arithmetic
-from models.engine.tower import Packing, Tower
-from models.med.model import Med
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.tower import Packing, Tower
+from capfilt.models.med.model import Med
 
 TEXTS = [[2, 9, 3], [2, 10, 11, 12, 13, 3], [2, 14, 3], [2, 9, 10, 3]]
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.engine import vision
-from models.engine.linear import Arithmetic
-from models.engine.vision import Eyes
-from models.med.model import Med
+from capfilt.models.engine import vision
+from capfilt.models.engine.linear import Arithmetic
+from capfilt.models.engine.vision import Eyes
+from capfilt.models.med.model import Med
 
 
 @pytest.mark.parametrize("stem", ["conv", "patch"])

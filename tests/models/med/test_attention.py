@@ -1,6 +1,6 @@
 import torch
 
-from models.med.attention import KeyValue
+from capfilt.models.med.attention import KeyValue
 
 
 def test_gradients_do_not_depend_on_which_thread_adds_first() -> None:

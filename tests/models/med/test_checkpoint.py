@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_contracts.errors import ModelError
-from models.med.checkpoint import create, load, save
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.med.checkpoint import create, load, save
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
 
 
 @pytest.fixture

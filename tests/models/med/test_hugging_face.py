@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from data_contracts.errors import ModelError
-from models.med.checkpoint import load, save, save_blip
-from models.med.config import MedConfig, preset
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.med.checkpoint import load, save, save_blip
+from capfilt.models.med.config import MedConfig, preset
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
 from tests.blip_checkpoint import VOCABULARY, make_blip, make_tokenizer
 from tests.models.conftest import small_config
 
@@ -136,7 +136,7 @@ def test_transformers_prepares_images_and_texts_as_we_do(
 ) -> None:
     from transformers import AutoProcessor
 
-    from models.images import prepare
+    from capfilt.models.images import prepare
     from tests.models.engine.looks import pictures
 
     save(tmp_path / "med", patched, tokenizer, what="For a test.")

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from data_contracts.errors import ModelError
-from models.med.attention import KeyValue, attend
-from models.med.config import MedConfig, preset
-from models.med.model import Med
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.med.attention import KeyValue, attend
+from capfilt.models.med.config import MedConfig, preset
+from capfilt.models.med.model import Med
 
 
 def test_encoder_and_decoder_share_all_but_self_attention(model: Med) -> None:

@@ -10,8 +10,8 @@ from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.vit.configuration_vit import ViTConfig
 from transformers.models.vit.modeling_vit import ViTModel
 
-from data_contracts.errors import ModelError
-from models.med.parents import descend
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.med.parents import descend
 from tests.blip_checkpoint import VOCABULARY, make_tokenizer
 
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "layer_norm_eps": 1e-3}

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import ModelError
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.data_contracts.errors import ModelError
+from capfilt.models.med.tokenizer import CaptionTokenizer
 
 TEXTS = ["a cat above a dog", "a dog on a red background", "IMG_1234.jpg", "Free shipping!"] * 3
 PROGRAM = f"""
 import hashlib, sys
 from pathlib import Path
-from models.med.tokenizer import CaptionTokenizer
+from capfilt.models.med.tokenizer import CaptionTokenizer
 CaptionTokenizer.train({TEXTS!r}, 60).save(Path(sys.argv[1]))
 """
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.med.config import preset
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.training.pairs import PairSet
+from capfilt.models.med.config import preset
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.pairs import PairSet
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
 COLOURS["yellow"] = (230, 220, 40)

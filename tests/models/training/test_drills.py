@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from data_contracts.errors import TrainingError
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.training.jobs import (
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
@@ -19,8 +19,8 @@ from models.training.jobs import (
     pretrain,
     warm_up,
 )
-from models.training.loop import Execution
-from models.training.pairs import PairSet
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
 from tests.models.training.conftest import coloured_pairs, small_model
 
 PRETRAIN = PretrainSettings(steps=200, lr=2e-3, warmup=10, batch=24, crop=1.0, itm_latest=0.3)

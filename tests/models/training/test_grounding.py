@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from data_contracts.errors import TrainingError
-from models.edits import Edits
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.training.data import Batches, Source
-from models.training.grounding import Grounding
-from models.training.jobs import FilterSettings, PretrainSettings
-from models.training.pairs import PairSet
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.edits import Edits
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.data import Batches, Source
+from capfilt.models.training.grounding import Grounding
+from capfilt.models.training.jobs import FilterSettings, PretrainSettings
+from capfilt.models.training.pairs import PairSet
 
 SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, crop=1.0, seed=3)
 

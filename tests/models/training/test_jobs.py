@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_contracts.errors import TrainingError
-from models.engine.captioner import EngineCaptioner
-from models.engine.matcher import EngineMatcher
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.protocols import Decoding
-from models.training.data import Source
-from models.training.jobs import (
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.engine.captioner import EngineCaptioner
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.protocols import Decoding
+from capfilt.models.training.data import Source
+from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
@@ -24,8 +24,8 @@ from models.training.jobs import (
     warm_up,
     warm_up_on_labels,
 )
-from models.training.loop import Execution, learning_rate
-from models.training.pairs import PairSet
+from capfilt.models.training.loop import Execution, learning_rate
+from capfilt.models.training.pairs import PairSet
 
 QUICK = PretrainSettings(steps=6, warmup=2, batch=8, itm_latest=0.3)
 

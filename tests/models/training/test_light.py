@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_contracts.errors import TrainingError
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.training.jobs import FilterSettings, PretrainSettings, finetune_filter, pretrain
-from models.training.light import trainable
-from models.training.loop import Execution
-from models.training.pairs import PairSet
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.jobs import FilterSettings, PretrainSettings, finetune_filter, pretrain
+from capfilt.models.training.light import trainable
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
 
 SETTINGS = FilterSettings(steps=4, batch=8, warmup=1)
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_contracts.errors import TrainingError
-from models.training.loop import Execution, Learner, LoopSettings, train
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
 
 
 class Line(Learner):

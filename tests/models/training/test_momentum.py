@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.med.model import Med
-from models.training.momentum import MomentumTeacher
-from models.training.objectives import itc_loss
+from capfilt.models.med.model import Med
+from capfilt.models.training.momentum import MomentumTeacher
+from capfilt.models.training.objectives import itc_loss
 
 Vector = list[float]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.med.model import Med
-from models.training.objectives import (
+from capfilt.models.med.model import Med
+from capfilt.models.training.objectives import (
     draw_negatives,
     itc_loss,
     itc_targets,

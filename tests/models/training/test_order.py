@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.order import Order
+from capfilt.models.training.order import Order
 
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.med.tokenizer import CaptionTokenizer
-from models.training.data import Source
-from models.training.jobs import (
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.data import Source
+from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
@@ -19,8 +19,8 @@ from models.training.jobs import (
     finetune_filter,
     pretrain,
 )
-from models.training.loop import Execution
-from models.training.pairs import PairSet
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
 from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 8, "warmup": 2, "batch": 8, "validate_every": 2}
@@ -60,7 +60,7 @@ def test_killed_at_several_points(
     name: str, tokenizer: CaptionTokenizer, pairs: PairSet, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["models.training.jobs"])
+    context.set_forkserver_preload(["capfilt.models.training.jobs"])
     ends = {}
     for folder, kills in ((tmp_path / "undisturbed", ()), (tmp_path / "killed", KILLS)):
         folder.mkdir()

@@ -3,14 +3,14 @@ import pytest
 import torch
 from PIL import Image
 
-from models.engine.captioner import EngineCaptioner
-from models.engine.matcher import EngineMatcher
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.metrics import auc_with_interval
-from models.protocols import Decoding
-from models.training.pairs import PairSet
-from models.training.validation import Validation
+from capfilt.models.engine.captioner import EngineCaptioner
+from capfilt.models.engine.matcher import EngineMatcher
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.metrics import auc_with_interval
+from capfilt.models.protocols import Decoding
+from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.validation import Validation
 
 
 @pytest.fixture

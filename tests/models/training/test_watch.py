@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_contracts.errors import TrainingError
-from models.training.watch import PATIENCE, Watch
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.training.watch import PATIENCE, Watch
 
 
 def feed(watch: Watch, steps: int, total: int = 10_000, **figures: float) -> None:

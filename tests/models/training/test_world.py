@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from data_contracts.errors import TrainingError
-from models.med.model import Med
-from models.med.tokenizer import CaptionTokenizer
-from models.training.data import Source
-from models.training.jobs import (
+from capfilt.data_contracts.errors import TrainingError
+from capfilt.models.med.model import Med
+from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.training.data import Source
+from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
@@ -24,9 +24,9 @@ from models.training.jobs import (
     pretrain,
     warm_up,
 )
-from models.training.loop import Execution
-from models.training.pairs import PairSet
-from models.training.world import World
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.world import World
 from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 6, "warmup": 2, "batch": 8, "lr": 1e-4}

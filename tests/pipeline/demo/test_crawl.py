@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_contracts.errors import UsageError
-from pipeline.demo.crawl import MARKER, read_truth, web_verdicts, write_demo
-from pipeline.demo.grammar import Verdict, truth
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.demo.crawl import MARKER, read_truth, web_verdicts, write_demo
+from capfilt.pipeline.demo.grammar import Verdict, truth
 
 
 def write(out: Path, seed: int = 7, web: int = 100) -> Path:

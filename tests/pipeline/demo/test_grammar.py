@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.demo.grammar import Verdict, say, say_part, truth
-from pipeline.demo.world import COLOURS, Scene, World
+from capfilt.pipeline.demo.grammar import Verdict, say, say_part, truth
+from capfilt.pipeline.demo.world import COLOURS, Scene, World
 
 PAIR = Scene(("strawberry", "pizza"), "above", "blue")
 BESIDE = Scene(("hot dog", "ice skate"), "left of", "red")

@@ -3,9 +3,9 @@ from random import Random
 
 import pytest
 
-from pipeline.demo.grammar import Verdict, truth
-from pipeline.demo.noise import MIX, draw_kinds, web_text
-from pipeline.demo.world import World
+from capfilt.pipeline.demo.grammar import Verdict, truth
+from capfilt.pipeline.demo.noise import MIX, draw_kinds, web_text
+from capfilt.pipeline.demo.world import World
 
 NOT_TRUE_BUT_PARSABLE = {Verdict.WRONG_OBJECT, Verdict.WRONG_COLOUR, Verdict.WRONG_RELATION}
 

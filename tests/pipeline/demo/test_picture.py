@@ -3,8 +3,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.demo.picture import draw, jpeg
-from pipeline.demo.world import COLOURS, FAMILIES, Relation, Scene, World
+from capfilt.pipeline.demo.picture import draw, jpeg
+from capfilt.pipeline.demo.world import COLOURS, FAMILIES, Relation, Scene, World
 
 
 def test_the_same_scene_and_randomness_give_the_same_bytes() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_contracts.errors import UsageError
-from pipeline.demo.command import prepare
-from pipeline.demo.web import served
+from capfilt.data_contracts.errors import UsageError
+from capfilt.pipeline.demo.command import prepare
+from capfilt.pipeline.demo.web import served
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ from random import Random
 
 import pytest
 
-from pipeline.demo.picture import code_points
-from pipeline.demo.world import COLOURS, FAMILIES, World
+from capfilt.pipeline.demo.picture import code_points
+from capfilt.pipeline.demo.world import COLOURS, FAMILIES, World
 
 
 def test_a_seed_draws_one_world_and_another_seed_another() -> None:

@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from data_contracts.errors import StorageError
-from pipeline.doctor.finding import Finding, bounded
+from capfilt.data_contracts.errors import StorageError
+from capfilt.pipeline.doctor.finding import Finding, bounded
 
 GOOD = Finding("first", "ok", "found")
 

@@ -2,9 +2,9 @@ import ipaddress
 
 import pytest
 
-from data_contracts.rejects import Reason
-from stages.fetch.address import check
-from stages.fetch.refusal import Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.address import check
+from capfilt.stages.fetch.refusal import Refusal
 
 PRIVATE = [
     "0.0.0.0",

@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from data_contracts.rejects import Reason
-from stages.fetch.hosts import Hosts, Place
-from stages.fetch.refusal import Later, Refusal
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.hosts import Hosts, Place
+from capfilt.stages.fetch.refusal import Later, Refusal
 
 
 def hang(place: Place) -> None:

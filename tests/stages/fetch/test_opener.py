@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from data_contracts.rejects import Reason
-from stages.fetch.child import OPT_OUTS, _downloader_class, _original
-from stages.fetch.names import Names
-from stages.fetch.opener import GuardedOpener, _retry_after
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.refusal import Later, Refusal, read
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.child import OPT_OUTS, _downloader_class, _original
+from capfilt.stages.fetch.names import Names
+from capfilt.stages.fetch.opener import GuardedOpener, _retry_after
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.refusal import Later, Refusal, read
 from tests.hostile import Hostile, deaf, png
 
 
@@ -146,7 +146,7 @@ def test_img2dataset_asks_through_the_installed_opener(
 
 def test_img2datasets_downloader_comes_without_its_package() -> None:
     code = (
-        "import sys; from stages.fetch.child import _downloader_class; _downloader_class();"
+        "import sys; from capfilt.stages.fetch.child import _downloader_class; _downloader_class();"
         "print(sorted({'torch', 'ray', 'cv2', 'albumentations', 'pandas'} & set(sys.modules)),"
         " hasattr(sys.modules['wandb'], '__file__'))"
     )

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import RecipeError
-from data_contracts.fingerprint import identity_of
-from stages.fetch.policy import FetchPolicy
+from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.fingerprint import identity_of
+from capfilt.stages.fetch.policy import FetchPolicy
 
 
 def test_what_may_be_fetched_is_identity_and_patience_is_not() -> None:

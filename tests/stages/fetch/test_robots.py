@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from stages.fetch.robots import parse
+from capfilt.stages.fetch.robots import parse
 
 RFC = """
 User-Agent: *

@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 import pytest
 
-from data_contracts.errors import StageError
-from data_contracts.rejects import Reason
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.shard import Fetched, fetch
-from stages.fetch.takedown import TakeDownFile
+from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.shard import Fetched, fetch
+from capfilt.stages.fetch.takedown import TakeDownFile
 from tests.hostile import Hostile, answer, bomb, deaf, png
 
 LOOPBACK = ("127.0.0.1/32",)
@@ -53,7 +53,7 @@ def children(of: int | None = None) -> list[int]:
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             continue
-        if b"stages.fetch.child" in words and parent == (of or os.getpid()):
+        if b"capfilt.stages.fetch.child" in words and parent == (of or os.getpid()):
             found.append(int(place.name))
     return found
 
@@ -332,8 +332,8 @@ def test_a_child_that_cannot_begin_is_no_rows_fault(
 _FULL = """
 import resource, sys
 from pathlib import Path
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.shard import fetch
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.shard import fetch
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 list(fetch([("row", sys.argv[2])], FetchPolicy(allow_private=("127.0.0.1/32",)), Path(sys.argv[1]), print))
@@ -351,8 +351,8 @@ def test_a_disk_that_takes_no_more_is_no_rows_fault(server: Hostile, tmp_path: P
 _PARENT = """
 import sys
 from pathlib import Path
-from stages.fetch.policy import FetchPolicy
-from stages.fetch.shard import fetch
+from capfilt.stages.fetch.policy import FetchPolicy
+from capfilt.stages.fetch.shard import fetch
 
 folder, *urls = sys.argv[1:]
 how = FetchPolicy(allow_private=("127.0.0.1/32",), threads=4, per_host=4)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import RecipeError, SourceError
-from stages.fetch.takedown import TakeDownFile, read
+from capfilt.data_contracts.errors import RecipeError, SourceError
+from capfilt.stages.fetch.takedown import TakeDownFile, read
 
 SHA = hashlib.sha256(b"picture").hexdigest()
 

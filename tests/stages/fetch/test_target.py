@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.rejects import Reason
-from stages.fetch.refusal import Refusal
-from stages.fetch.target import Target
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.fetch.refusal import Refusal
+from capfilt.stages.fetch.target import Target
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.list_source import KINDS
-from stages.sources.entries import Notes
-from stages.sources.join import joined
-from stages.sources.source import SourceSpec
+from capfilt.stages.list_source import KINDS
+from capfilt.stages.sources.entries import Notes
+from capfilt.stages.sources.join import joined
+from capfilt.stages.sources.source import SourceSpec
 
 
 def listed(spec: SourceSpec) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

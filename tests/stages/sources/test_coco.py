@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import SourceError
-from stages.sources import coco
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import coco
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.sources.listed import listed, read_all, texts
 
 

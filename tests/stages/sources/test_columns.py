@@ -2,8 +2,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stages.sources.columns import extras, strings, texts
-from stages.sources.source import clean_texts
+from capfilt.stages.sources.columns import extras, strings, texts
+from capfilt.stages.sources.source import clean_texts
 
 WORDS = st.none() | st.text(
     st.characters(codec="utf-8") | st.sampled_from(" \t\n\x0b\x1c\x85\xa0\u2003\u3000\u200b")

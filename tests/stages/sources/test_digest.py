@@ -1,7 +1,7 @@
 import gzip
 from pathlib import Path
 
-from stages.sources.digest import BLOCK, BLOCKS, digest_of_files
+from capfilt.stages.sources.digest import BLOCK, BLOCKS, digest_of_files
 
 
 def digest(path: Path, data: bytes) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import SourceError
-from stages.sources import folder
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import folder
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.sources.listed import listed, read_all, texts
 
 

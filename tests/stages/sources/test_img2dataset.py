@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import SourceError
-from data_contracts.rejects import Reason
-from stages.sources import img2dataset
-from stages.sources.recognise import format_of
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.sources import img2dataset
+from capfilt.stages.sources.recognise import format_of
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.rows import png
 from tests.stages.sources.listed import listed, read_all, texts
 

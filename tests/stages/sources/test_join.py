@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_contracts.errors import SourceError, StorageError
-from data_contracts.identity import row_id
-from stages.sources import join
-from stages.sources.entries import BATCH, ENTRY, Listed, batched
-from stages.sources.join import joined
+from capfilt.data_contracts.errors import SourceError, StorageError
+from capfilt.data_contracts.identity import row_id
+from capfilt.stages.sources import join
+from capfilt.stages.sources.entries import BATCH, ENTRY, Listed, batched
+from capfilt.stages.sources.join import joined
 
 
 def rows_of(listed: list[Listed], scratch: Path, *, by_id: bool) -> list[dict[str, Any]]:

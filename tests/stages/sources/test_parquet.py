@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import SourceError
-from stages.sources import parquet
-from stages.sources.entries import BATCH
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import parquet
+from capfilt.stages.sources.entries import BATCH
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.sources.listed import listed, read_all, texts
 
 

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.errors import SourceError
-from stages.sources.recognise import format_of
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources.recognise import format_of
+from capfilt.stages.sources.source import SourceSpec
 
 
 def found(path: Path, **more: Any) -> str:

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts.errors import SourceError
-from data_contracts.fingerprint import identity_of
-from stages.sources.source import TEXT_COLUMNS, SourceSpec, choose, clean_texts
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.fingerprint import identity_of
+from capfilt.stages.sources.source import TEXT_COLUMNS, SourceSpec, choose, clean_texts
 
 
 def test_a_column_is_recognised_in_any_case_and_in_the_order_of_preference() -> None:

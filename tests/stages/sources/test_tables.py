@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.errors import SourceError
-from stages.sources import tables
-from stages.sources.entries import BATCH, Notes
+from capfilt.data_contracts.errors import SourceError
+from capfilt.stages.sources import tables
+from capfilt.stages.sources.entries import BATCH, Notes
 
 
 def read(path: Path, data: bytes | str) -> tuple[dict[str, list[object]], tuple[str, ...]]:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_contracts.errors import SourceError
-from data_contracts.identity import row_id
-from data_contracts.rejects import Reason
-from stages.list_source import KINDS
-from stages.sources import urls
-from stages.sources.entries import BATCH
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.identity import row_id
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.list_source import KINDS
+from capfilt.stages.sources import urls
+from capfilt.stages.sources.entries import BATCH
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.sources.listed import listed, texts
 
 ROWS = [("http://a/1", "a dog"), ("https://b/2?x=1,2", 'a "cat", sleeping'), ("http://a/1", "ein Hund\u00e9")]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from data_contracts.errors import SourceError
-from data_contracts.rejects import Reason
-from stages.list_source import KINDS
-from stages.sources import webdataset
-from stages.sources.source import SourceSpec
+from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.list_source import KINDS
+from capfilt.stages.sources import webdataset
+from capfilt.stages.sources.source import SourceSpec
 from tests.stages.sources.listed import listed, read_all, texts
 
 

@@ -1,0 +1,1 @@
+"""CapFilt, the dataset bootstrapping of BLIP, as a resumable pipeline on Ray."""
