@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.models.blip.modeling_blip import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from capfilt.models.engine.matcher import EngineMatcher
-from capfilt.models.images import prepare
+from capfilt.models.images.prepare import prepare
 from capfilt.models.open import open_captioner, open_filter
 from capfilt.models.protocols import Decoding, Inference, Precision
 

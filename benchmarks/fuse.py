@@ -18,7 +18,7 @@ from PIL import Image
 
 from capfilt.data_contracts.identity import image_id, row_id
 from capfilt.data_contracts.records import Caption, Picture
-from capfilt.models.decode import DecodedPictures
+from capfilt.models.images.decode import DecodedPictures
 from capfilt.models.protocols import Decoding
 from capfilt.pipeline.task import Decode, decode_again
 from capfilt.stages.caption import WriteCaptions

@@ -45,7 +45,7 @@ class PairKind(StrEnum):
     """A text that the filter judges with a human image: a caption of its own, or how it was made wrong.
 
     ``shuffled``: a caption of another image; ``hard``: of the image's neighbours, as ITC finds them; the others are
-    a caption of its own with one thing edited (:mod:`capfilt.models.edits`).
+    a caption of its own with one thing edited (:mod:`capfilt.models.text.edits`).
     """
 
     OWN = "own"

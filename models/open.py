@@ -69,7 +69,7 @@ def open_captioner(
     """The captioner at ``where``, its weights on ``device``; it decodes ``batch`` captions at once."""
     checkpoint = _open(where, "captioner", device)
     if checkpoint.model_type not in ENGINE:
-        from capfilt.models.image_to_text import ImageToText
+        from capfilt.models.adapters.image_to_text import ImageToText
 
         return ImageToText.open(checkpoint, device, batch)
     from capfilt.models.engine.captioner import EngineCaptioner
@@ -88,11 +88,11 @@ def open_filter(where: str, device: str = "cpu", batch: int = 16, inference: Inf
     """The filter at ``where``, its weights on ``device``; it reads ``batch`` images at once."""
     checkpoint = _open(where, "filter", device)
     if checkpoint.model_type == "blip-2":
-        from capfilt.models.blip2 import Blip2Matcher
+        from capfilt.models.adapters.blip2 import Blip2Matcher
 
         return Blip2Matcher.open(checkpoint, device, batch)
     if checkpoint.model_type not in ENGINE:
-        from capfilt.models.dual_encoder import DualEncoder
+        from capfilt.models.adapters.dual_encoder import DualEncoder
 
         return DualEncoder.open(checkpoint, device, batch)
     from capfilt.models.engine.matcher import EngineMatcher

@@ -92,7 +92,8 @@ class Written(NamedTuple):
 class Match(NamedTuple):
     """How well a text fits an image: ITM probability of a match in [0, 1], ITC cosine in [-1, 1].
 
-    CLIP gives no probability: its ``itm`` is a rank in [0, 1] (:class:`~capfilt.models.dual_encoder.DualEncoder`).
+    CLIP gives no probability: its ``itm`` is a rank in [0, 1]
+    (:class:`~capfilt.models.adapters.dual_encoder.DualEncoder`).
     """
 
     itm: float

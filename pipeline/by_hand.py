@@ -105,7 +105,7 @@ def score(files: Sequence[str], texts: Sequence[str], matcher: Matcher, batch: i
     Raises:
         UsageError: a text is nothing but punctuation to the models.
     """
-    from capfilt.models.text import normalise_caption
+    from capfilt.models.text.normalise import normalise_caption
 
     readings = [normalise_caption(text) for text in texts]
     if "" in readings:
@@ -150,7 +150,7 @@ def _rows(opened: Sequence[_Opened], found: list[list[dict[str, Any]]]) -> Itera
 
 def open_files(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
     """The pictures, one at a time; a folder stands for the pictures anywhere below it."""
-    from capfilt.models.decode import UndecodableImage, decode
+    from capfilt.models.images.decode import UndecodableImage, decode
 
     for given in files:
         path = Path(given)

@@ -17,7 +17,8 @@ FEW = 50  # likely texts on either side from which their rates are compared
 SHOWN = 12  # words
 
 _COVERED = pa.schema([pa.field("web_texts", pa.int64()), pa.field("covered", pa.bool_())])
-# The words of a text as `capfilt.models.text.content_words` finds them; only those that `coverage` lists matter.
+# The words of a text as `capfilt.models.text.normalise.content_words` finds them; only those that `coverage` lists
+# matter.
 _TOLD = """, told AS (
     SELECT pair_id, itc, unnest(list_distinct(list_slice(
         regexp_extract_all(regexp_replace(lower(text), '[.!"()*#:;~]', ' ', 'g'), '\\S+'), 1, 30))) AS word

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from capfilt.data_contracts.errors import RecipeError
 from capfilt.models.checkpoint import ROLES, Role, locate_family
-from capfilt.models.decode import Limits
 from capfilt.models.engine.precision import fast_precision
+from capfilt.models.images.decode import Limits
 from capfilt.models.med.config import preset
 from capfilt.models.open import ENGINE, ModelFacts, check_model, digest_of
 from capfilt.models.protocols import Decoding, Inference
-from capfilt.models.target import Target
+from capfilt.models.statistics.threshold_target import Target
 from capfilt.pipeline.graph import Graph
 from capfilt.pipeline.parent import cleaned_of
 from capfilt.pipeline.recipe import (

@@ -22,8 +22,8 @@ from pydantic import (
 
 from capfilt.data_contracts.errors import RecipeError
 from capfilt.data_contracts.units import bytes_of
-from capfilt.models.decode import MOST_PIXELS, Limits
 from capfilt.models.engine.precision import fast_precision
+from capfilt.models.images.decode import MOST_PIXELS, Limits
 from capfilt.models.protocols import Decoding, Precision
 from capfilt.models.training.jobs import (
     CaptionerSettings,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from capfilt.data_contracts.rejects import MEANING
-from capfilt.models.metrics import diversity, most_shared
+from capfilt.models.statistics.metrics import diversity, most_shared
 from capfilt.pipeline import keep_rates, report_card, uniqueness
 from capfilt.pipeline.inspection import figures, files, query, stages
 from capfilt.pipeline.ledger import Ledger

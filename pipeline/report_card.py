@@ -16,11 +16,11 @@ from rich.table import Table
 
 from capfilt.data_contracts.errors import CalibrationError, UsageError
 from capfilt.data_contracts.records import Author, PairKind, Source, Split
-from capfilt.models.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
-from capfilt.models.calibration import calibrate
-from capfilt.models.metrics import ece, prevalence
-from capfilt.models.mixture import BLIND, Bins, Held
-from capfilt.models.target import curve
+from capfilt.models.statistics.bootstrap import Floats, image_weights, interval, over_images, weighted_auc
+from capfilt.models.statistics.calibration import calibrate
+from capfilt.models.statistics.metrics import ece, prevalence
+from capfilt.models.statistics.mixture import BLIND, Bins, Held
+from capfilt.models.statistics.threshold_target import curve
 from capfilt.pipeline import keep_rates
 from capfilt.pipeline.inspection import batches, figures, files, query
 from capfilt.pipeline.ledger import Ledger

@@ -277,7 +277,7 @@ Together = Callable[[Task], None]
 
 def decode_again(image_id: str, data: bytes) -> "Image":
     """The picture in ``data``, decoded anew each time."""
-    from capfilt.models.decode import decode
+    from capfilt.models.images.decode import decode
 
     return decode(data)
 

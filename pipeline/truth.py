@@ -10,7 +10,7 @@ import pyarrow.csv as pacsv
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.records import Source
-from capfilt.models.metrics import auc_with_interval
+from capfilt.models.statistics.metrics import auc_with_interval
 from capfilt.pipeline.inspection import files, query
 from capfilt.pipeline.ledger import Ledger
 

@@ -27,7 +27,7 @@ from capfilt.pipeline.training import train_together
 from capfilt.stages.stage import ShardStage, Site, Transform
 
 if TYPE_CHECKING:
-    from capfilt.models.decode import DecodedPictures
+    from capfilt.models.images.decode import DecodedPictures
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
@@ -195,7 +195,7 @@ class Worker:
         if not (task.fuse and task.shard):
             return decode_again
         if self._pictures is None:
-            from capfilt.models.decode import DecodedPictures
+            from capfilt.models.images.decode import DecodedPictures
 
             self._pictures = DecodedPictures()
         self._pictures.begin(f"{task.run} {task.shard}")

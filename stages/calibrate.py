@@ -10,12 +10,12 @@ import pyarrow as pa
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import CalibrationError
 from capfilt.data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
-from capfilt.models.mixture import Held
-from capfilt.models.target import Target, reach
+from capfilt.models.statistics.mixture import Held
+from capfilt.models.statistics.threshold_target import Target, reach
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 if TYPE_CHECKING:
-    from capfilt.models.calibration import Calibration
+    from capfilt.models.statistics.calibration import Calibration
 
 MINIMUM = 20
 MISMATCHES = (PairKind.SHUFFLED, PairKind.HARD)
@@ -30,8 +30,8 @@ class Calibrate(GlobalStage):
 
     A *recall* is the share of human pairs that are kept. A *precision* is the share of matches among all texts of the
     crawl, web and synthetic, that reach the threshold: at the prior of matches and in the mixture of mismatches that
-    the crawl's own scores tell (:mod:`capfilt.models.mixture`), so it waits for them. Kinds of mismatch to which the
-    filter is blind are not in it: the report card names them.
+    the crawl's own scores tell (:mod:`capfilt.models.statistics.mixture`), so it waits for them. Kinds of mismatch to
+    which the filter is blind are not in it: the report card names them.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (JudgedPair, Score)
@@ -43,7 +43,7 @@ class Calibrate(GlobalStage):
     target: Target | None = None
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from capfilt.models.calibration import calibrate
+        from capfilt.models.statistics.calibration import calibrate
 
         pairs = pa.concat_tables(inputs.parts(JudgedPair))
         pairs = pairs.filter(

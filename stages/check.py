@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Author, CheckedCaption, HumanPicture, Record, Split
-from capfilt.models.edits import Edits
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.edits import Edits
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.held_out import HeldOut, held_out
 from capfilt.stages.judge import SPLITS, human_edits
 from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CheckCaptions(GlobalStage):
     """One part for each of the two splits. The captioner writes as it does for the crawl, the filter judges, and
-    whatever a caption says and no person does is written down (:meth:`capfilt.models.edits.Edits.unsaid`).
+    whatever a caption says and no person does is written down (:meth:`capfilt.models.text.edits.Edits.unsaid`).
 
     That sees what a filter does not: the errors of a captioner that was pretrained with it (BLIP, table 4). Human
     captions go through the same check, against the others of their image and against another image's: so it is known

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import HumanPicture, Picture, Record, Split, Word
-from capfilt.models.text import content_words
+from capfilt.models.text.normalise import content_words
 from capfilt.stages.rehearsal import NARROW, covered_share
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from capfilt.data_contracts.contract import matrix
 from capfilt.data_contracts.errors import ContractError, StageError
 from capfilt.data_contracts.records import Embedding, Holdout
-from capfilt.models.perceptual_hash import bits
+from capfilt.models.images.perceptual_hash import bits
 from capfilt.stages.neighbours import Flat, Pairs, require_faiss
 from capfilt.stages.stage import StageInput
 

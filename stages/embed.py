@@ -46,7 +46,7 @@ class EmbedPictures(ShardStage):
         return lambda shard: self._transform(shard, embedder, site)
 
     def _transform(self, shard: ShardInput, embedder: Embedder, site: Site) -> Iterator[Rows]:
-        from capfilt.models.perceptual_hash import perceptual_hash
+        from capfilt.models.images.perceptual_hash import perceptual_hash
 
         texts_seen = truncated = 0
         none = embed_texts(embedder, [])

@@ -70,7 +70,7 @@ class Evaluate(GlobalStage):
 
     def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
         """None when all test images have the same texts, so that nothing mismatches."""
-        from capfilt.models.bootstrap import over_images, weighted_auc
+        from capfilt.models.statistics.bootstrap import over_images, weighted_auc
 
         table = pa.concat_tables(inputs.parts(JudgedPair))
         rows = [
@@ -87,7 +87,7 @@ class Evaluate(GlobalStage):
                 )
 
     def _retrieval(self, pairs: HeldOut, embedder: Embedder) -> Iterator[Metric]:
-        from capfilt.models.metrics import recall_at
+        from capfilt.models.statistics.metrics import recall_at
 
         similarity = embedder.embed_images(pairs.pictures) @ embedder.embed_texts(pairs.flat).T
         for name, value in recall_at(similarity, pairs.owner.tolist()).items():
@@ -95,7 +95,7 @@ class Evaluate(GlobalStage):
 
     def _captions(self, pairs: HeldOut, inputs: StageInput) -> list[Metric]:
         """Of the first caption of each image that was checked; of none it is empty."""
-        from capfilt.models.metrics import caption_metrics, words
+        from capfilt.models.statistics.metrics import caption_metrics, words
 
         written: dict[str, str] = {}
         for part in inputs.parts(CheckedCaption, ["image_id", "author", "text"]):

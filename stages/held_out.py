@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.data_contracts.records import HumanPicture, Split
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.stage import StageInput
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def held_out(
 
     Of more than ``most`` images those whose ids come first, which are a random draw.
     """
-    from capfilt.models.decode import decode
+    from capfilt.models.images.decode import decode
 
     found: dict[str, tuple[str, ...]] = {}
     for part in inputs.parts(HumanPicture, ["image_id", "texts", "split"]):

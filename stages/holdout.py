@@ -37,7 +37,7 @@ class EmbedHoldout(GlobalStage):
     inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        from capfilt.models.decode import UndecodableImage, decode
+        from capfilt.models.images.decode import UndecodableImage, decode
         from capfilt.models.open import open_filter
         from capfilt.models.threads import use_threads
 
@@ -77,7 +77,7 @@ class EmbedHoldout(GlobalStage):
 
 
 def _rows(embedder: Embedder, held: "dict[tuple[str, str], Image]") -> pa.Table:
-    from capfilt.models.perceptual_hash import perceptual_hash
+    from capfilt.models.images.perceptual_hash import perceptual_hash
 
     found = embed_images(embedder, list(held.values()), [name for _, name in held])
     if not held:

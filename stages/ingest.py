@@ -12,8 +12,8 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import image_id, pair_id, split_of
 from capfilt.data_contracts.records import HumanPicture, Metric, Occurrence, Picture, Record
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.models.decode import Limits, Measured
-from capfilt.models.decoder import Decoder, Refused
+from capfilt.models.images.decode import Limits, Measured
+from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.stages.fetch.policy import FetchPolicy
 from capfilt.stages.fetch.shard import Fetched, fetch
 from capfilt.stages.list_source import KINDS

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Record, Split
-from capfilt.models.edits import Edits, Kind
 from capfilt.models.protocols import FLOAT32, Inference
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.edits import Edits, Kind
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.held_out import HeldOut, held_out
 from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 

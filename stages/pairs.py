@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.data_contracts.records import HumanPicture, Record, Split
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.stage import Site, StageInput
 
 Trust = Callable[[str, Sequence[str]], Sequence[str]]
@@ -102,8 +102,8 @@ class CommittedPairs:
         return self._inputs.part(self._record, rows.part, ["image"])["image"].take(pa.array(rows.rows))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        from capfilt.models.decode import decode
-        from capfilt.models.images import square
+        from capfilt.models.images.decode import decode
+        from capfilt.models.images.prepare import square
 
         return square(decode(data), self._size)
 

@@ -16,7 +16,7 @@ from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.identity import image_id, pair_id
 from capfilt.data_contracts.records import CleanedPart, CleanedPicture, Picture, Record, Source, Split
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.models.decode import MOST_PIXELS, Limits, measure
+from capfilt.models.images.decode import MOST_PIXELS, Limits, measure
 from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256

@@ -75,7 +75,7 @@ class ScorePairs(ShardStage):
         return texts
 
     def _transform(self, shard: ShardInput, model: "Filter", site: Site) -> Iterator[Rows]:
-        from capfilt.models.text import normalise_caption
+        from capfilt.models.text.normalise import normalise_caption
 
         texts = self._texts(shard)
         seen: set[str] = set()

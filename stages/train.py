@@ -134,8 +134,8 @@ class _Training(CollectiveStage):
 
     def work(self, site: Site, inputs: StageInput) -> None:
         from capfilt.models.med import checkpoint
+        from capfilt.models.training.distributed import World
         from capfilt.models.training.loop import Execution
-        from capfilt.models.training.world import World
 
         world = World.here()
         loaded = self._load(site)
@@ -232,8 +232,8 @@ class WarmUpOnLabels(_Training):
     digest: str
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from capfilt.models.decode import UndecodableImage, decode
-        from capfilt.models.images import square
+        from capfilt.models.images.decode import UndecodableImage, decode
+        from capfilt.models.images.prepare import square
         from capfilt.models.training.jobs import warm_up_on_labels
 
         size = loaded.model.config.image_size

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capfilt.models.engine.draw import shape
-from capfilt.models.engine.slots import Slots, Writer
+from capfilt.models.engine.kv_cache import Slots, Writer
+from capfilt.models.engine.sampling import shape
 from capfilt.models.protocols import Decoding
 
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from capfilt.data_contracts.errors import UsageError
 from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 from capfilt.models.engine.beam import search
-from capfilt.models.engine.draw import draw, shape
+from capfilt.models.engine.kv_cache import Slots, Writer
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.slots import Slots, Writer
+from capfilt.models.engine.sampling import draw, shape
 from capfilt.models.engine.vision import Eyes
-from capfilt.models.images import RGB, prepare
+from capfilt.models.images.prepare import RGB, prepare
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.protocols import FLOAT32, Decoding, Images, Inference, Written
-from capfilt.models.sampling import CaptionRandom
+from capfilt.models.random_numbers import CaptionRandom
 
 
 @dataclass

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.tower import Tower
+from capfilt.models.engine.text_stack import Tower
 from capfilt.models.engine.vision import Eyes
-from capfilt.models.images import RGB, prepare
+from capfilt.models.images.prepare import RGB, prepare
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.protocols import FLOAT32, Images, Inference, Match
-from capfilt.models.text import is_cut
+from capfilt.models.text.normalise import is_cut
 
 # Text tokens that are read at once.
 _TOKENS = 2048

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from capfilt.data_contracts.errors import ModelError
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.normalise import normalise_caption
 
 FIRST = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LAST = ("[DEC]", "[ENC]")

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.edits import Edits, Kind
-from capfilt.models.images import normalise
+from capfilt.models.images.prepare import normalise
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.text import normalise_caption
+from capfilt.models.text.edits import Edits, Kind
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.models.training.augment import Crop, randaugment
+from capfilt.models.training.distributed import ALONE, World
 from capfilt.models.training.loop import LoopSettings
-from capfilt.models.training.order import Order, Place
 from capfilt.models.training.pairs import Pairs, Shard
-from capfilt.models.training.world import ALONE, World
+from capfilt.models.training.shard_order import Order, Place
 
 
 class Source(NamedTuple):

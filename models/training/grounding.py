@@ -10,6 +10,7 @@ from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.attention import KeyValue
 from capfilt.models.med.model import Med
 from capfilt.models.training.data import Batch, Batches
+from capfilt.models.training.distributed import ALONE, World
 from capfilt.models.training.loop import Learner, LoopSettings
 from capfilt.models.training.momentum import MomentumTeacher
 from capfilt.models.training.objectives import (
@@ -21,7 +22,6 @@ from capfilt.models.training.objectives import (
     lm_loss,
     same_pairs,
 )
-from capfilt.models.training.world import ALONE, World
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.edits import Edits
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.text import content_words
+from capfilt.models.text.edits import Edits
+from capfilt.models.text.normalise import content_words
 from capfilt.models.training.data import Batches, Source
 from capfilt.models.training.grounding import Grounding, GroundingSettings
-from capfilt.models.training.light import trainable
 from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
+from capfilt.models.training.lora import trainable
 from capfilt.models.training.objectives import lm_loss
 from capfilt.models.training.pairs import Pairs, PairSet, demand_variety, frequent_words
 from capfilt.models.training.validation import Validation

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.training.watch import Watch
-from capfilt.models.training.world import ALONE, World
+from capfilt.models.training.distributed import ALONE, World
+from capfilt.models.training.watchdog import Watch
 
 Record = dict[str, float]
 OnStep = Callable[[Record], None]
@@ -32,7 +32,7 @@ class LoopSettings:
     ``batch`` pairs a step; ``lr`` after ``warmup`` linear steps, then a cosine to zero; ``crop`` is the smallest
     share of an image's area that augmentation keeps; ``flip`` mirrors half of the images, off by default because
     captions that say left or right would become false; ``randaugment`` operations an image (BLIP: 2); ``seed`` orders
-    pairs and draws crops and negatives; ``window``: see :mod:`capfilt.models.training.order`.
+    pairs and draws crops and negatives; ``window``: see :mod:`capfilt.models.training.shard_order`.
 
     ``accumulate``: a batch is gone through in so many parts, each a batch of its own to ITC and ITM, whose
     gradients are averaged. ``precision`` bf16 computes in bfloat16 where torch's autocast does; weights stay

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from capfilt.models.med.attention import KeyValue
 from capfilt.models.med.model import Med
-from capfilt.models.training.world import ALONE, World
+from capfilt.models.training.distributed import ALONE, World
 
 IGNORED = -100
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.text import content_words, normalise_caption
+from capfilt.models.text.normalise import content_words, normalise_caption
 
 
 class Shard(Protocol):

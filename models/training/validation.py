@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from capfilt.models.bootstrap import weighted_auc
-from capfilt.models.images import normalise
+from capfilt.models.images.prepare import normalise
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.text import normalise_caption
+from capfilt.models.statistics.bootstrap import weighted_auc
+from capfilt.models.text.normalise import normalise_caption
 from capfilt.models.training.objectives import lm_loss
 from capfilt.models.training.pairs import Pairs
 

@@ -15,8 +15,8 @@ from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
 from capfilt.data_contracts.rejects import Reason
 from capfilt.models.checkpoint import ROLES, Role, locate_family
-from capfilt.models.decode import Limits
-from capfilt.models.decoder import Decoder, Refused
+from capfilt.models.images.decode import Limits
+from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.models.open import check_model
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import resolved

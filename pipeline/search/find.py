@@ -21,7 +21,7 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
     Raises:
         UsageError: nothing of it is left for the model.
     """
-    from capfilt.models.text import normalise_caption
+    from capfilt.models.text.normalise import normalise_caption
 
     if not normalise_caption(text):
         raise UsageError(
@@ -34,7 +34,7 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
 
 def see_picture(embedder: Embedder, path: Path) -> NDArray[np.float32]:
     """The picture's vector, shape (1, dim). Raises :class:`UsageError` when the file is no picture."""
-    from capfilt.models.decode import UndecodableImage, decode
+    from capfilt.models.images.decode import UndecodableImage, decode
 
     try:
         picture = decode(path.read_bytes())

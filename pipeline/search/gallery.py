@@ -27,7 +27,7 @@ def thumbnails(ledger: Ledger, rows: Sequence[str]) -> dict[str, str]:
 
 def thumbnail(data: bytes) -> str:
     """A JPEG of at most SIDE pixels as a data url; empty when the bytes are no picture."""
-    from capfilt.models.decode import UndecodableImage, decode
+    from capfilt.models.images.decode import UndecodableImage, decode
 
     try:
         picture = decode(data)

@@ -317,7 +317,7 @@ def _embedded(
 
 
 def _see(embedder: Embedder, data: list[bytes]) -> tuple[NDArray[np.float16], int]:
-    from capfilt.models.decode import decode
+    from capfilt.models.images.decode import decode
 
     if not data:
         return embed_texts(embedder, []), 0

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.errors import ModelError
-from capfilt.models.blip2 import Blip2Matcher
+from capfilt.models.adapters.blip2 import Blip2Matcher
+from capfilt.models.adapters.dual_encoder import DualEncoder
+from capfilt.models.adapters.image_to_text import ImageToText
 from capfilt.models.checkpoint import Role
-from capfilt.models.dual_encoder import DualEncoder
-from capfilt.models.image_to_text import ImageToText
 from capfilt.models.open import check_model, open_captioner, open_filter
 from tests.adapter_checkpoints import Made
 

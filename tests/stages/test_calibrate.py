@@ -5,7 +5,7 @@ import pytest
 
 from capfilt.data_contracts.errors import CalibrationError
 from capfilt.data_contracts.records import JudgedPair, PairKind, Score, Split
-from capfilt.models.target import Target
+from capfilt.models.statistics.threshold_target import Target
 from capfilt.stages.calibrate import Calibrate
 from capfilt.stages.memory import MemoryInput
 from tests.stages.rows import picture, run_global, score, site

@@ -119,7 +119,7 @@ class Broken(FakeFilter):
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_vector_that_cannot_be_compared_is_an_error_that_names_its_picture(value: float) -> None:
-    from capfilt.models.decode import decode
+    from capfilt.models.images.decode import decode
 
     pictures = [decode(picture(number).image) for number in (1, 2, 3)]
     with pytest.raises(ModelError, match="image vectors cannot be compared") as caught:

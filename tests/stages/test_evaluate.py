@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.records import CheckedCaption, JudgedPair, Picture, Split
-from capfilt.models.edits import Edits
 from capfilt.models.protocols import Decoding, Written
+from capfilt.models.text.edits import Edits
 from capfilt.stages.check import CheckCaptions
 from capfilt.stages.evaluate import Evaluate
 from capfilt.stages.held_out import held_out

@@ -8,8 +8,8 @@ from PIL import Image
 from capfilt.data_contracts.identity import image_id, pair_id, split_of
 from capfilt.data_contracts.records import Occurrence
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.models import decoder
-from capfilt.models.decode import Limits
+from capfilt.models.images import decoder
+from capfilt.models.images.decode import Limits
 from capfilt.stages.ingest import IngestHuman, IngestPictures
 from capfilt.stages.sources.source import SourceSpec
 from capfilt.stages.texts import TextRules
@@ -92,7 +92,7 @@ def test_a_picture_outside_the_limits_leaves_with_the_limit(ingest: Ingest) -> N
 
 def test_a_decoder_that_dies_takes_one_row(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = decoder.CHILD.replace(
-        "from capfilt.models.decoder import", "from tests.models.hostile_decoder import"
+        "from capfilt.models.images.decoder import", "from tests.models.images.hostile_decoder import"
     )
     monkeypatch.setattr(decoder, "CHILD", hostile)
     files = {f"p{number:03}": png(number) for number in range(200)} | {"p150": b"crash"}

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Split
-from capfilt.models.edits import Edits
 from capfilt.models.protocols import Match
+from capfilt.models.text.edits import Edits
 from capfilt.stages.held_out import HeldOut, held_out
 from capfilt.stages.judge import JudgeHeldOut, judge
 from capfilt.stages.memory import MemoryInput

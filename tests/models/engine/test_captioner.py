@@ -14,7 +14,7 @@ from transformers.models.blip.modeling_blip import BlipForConditionalGeneration
 
 from capfilt.data_contracts.errors import ModelError, UsageError
 from capfilt.models.engine.captioner import EngineCaptioner
-from capfilt.models.images import prepare
+from capfilt.models.images.prepare import prepare
 from capfilt.models.med.checkpoint import load
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer

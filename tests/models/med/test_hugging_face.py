@@ -136,7 +136,7 @@ def test_transformers_prepares_images_and_texts_as_we_do(
 ) -> None:
     from transformers import AutoProcessor
 
-    from capfilt.models.images import prepare
+    from capfilt.models.images.prepare import prepare
     from tests.models.engine.looks import pictures
 
     save(tmp_path / "med", patched, tokenizer, what="For a test.")

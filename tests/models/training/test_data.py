@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.edits import Edits
 from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.text.edits import Edits
 from capfilt.models.training.augment import Crop, randaugment
 from capfilt.models.training.data import Batch, Batches, Source, shares
+from capfilt.models.training.distributed import World
 from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import PairSet, demand_variety, frequent_words
-from capfilt.models.training.world import World
 
 SETTINGS = LoopSettings(steps=10, lr=1e-3, batch=10, crop=0.7)
 

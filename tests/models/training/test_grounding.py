@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.edits import Edits
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
+from capfilt.models.text.edits import Edits
 from capfilt.models.training.data import Batches, Source
 from capfilt.models.training.grounding import Grounding
 from capfilt.models.training.jobs import FilterSettings, PretrainSettings

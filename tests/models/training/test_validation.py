@@ -7,8 +7,8 @@ from capfilt.models.engine.captioner import EngineCaptioner
 from capfilt.models.engine.matcher import EngineMatcher
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.metrics import auc_with_interval
 from capfilt.models.protocols import Decoding
+from capfilt.models.statistics.metrics import auc_with_interval
 from capfilt.models.training.pairs import PairSet
 from capfilt.models.training.validation import Validation
 

@@ -1,0 +1,1 @@
+"""Metrics, their intervals, calibration and thresholds: pure functions of scores, labels and texts."""

@@ -1,0 +1,1 @@
+"""Caption text: how BLIP reads it, and how a caption is edited into a hard negative."""
