@@ -27,7 +27,7 @@ from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.search.classify import evaluate, probabilities, prompts
 from capfilt.pipeline.search.find import find_all
 from capfilt.pipeline.search.vectors import model_behind, open_index
-from capfilt.stages.embed import TOGETHER
+from capfilt.stages.dedup.embed import TOGETHER
 
 KS = (1, 5)
 

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.records import Embedding, Record
 from capfilt.pipeline.task import decode_again
-from capfilt.stages.crawl_vectors import hexes, normalised
-from capfilt.stages.dedup import FindDuplicates, Likeness
+from capfilt.stages.dedup.crawl_vectors import hexes, normalised
+from capfilt.stages.dedup.find_duplicates import FindDuplicates, Likeness
 from capfilt.stages.stage import Rows, Site
 
 SHARD = 50_000

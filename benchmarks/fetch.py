@@ -108,8 +108,8 @@ def url(port: int, case: str, number: int) -> str:
 
 
 def capfilt(listed: Path, out: Path, per_host: int) -> None:
-    from capfilt.stages.fetch.policy import FetchPolicy
-    from capfilt.stages.fetch.shard import fetch
+    from capfilt.stages.ingest.fetch.policy import FetchPolicy
+    from capfilt.stages.ingest.fetch.shard import fetch
 
     rows = [(line, line) for line in listed.read_text().split()]
     policy = FetchPolicy(

@@ -21,10 +21,10 @@ from capfilt.data_contracts.records import Caption, Picture
 from capfilt.models.images.decode import DecodedPictures
 from capfilt.models.protocols import Decoding
 from capfilt.pipeline.task import Decode, decode_again
-from capfilt.stages.caption import WriteCaptions
-from capfilt.stages.guard import CaptionGuard
-from capfilt.stages.memory import MemoryInput
-from capfilt.stages.score import ScorePairs
+from capfilt.stages.clean.caption import WriteCaptions
+from capfilt.stages.clean.caption_guard import CaptionGuard
+from capfilt.stages.clean.score import ScorePairs
+from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import Checkpoint, Site
 from tests.blip_checkpoint import make_blip
 

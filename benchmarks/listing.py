@@ -29,9 +29,9 @@ from capfilt.pipeline.graph import Graph
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.survey import survey
 from capfilt.pipeline.task import Task, run_task
-from capfilt.stages.ingest import IngestPictures
-from capfilt.stages.list_source import KINDS, ListSource
-from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.ingest.ingest import IngestPictures
+from capfilt.stages.ingest.list_source import KINDS, ListSource
+from capfilt.stages.ingest.sources.source import SourceSpec
 
 MEASURES = ("import", "plan", "list", "plan, listed")
 BLOCK = 100_000

@@ -16,7 +16,7 @@ from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.plan import decoding_of, inference_of
 from capfilt.pipeline.recipe import CaptionKeys, parse
 from capfilt.pipeline.survey import model_digest
-from capfilt.stages.sources.source import IMAGE_ENDINGS
+from capfilt.stages.ingest.sources.source import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,9 +18,9 @@ from capfilt.pipeline.flow import default_gpus, ranks
 from capfilt.pipeline.graph import Graph, Node
 from capfilt.pipeline.placement import PlacementKeys
 from capfilt.pipeline.rates import Cost, Records, cost, start, turns
-from capfilt.stages.dedup import FindDuplicates
-from capfilt.stages.evaluate import Evaluate
-from capfilt.stages.preflight import Preflight
+from capfilt.stages.dedup.find_duplicates import FindDuplicates
+from capfilt.stages.evaluation.evaluate import Evaluate
+from capfilt.stages.ingest.preflight import Preflight
 from capfilt.stages.stage import CollectiveStage, GlobalStage
 
 SAMPLED = (Evaluate, Preflight)  # they read the crawl, or its first rows, and work on a sample of fixed size

@@ -7,7 +7,7 @@ from rich.console import Console
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline import inspection
 from capfilt.pipeline.ledger import Ledger
-from capfilt.stages.placeholders import HOST
+from capfilt.stages.ingest.placeholders import HOST
 
 HOSTS = 10
 _SAMPLE = 2000  # pictures whose bytes are measured: a count of them all would read the whole crawl

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from capfilt.pipeline.inspection import Files, files, query
 from capfilt.pipeline.ledger import Ledger
-from capfilt.stages.rehearsal import NARROW, covered_share
+from capfilt.stages.training.rehearsal import NARROW, covered_share
 
 LIKELY = 0.3  # of the texts, those most like their image by ITC: most of the others are rightly dropped
 FAR_LESS = (

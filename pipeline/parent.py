@@ -6,8 +6,8 @@ from capfilt.data_contracts.errors import RecipeError
 from capfilt.data_contracts.records import CleanedPart
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.storage import is_url
-from capfilt.stages.list_cleaned import ListCleaned
-from capfilt.stages.read_cleaned import ReadCleaned
+from capfilt.stages.training.list_cleaned import ListCleaned
+from capfilt.stages.training.read_cleaned import ReadCleaned
 
 PREFIX = "c"
 _READ: tuple[str, ...] = ("export", "ingest", "human", "score")

@@ -26,35 +26,35 @@ from capfilt.pipeline.recipe import (
     SourceKeys,
     settings_of,
 )
-from capfilt.stages.align import AlignTexts
-from capfilt.stages.balance import Balance, CountWords, WordList
-from capfilt.stages.calibrate import Calibrate
-from capfilt.stages.caption import WriteCaptions
-from capfilt.stages.check import CheckCaptions
-from capfilt.stages.coverage import CoverWords
-from capfilt.stages.dedup import FindDuplicates, Likeness
-from capfilt.stages.embed import EmbedPictures
-from capfilt.stages.evaluate import Evaluate
-from capfilt.stages.evaluation_set import EvaluationSet
-from capfilt.stages.export import ExportIds, ExportPairs
-from capfilt.stages.fetch.policy import FetchPolicy
-from capfilt.stages.fetch.takedown import TakeDownFile
-from capfilt.stages.guard import CaptionGuard
-from capfilt.stages.holdout import EmbedHoldout
-from capfilt.stages.ingest import IngestHuman, IngestPictures
-from capfilt.stages.judge import JudgeHeldOut
-from capfilt.stages.list_source import KINDS, ListSource
-from capfilt.stages.neighbours import require_faiss
-from capfilt.stages.placeholders import FindPlaceholders
-from capfilt.stages.preflight import Preflight
-from capfilt.stages.score import ScorePairs
-from capfilt.stages.select import FractionThreshold, SelectPairs
-from capfilt.stages.sources.recognise import format_of
-from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.clean.balance import Balance, CountWords, WordList
+from capfilt.stages.clean.caption import WriteCaptions
+from capfilt.stages.clean.caption_guard import CaptionGuard
+from capfilt.stages.clean.export import ExportIds, ExportPairs
+from capfilt.stages.clean.score import ScorePairs
+from capfilt.stages.clean.select import FractionThreshold, SelectPairs
+from capfilt.stages.dedup.embed import EmbedPictures
+from capfilt.stages.dedup.embed_held_out import EmbedHoldout
+from capfilt.stages.dedup.evaluation_images import EvaluationSet
+from capfilt.stages.dedup.find_duplicates import FindDuplicates, Likeness
+from capfilt.stages.dedup.neighbours import require_faiss
+from capfilt.stages.evaluation.audit_captions import CheckCaptions
+from capfilt.stages.evaluation.calibrate import Calibrate
+from capfilt.stages.evaluation.evaluate import Evaluate
+from capfilt.stages.evaluation.score_held_out import JudgeHeldOut
+from capfilt.stages.ingest.fetch.policy import FetchPolicy
+from capfilt.stages.ingest.fetch.takedown import TakeDownFile
+from capfilt.stages.ingest.ingest import IngestHuman, IngestPictures
+from capfilt.stages.ingest.list_source import KINDS, ListSource
+from capfilt.stages.ingest.placeholders import FindPlaceholders
+from capfilt.stages.ingest.preflight import Preflight
+from capfilt.stages.ingest.sources.recognise import format_of
+from capfilt.stages.ingest.sources.source import SourceSpec
+from capfilt.stages.ingest.texts import Rule as TextRule
+from capfilt.stages.ingest.texts import TextRules
 from capfilt.stages.stage import Checkpoint, ModelRef, Stage, Trained
-from capfilt.stages.texts import Rule as TextRule
-from capfilt.stages.texts import TextRules
-from capfilt.stages.train import (
+from capfilt.stages.training.rank_web import AlignTexts
+from capfilt.stages.training.screen_web import VetTexts
+from capfilt.stages.training.train import (
     FinetuneCaptioner,
     FinetuneFilter,
     Fresh,
@@ -65,7 +65,7 @@ from capfilt.stages.train import (
     WarmUp,
     WarmUpOnLabels,
 )
-from capfilt.stages.vet import VetTexts
+from capfilt.stages.training.word_coverage import CoverWords
 
 
 class Plan(Graph):

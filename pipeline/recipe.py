@@ -33,13 +33,13 @@ from capfilt.models.training.jobs import (
 )
 from capfilt.pipeline.placement import PlacementKeys
 from capfilt.pipeline.storage import is_url
-from capfilt.stages.dedup import Likeness
-from capfilt.stages.fetch.policy import FetchPolicy
-from capfilt.stages.guard import CaptionGuard
-from capfilt.stages.select import Rule
-from capfilt.stages.sources.source import Format
-from capfilt.stages.texts import Rule as TextRule
-from capfilt.stages.texts import TextRules
+from capfilt.stages.clean.caption_guard import CaptionGuard
+from capfilt.stages.clean.select import Rule
+from capfilt.stages.dedup.find_duplicates import Likeness
+from capfilt.stages.ingest.fetch.policy import FetchPolicy
+from capfilt.stages.ingest.sources.source import Format
+from capfilt.stages.ingest.texts import Rule as TextRule
+from capfilt.stages.ingest.texts import TextRules
 
 
 def _switch(value: object) -> object:

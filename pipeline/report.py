@@ -13,7 +13,7 @@ from capfilt.models.statistics.metrics import diversity, most_shared
 from capfilt.pipeline import keep_rates, report_card, uniqueness
 from capfilt.pipeline.inspection import figures, files, query, stages
 from capfilt.pipeline.ledger import Ledger
-from capfilt.stages.train import MOST_PASSES, learnt_by_heart, web_passes
+from capfilt.stages.training.train import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7
 # A captioner worth its name beats the human caption of another picture by far.

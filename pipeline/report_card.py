@@ -24,7 +24,7 @@ from capfilt.models.statistics.threshold_target import curve
 from capfilt.pipeline import keep_rates
 from capfilt.pipeline.inspection import batches, figures, files, query
 from capfilt.pipeline.ledger import Ledger
-from capfilt.stages.rehearsal import NARROW
+from capfilt.stages.training.rehearsal import NARROW
 
 FEWEST = 20  # test images, for a figure to be worth a line
 ROUNDS = 200

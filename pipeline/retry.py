@@ -22,7 +22,7 @@ from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.plan import Plan
 from capfilt.pipeline.runner import demand_same
 from capfilt.pipeline.task import PartWriter, Task
-from capfilt.stages.list_source import cut
+from capfilt.stages.ingest.list_source import cut
 from capfilt.stages.stage import Rows
 
 # What may be otherwise another day.

@@ -218,6 +218,6 @@ def _open(ledger: Ledger, where: str, device: str) -> "Filter":
 
 def _open_filter(where: str, device: str, inference: Any) -> "Filter":
     from capfilt.models.open import open_filter
-    from capfilt.stages.embed import TOGETHER
+    from capfilt.stages.dedup.embed import TOGETHER
 
     return open_filter(where, device, TOGETHER, inference)

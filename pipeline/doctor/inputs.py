@@ -24,16 +24,16 @@ from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.plan import Plan
 from capfilt.pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
 from capfilt.pipeline.runner import demand_same
-from capfilt.stages.calibrate import MINIMUM
-from capfilt.stages.fetch.address import check
-from capfilt.stages.fetch.policy import FetchPolicy
-from capfilt.stages.fetch.refusal import Refusal
-from capfilt.stages.fetch.target import Target
-from capfilt.stages.list_source import KINDS, first_rows
-from capfilt.stages.sources.entries import Notes
-from capfilt.stages.sources.folder import files_below
-from capfilt.stages.sources.recognise import format_of
-from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.evaluation.calibrate import MINIMUM
+from capfilt.stages.ingest.fetch.address import check
+from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.policy import FetchPolicy
+from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.list_source import KINDS, first_rows
+from capfilt.stages.ingest.sources.entries import Notes
+from capfilt.stages.ingest.sources.folder import files_below
+from capfilt.stages.ingest.sources.recognise import format_of
+from capfilt.stages.ingest.sources.source import SourceSpec
 
 FIRST = 16  # rows of a source that are looked at
 SHOWN = 5  # files of a source that every node must see

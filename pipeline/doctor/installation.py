@@ -16,7 +16,7 @@ from capfilt.data_contracts.units import size
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import code_of, gpus_here, versions_of
 from capfilt.pipeline.machine import LIBRARIES
-from capfilt.stages.neighbours import DISTRIBUTIONS, require_faiss
+from capfilt.stages.dedup.neighbours import DISTRIBUTIONS, require_faiss
 from capfilt.stages.stage import MODEL_LIBRARIES
 
 FULL = 0.95  # of its temporary folder's disk: then Ray takes no more objects (local_fs_capacity_threshold)

@@ -21,7 +21,7 @@ from capfilt.pipeline.jobs import Jobs
 from capfilt.pipeline.plan import Plan
 from capfilt.pipeline.recipe import Recipe
 from capfilt.pipeline.room import Node, Room, alive
-from capfilt.stages.neighbours import DISTRIBUTIONS
+from capfilt.stages.dedup.neighbours import DISTRIBUTIONS
 
 ANSWER_SECONDS = 90.0
 

@@ -107,8 +107,8 @@ def code_of() -> tuple[str, str]:
 
 def resolved(hosts: Sequence[str]) -> dict[str, list[str] | str]:
     """The addresses of each name, or why there are none."""
-    from capfilt.stages.fetch.names import Names
-    from capfilt.stages.fetch.refusal import Refusal
+    from capfilt.stages.ingest.fetch.dns import Names
+    from capfilt.stages.ingest.fetch.error import Refusal
 
     names = Names()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.models.protocols import Embedder
-from capfilt.stages.embed import embed_texts
+from capfilt.stages.dedup.embed import embed_texts
 
 TEMPLATE = "a picture of a {}"
 

@@ -16,7 +16,7 @@ from capfilt.pipeline.inspection import files, query
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.search import gallery, vectors
 from capfilt.pipeline.search.classify import read_labels
-from capfilt.stages.embed import TOGETHER, embed_images
+from capfilt.stages.dedup.embed import TOGETHER, embed_images
 
 if TYPE_CHECKING:
     from capfilt.models.open import Filter

@@ -24,8 +24,8 @@ from capfilt.pipeline.inspection import Files, batches, demand_stage, files, que
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.recipe import parse
 from capfilt.pipeline.survey import model_digest
-from capfilt.stages.embed import embed_images, embed_texts
-from capfilt.stages.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
+from capfilt.stages.dedup.embed import embed_images, embed_texts
+from capfilt.stages.dedup.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
 
 Of = Literal["images", "texts"]
 FOLDER = "_index"

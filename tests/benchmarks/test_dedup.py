@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import dedup
-from capfilt.stages import neighbours
+from capfilt.stages.dedup import neighbours
 
 
 @pytest.mark.parametrize("search", ["exact", "ivf"])

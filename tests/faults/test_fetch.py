@@ -57,7 +57,7 @@ def test_what_was_fetched_before_a_kill_is_not_fetched_again(
 
     path = write(tmp_path, recipe, server, "killed")
     with started("run", path, "--until", "ingest") as process:
-        for what, least in (("capfilt.stages.fetch.child", 20), ("ray::Worker", 60)):
+        for what, least in (("capfilt.stages.ingest.fetch.child", 20), ("ray::Worker", 60)):
             wait_until(lambda least=least: asked(server) >= least, f"{least} pictures")
             victims = [pid for pid, line in descendants(process.pid).items() if what in line]
             assert victims, what

@@ -20,9 +20,9 @@ from capfilt.pipeline.by_hand import Unreadable, caption, decoding_for, inferenc
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.recipe import CaptionKeys
 from capfilt.pipeline.task import Task, run_task
-from capfilt.stages.caption import WriteCaptions
-from capfilt.stages.guard import CaptionGuard
-from capfilt.stages.score import ScorePairs
+from capfilt.stages.clean.caption import WriteCaptions
+from capfilt.stages.clean.caption_guard import CaptionGuard
+from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.stage import Checkpoint, GlobalStage, Model, Rows, Site, StageInput
 from tests.pipeline.conftest import World
 from tests.runs.command import here

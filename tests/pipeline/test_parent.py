@@ -15,7 +15,7 @@ from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.parent import cleaned_of
 from capfilt.pipeline.plan import Plan
 from capfilt.pipeline.recipe import parse
-from capfilt.stages.memory import MemoryInput
+from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import Rows
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run

@@ -10,7 +10,7 @@ import pytest
 from capfilt.data_contracts.errors import CapfiltError, RecipeError, SourceError
 from capfilt.pipeline.plan import Plan
 from capfilt.pipeline.recipe import STAGES, parse
-from capfilt.stages.train import Parents
+from capfilt.stages.training.train import Parents
 
 Make = Callable[..., Plan]
 

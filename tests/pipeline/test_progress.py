@@ -6,7 +6,7 @@ from capfilt.pipeline.events import Begun, Committed, Ended, Listeners, Looked, 
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.progress import Progress
 from capfilt.pipeline.task import Task
-from capfilt.stages.export import ExportPairs
+from capfilt.stages.clean.export import ExportPairs
 
 
 def test_a_stage_ends_with_one_line_that_says_what_became_of_its_rows(finished: Ledger) -> None:

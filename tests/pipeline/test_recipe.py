@@ -8,7 +8,7 @@ from capfilt.data_contracts.errors import RecipeError
 from capfilt.models.protocols import Decoding
 from capfilt.models.training.jobs import FilterSettings
 from capfilt.pipeline.recipe import ParentsKeys, Recipe, load, parse, settings_of
-from capfilt.stages.select import Rule
+from capfilt.stages.clean.select import Rule
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "pipeline/demo/recipe.yaml"]

@@ -9,7 +9,7 @@ from capfilt.data_contracts.errors import StageError
 from capfilt.pipeline.scheduler import TRIES, _Judge
 from capfilt.pipeline.task import Task
 from capfilt.pipeline.worker import SILENT, crash_file, last_words
-from capfilt.stages.export import ExportPairs
+from capfilt.stages.clean.export import ExportPairs
 
 ROWS = [f"row {number}" for number in range(40)]
 POISON_LIMIT = 20

@@ -24,10 +24,10 @@ from capfilt.pipeline.index import Part
 from capfilt.pipeline.ledger import Ledger
 from capfilt.pipeline.storage import patience
 from capfilt.pipeline.task import Crumb, Task, Upstream, run_task
-from capfilt.stages.export import ExportPairs
-from capfilt.stages.list_source import ListSource
-from capfilt.stages.score import ScorePairs
-from capfilt.stages.sources.source import SourceSpec
+from capfilt.stages.clean.export import ExportPairs
+from capfilt.stages.clean.score import ScorePairs
+from capfilt.stages.ingest.list_source import ListSource
+from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.stage import (
     Checkpoint,
     GlobalStage,

@@ -1,0 +1,1 @@
+"""CapFilt itself: caption, score, select, balance, export."""

@@ -1,0 +1,1 @@
+"""Held-out human pairs: scores, audited captions, the threshold, every reported figure."""

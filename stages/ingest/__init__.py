@@ -1,0 +1,1 @@
+"""From a source to images with their bytes: list, fetch, read, clean texts, find placeholders."""

@@ -1,0 +1,179 @@
+"""The opener that urllib is given in a fetching process: whatever asks for a url there asks through it."""
+
+import email.utils
+import http.client
+import random
+import ssl
+import threading
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.ingest.fetch import address, robots
+from capfilt.stages.ingest.fetch.connection import Clock, Wire, connect
+from capfilt.stages.ingest.fetch.dns import Names
+from capfilt.stages.ingest.fetch.error import Later, Refusal
+from capfilt.stages.ingest.fetch.policy import FetchPolicy
+from capfilt.stages.ingest.fetch.rate_limit import PATIENCE, Hosts, Place
+from capfilt.stages.ingest.fetch.response import Answer
+from capfilt.stages.ingest.fetch.takedown import TakeDown
+from capfilt.stages.ingest.fetch.url import Target
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_AGAIN = (429, 500, 502, 503, 504)
+
+
+class GuardedOpener(urllib.request.OpenerDirector):
+    """Opens http and https urls as a policy says, and nothing else: it has no handlers, so no proxies, no files.
+
+    Every hop is checked: its scheme, the take-down list, robots.txt, and every address its name has; the
+    connection goes to an address that was checked. ``began`` and ``put_off`` hear of every row.
+    """
+
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        names: Names | None = None,
+        context: ssl.SSLContext | None = None,
+        began: Callable[[str], None] = lambda url: None,
+        put_off: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        super().__init__()
+        self._policy = policy
+        self._allowed = policy.allowed
+        self.takedown = policy.takedown.load() if policy.takedown else TakeDown()
+        self._names = names or Names()
+        self._context = context or ssl.create_default_context()
+        self._hosts = Hosts(policy.per_host, policy.timeout)
+        self._robots = robots.Robots(policy.token, self._robots_txt) if policy.robots else None
+        self._began, self._put_off = began, put_off
+        self._lock = threading.Lock()
+        self._tries: Counter[str] = Counter()
+
+    def open(self, fullurl: Any, data: object = None, timeout: object = None) -> Answer:
+        """The answer to a url, its headers read. What the caller wants as headers or timeout does not count.
+
+        Raises:
+            Refusal: the row's end.
+            Later: it may be asked for again.
+        """
+        url: str = fullurl if isinstance(fullurl, str) else fullurl.full_url
+        try:
+            answer = self._walk(url, self._robots, lambda: self._began(url))
+            answer.judge = lambda refusal: self._verdict(url, refusal)
+            return answer
+        except Refusal as refusal:
+            raise self._verdict(url, refusal) from None
+        except Later:
+            self._put_off(url)
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise Refusal(Reason.POISON, type(error).__name__) from None
+
+    def _verdict(self, url: str, refusal: Refusal) -> Exception:
+        """Another try later, if it may help and the row has one left."""
+        if not refusal.again:
+            return refusal
+        with self._lock:
+            self._tries[url] += 1
+            tries = self._tries[url]
+        wait = refusal.wait or 2.0 ** (tries - 1) * random.uniform(0.75, 1.25)
+        if tries > self._policy.retries or wait > self._policy.timeout:
+            return refusal
+        self._put_off(url)
+        return Later(time.monotonic() + wait)
+
+    def _walk(self, url: str, rules: robots.Robots | None, began: Callable[[], None]) -> Answer:
+        clock: Clock | None = None
+        seen: set[str] = set()
+        while True:
+            target = Target.parse(url)
+            if target.url in seen:
+                raise Refusal(Reason.REDIRECTS, f"in a circle, at {target.host}")
+            if len(seen) > self._policy.max_redirects:
+                raise Refusal(Reason.REDIRECTS, f"more than {self._policy.max_redirects}")
+            seen.add(target.url)
+            if self.takedown.refuses(url):
+                raise Refusal(Reason.TAKEN_DOWN, target.host)
+            if rules:
+                rules.check(target)
+            place = self._hosts.enter(target.authority, clock.left() if clock else PATIENCE)
+            if clock is None:
+                clock = Clock(self._policy.timeout)
+                began()
+            answer = self._ask(target, place, clock)
+            if answer.status == 200:
+                place.well()
+                return answer
+            with answer:
+                location = answer.headers.get("Location")
+                if answer.status not in _REDIRECTS or location is None:
+                    raise self._status(answer)
+                url = target.join(location)
+
+    def _ask(self, target: Target, place: Place, clock: Clock) -> Answer:
+        wire: Wire | None = None
+        try:
+            addresses = self._names.addresses(target.host, clock.left())
+            for found in addresses:
+                address.check(found, target.port, self._allowed)
+            most = 2 * self._policy.max_bytes + 2**20
+            wire = Wire(
+                connect(target, addresses[:4], clock, self._context), clock, self._policy.min_rate, most
+            )
+            wire.send(self._request(target))
+            response = http.client.HTTPResponse(wire, method="GET")  # type: ignore[arg-type]
+            response.begin()
+            place.answered()
+            return Answer(response, wire, place, self._policy.max_bytes)
+        except BaseException as error:
+            if wire:
+                wire.close()
+            if clock.over or (isinstance(error, Refusal) and error.reason is Reason.TIMEOUT):
+                place.hung()
+            place.leave()
+            if isinstance(error, http.client.HTTPException | OSError):
+                raise Refusal(Reason.CONNECT, f"no HTTP answer: {type(error).__name__}") from None
+            raise
+
+    def _request(self, target: Target) -> bytes:
+        lines = (
+            f"GET {target.selector} HTTP/1.1",
+            f"Host: {target.authority}",
+            f"User-Agent: {self._policy.user_agent}",
+            "Accept: */*",
+            "Accept-Encoding: identity",
+            "Connection: close",
+        )
+        return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
+
+    def _status(self, answer: Answer) -> Refusal:
+        """The refusal of an answer that is no 200. 429, and 503 with a wish, give the whole host its rest."""
+        status = answer.status
+        reason = Reason.of_status(status)
+        asked = _retry_after(answer.headers.get("Retry-After"))
+        wait = asked or 0.0
+        if status == 429 or (status == 503 and asked is not None):
+            wait = answer.place.rest(asked, reason)
+        return Refusal(reason, str(status), again=status in _AGAIN, wait=wait)
+
+    def _robots_txt(self, url: str) -> bytes:
+        with self._walk(url, None, lambda: None) as answer:
+            return answer.read_text(robots.LONGEST)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds, from a number of them or a date; ``None`` for neither."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

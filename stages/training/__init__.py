@@ -1,0 +1,1 @@
+"""Train the models of a run, and choose the web texts that finetuning rehearses on."""
