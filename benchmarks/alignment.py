@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.models.open import open_filter
-from capfilt.pipeline.by_hand import inference_for
+from capfilt.pipeline.ad_hoc.images import inference_for
 from capfilt.pipeline.demo.crawl import read_truth
 from capfilt.pipeline.demo.planted import TABLE, found_by_truth
 from capfilt.pipeline.demo.world import COLOURS, Scene
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.search.classify import evaluate, probabilities, prompts
 from capfilt.pipeline.search.find import find_all
 from capfilt.pipeline.search.vectors import model_behind, open_index

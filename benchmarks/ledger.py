@@ -33,13 +33,13 @@ from rich.table import Table
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.ledger import InputPart, RunRecord, ShardRecord, StageTotals
 from capfilt.data_contracts.records import Caption, Occurrence, Record
-from capfilt.pipeline import inspection
-from capfilt.pipeline.flow import Flow
-from capfilt.pipeline.graph import Graph
-from capfilt.pipeline.index import Part, rows_of
-from capfilt.pipeline.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.execution.schedule import Flow
+from capfilt.pipeline.ledger.commit_index import Part, rows_of
+from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.planning.graph import Graph
+from capfilt.pipeline.planning.status import Standing, survey
+from capfilt.pipeline.reports import query
 from capfilt.pipeline.storage import Folder
-from capfilt.pipeline.survey import Standing, survey
 from capfilt.stages.stage import GlobalStage, Rows, ShardStage, Site, StageInput, Transform
 
 ENTRIES = 500  # parts of each stage that are committed and not yet in the compacted index
@@ -180,13 +180,13 @@ def measure(what: str, url: str, count: int) -> str:
         task = next(flow.ready(1))
         return f"first: {task.label}"
     if what == "status":
-        return str([(view.name, len(view.totals.shards)) for view in inspection.stages(ledger)])
+        return str([(view.name, len(view.totals.shards)) for view in query.stages(ledger)])
     if what == "verify: listing":
         missing = 0
         for stage in graph.nodes:
             totals, index = ledger.look(stage)
             assert not index.damaged
-            missing += len(list(inspection._unaccounted(totals, index)))
+            missing += len(list(query._unaccounted(totals, index)))
         return f"{missing} unaccounted"
     if what == "compact":
         for stage in graph.nodes:

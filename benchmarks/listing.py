@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from capfilt.data_contracts.ledger import RunRecord
-from capfilt.pipeline.graph import Graph
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.survey import survey
-from capfilt.pipeline.task import Task, run_task
+from capfilt.pipeline.execution.task import Task, run_task
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.graph import Graph
+from capfilt.pipeline.planning.status import survey
 from capfilt.stages.ingest.ingest import IngestPictures
 from capfilt.stages.ingest.list_source import KINDS, ListSource
 from capfilt.stages.ingest.sources.source import SourceSpec

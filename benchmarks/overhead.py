@@ -28,12 +28,12 @@ import psutil
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.records import Occurrence, Record, Unique
-from capfilt.pipeline.estimate import CRAWL
-from capfilt.pipeline.events import Begun, Ended, Event, Listener
-from capfilt.pipeline.graph import Graph
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.rates import Records, turns
-from capfilt.pipeline.runner import Runner, open_run
+from capfilt.pipeline.estimate.cost_model import CRAWL
+from capfilt.pipeline.estimate.throughput import Records, turns
+from capfilt.pipeline.execution.events import Begun, Ended, Event, Listener
+from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.graph import Graph
 from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 MINUTE = 60.0

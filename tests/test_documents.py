@@ -9,8 +9,8 @@ import typer
 import yaml
 
 from capfilt.data_contracts.rejects import MEANING, Reason
-from capfilt.pipeline.cli import app
-from capfilt.pipeline.recipe import load, parse
+from capfilt.pipeline.commands.cli import app
+from capfilt.pipeline.planning.schema import load, parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from capfilt.pipeline.commands.shared import Json
-from capfilt.pipeline.inspection import visible
+from capfilt.pipeline.reports.query import visible
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
-from capfilt.pipeline.inspection import visible
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import visible
 
 if TYPE_CHECKING:
     from capfilt.models.open import Filter
@@ -125,7 +125,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell which of some labels each picture shows, without training: an indexed stage of a run, or files."""
-    from capfilt.pipeline import by_hand
+    from capfilt.pipeline.ad_hoc import images
     from capfilt.pipeline.search import classify as zero_shot
     from capfilt.pipeline.search import gallery, labelled
 
@@ -144,8 +144,8 @@ def classify(
                 evidence=f"{what[0]} is no run",
                 remedy="give --model with a directory, a hub id or a run",
             )
-        inference = by_hand.inference_for(model)
-        embedder = _open_filter(by_hand.model_of(model, "filter"), device, inference)
+        inference = images.inference_for(model)
+        embedder = _open_filter(images.model_of(model, "filter"), device, inference)
         pictures, unreadable = labelled.of_files(what, embedder)
         for one in unreadable:
             failed = True
@@ -211,9 +211,9 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
 
 
 def _open(ledger: Ledger, where: str, device: str) -> "Filter":
-    from capfilt.pipeline import by_hand
+    from capfilt.pipeline.ad_hoc import images
 
-    return _open_filter(where, device, by_hand.inference_for(str(ledger.storage)))
+    return _open_filter(where, device, images.inference_for(str(ledger.storage)))
 
 
 def _open_filter(where: str, device: str, inference: Any) -> "Filter":

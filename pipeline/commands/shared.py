@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.pipeline.inspection import visible
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import visible
 
 if TYPE_CHECKING:
-    from capfilt.pipeline.recipe import Recipe
+    from capfilt.pipeline.planning.schema import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[
@@ -38,7 +38,7 @@ def forked(recipe: "Recipe", name: str) -> "tuple[Recipe, Ledger]":
         SourceError: the recipe has no run yet.
         UsageError: the name is that of the run itself.
     """
-    from capfilt.pipeline.recipe import parse
+    from capfilt.pipeline.planning.schema import parse
 
     parent = Ledger(recipe.run)
     parent.record()

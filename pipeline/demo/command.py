@@ -13,9 +13,9 @@ from rich.table import Table
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.demo.concepts import by_concepts, table_of
 from capfilt.pipeline.demo.web import LIST, over_http, write_list
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.truth import Truth, against
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.ground_truth import Truth, against
+from capfilt.pipeline.reports.query import files, query
 
 RECIPE = "recipe.yaml"
 

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from capfilt.pipeline.demo.grammar import Verdict, objects_named, truth
 from capfilt.pipeline.demo.world import Scene
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import files, query
 
 COVERED, MIXED, UNCOVERED = "captioned by people", "in part", "not at all"
 

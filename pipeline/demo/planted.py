@@ -13,8 +13,8 @@ from PIL import Image, ImageEnhance
 from capfilt.pipeline.demo import picture
 from capfilt.pipeline.demo.grammar import say, truth
 from capfilt.pipeline.demo.world import Scene, World
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import files, query
 
 EDITS = ("same_bytes", "re_encoded", "smaller", "larger", "cropped", "brighter", "darker")
 TABLE, FOLDER = "planted.csv", "evaluation"

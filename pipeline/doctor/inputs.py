@@ -20,10 +20,10 @@ from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.models.open import check_model
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import resolved
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.recipe import ParentsKeys, Recipe, SourceKeys, settings_of
-from capfilt.pipeline.runner import demand_same
+from capfilt.pipeline.execution.runner import demand_same
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, SourceKeys, settings_of
 from capfilt.stages.evaluation.calibrate import MINIMUM
 from capfilt.stages.ingest.fetch.address import check
 from capfilt.stages.ingest.fetch.error import Refusal

@@ -10,17 +10,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capfilt.data_contracts.errors import CapfiltError
 from capfilt.data_contracts.units import size
-from capfilt.pipeline.cluster import Connection
+from capfilt.pipeline.cluster.capacity import Node, Room, alive
+from capfilt.pipeline.cluster.connection import Connection
+from capfilt.pipeline.cluster.jobs import Jobs
 from capfilt.pipeline.doctor import probe
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.inputs import Files, Hosts, dns_verdict
 from capfilt.pipeline.doctor.installation import FULL, decisive, required
 from capfilt.pipeline.doctor.output import PATIENCE, Output
-from capfilt.pipeline.flow import demands
-from capfilt.pipeline.jobs import Jobs
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.recipe import Recipe
-from capfilt.pipeline.room import Node, Room, alive
+from capfilt.pipeline.execution.schedule import demands
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.schema import Recipe
 from capfilt.stages.dedup.neighbours import DISTRIBUTIONS
 
 ANSWER_SECONDS = 90.0

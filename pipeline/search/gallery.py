@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
-from capfilt.pipeline.inspection import query, visible
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import query, visible
 from capfilt.pipeline.search.vectors import pictures
 
 SIDE = 160
@@ -48,7 +48,7 @@ def write(
     query: str = "",
 ) -> None:
     """A page of hits: each has `figure`, `text`, `url` and `row_id`, by which ``shown`` has its thumbnail."""
-    template = resources("capfilt.pipeline").joinpath("templates/gallery.html.j2").read_text("utf-8")
+    template = resources("capfilt.pipeline.reports").joinpath("templates/gallery.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     rows = [
         {

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.models.protocols import Embedder
-from capfilt.pipeline.by_hand import Unreadable, open_files
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ad_hoc.images import Unreadable, open_files
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.search import gallery, vectors
 from capfilt.pipeline.search.classify import read_labels
 from capfilt.stages.dedup.embed import TOGETHER, embed_images

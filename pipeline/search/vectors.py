@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from capfilt.data_contracts.errors import ModelError, SourceError, UsageError
 from capfilt.models.open import digest_of
 from capfilt.models.protocols import Embedder
-from capfilt.pipeline import by_hand
-from capfilt.pipeline.inspection import Files, batches, demand_stage, files, query
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.recipe import parse
-from capfilt.pipeline.survey import model_digest
+from capfilt.pipeline.ad_hoc import images
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.planning.status import model_digest
+from capfilt.pipeline.reports.query import Files, batches, demand_stage, files, query
 from capfilt.stages.dedup.embed import embed_images, embed_texts
 from capfilt.stages.dedup.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
 
@@ -67,8 +67,8 @@ class Opened(NamedTuple):
 def model_of(ledger: Ledger, given: str | None) -> str:
     """Where the model lies that embeds for a run: the one given, or the best of its own."""
     if given:
-        return by_hand.model_of(given, "filter")
-    return next(_own_models(ledger), None) or by_hand.model_of(str(ledger.storage), "filter")
+        return images.model_of(given, "filter")
+    return next(_own_models(ledger), None) or images.model_of(str(ledger.storage), "filter")
 
 
 def _own_models(ledger: Ledger) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _own_models(ledger: Ledger) -> Iterator[str]:
     if recipe.dedup is not None and recipe.dedup.model:
         yield str(recipe.dedup.model)
     with suppress(ModelError):
-        yield by_hand.model_of(str(ledger.storage), "filter")
+        yield images.model_of(str(ledger.storage), "filter")
     if "pretrain" in record.fingerprints and (digest := model_digest(ledger.index("pretrain"))):
         yield str(ledger.model("pretrain", digest))
 

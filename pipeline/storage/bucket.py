@@ -20,8 +20,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotF
 from obstore.store import from_url
 
 from capfilt.data_contracts.errors import StorageError
-from capfilt.pipeline.failpoints import failpoint
 from capfilt.pipeline.storage import patience
+from capfilt.pipeline.storage.failpoints import failpoint
 from capfilt.pipeline.storage.patience import REMEDIES, again
 from capfilt.pipeline.storage.storage import Entry, Storage
 

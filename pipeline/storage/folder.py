@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from capfilt.data_contracts.errors import StorageError
-from capfilt.pipeline.failpoints import failpoint
+from capfilt.pipeline.storage.failpoints import failpoint
 from capfilt.pipeline.storage.patience import PASSING, REMEDIES, again
 from capfilt.pipeline.storage.storage import Entry, Storage
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from benchmarks import ledger as benchmark
-from capfilt.pipeline.index import Part
-from capfilt.pipeline.inspection import verify
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.commit_index import Part
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import verify
 
 COUNT = 200
 

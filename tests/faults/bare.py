@@ -22,11 +22,11 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.pipeline.failpoints import VARIABLE
-from capfilt.pipeline.graph import Graph
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.progress import Progress
-from capfilt.pipeline.runner import Runner, open_run
+from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.graph import Graph
+from capfilt.pipeline.storage.failpoints import VARIABLE
+from capfilt.pipeline.watching.console import Progress
 from capfilt.stages.stage import (
     GlobalStage,
     Model,

@@ -15,11 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.pipeline import lease
-from capfilt.pipeline.inspection import files, query, verify
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.recipe import parse
+from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.reports.query import files, query, verify
 from capfilt.pipeline.storage import Folder
 from tests.runs.command import descendants, kill
 

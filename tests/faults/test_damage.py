@@ -9,7 +9,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.runs.command import STAGES, capfilt, difference, here, snapshot, table, write_recipe
 
 DEPENDENT = ("caption", "score", "select", "export")

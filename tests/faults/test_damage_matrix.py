@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.data_contracts.errors import CapfiltError
-from capfilt.pipeline import inspection
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.survey import sharded, survey
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.status import sharded, survey
+from capfilt.pipeline.reports import query
 from tests.pipeline.local import plan_of, run, write_data
 from tests.runs.command import difference, snapshot
 
@@ -90,7 +90,7 @@ def changed(before: dict[str, tuple[int, int, int]], run: Path) -> set[str]:
 
 
 def found(run: Path) -> set[str]:
-    return {f"{stage}/{name}" for stage, name, problem in inspection.verify(Ledger(run)) if problem}
+    return {f"{stage}/{name}" for stage, name, problem in query.verify(Ledger(run)) if problem}
 
 
 def bad_shards(kind: str) -> list[str]:
@@ -242,7 +242,7 @@ def test_rejects_that_are_gone_or_damaged(copy: Path, checkpoints: dict[str, Pat
     assert [name for name in found(folder) if name.startswith("ingest/")]
     run(plan_of(copy, checkpoints))
     assert found(folder) == set()
-    assert inspection.sample(Ledger(folder), "ingest", 5, rejects=True)
+    assert query.sample(Ledger(folder), "ingest", 5, rejects=True)
 
 
 # -- models ---------------------------------------------------------------------------------------------------

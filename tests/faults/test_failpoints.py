@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.pipeline.failpoints import NAMES
-from capfilt.pipeline.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.ledger import RECORD, Ledger
+from capfilt.pipeline.storage.failpoints import NAMES
 from tests.faults.bare import SHARDS, plan
 from tests.runs.command import snapshot
 
@@ -24,7 +24,10 @@ pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).parents[2]
 MEMORY = Path("/dev/shm")
 KILLED = -9
-PER_STAGE = ("batch", "ended")  # documented in `capfilt.pipeline.failpoints`: one place for each stage
+PER_STAGE = (
+    "batch",
+    "ended",
+)  # documented in `capfilt.pipeline.storage.failpoints`: one place for each stage
 HIDDEN = {"_commits", "_rejects", "_stage.json"}
 DESCRIBED = {name for names in SHARDS for name in names if not name.startswith("bad")}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.hostile import Hostile, answer
 from tests.pipeline.web import LOOPBACK, write_list
 from tests.runs.command import capfilt, descendants, difference, here, started, wait_until, write_recipe

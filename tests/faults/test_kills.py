@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.runs.command import (
     STAGES,
     capfilt,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.pipeline.placement import PATIENCE
-from capfilt.pipeline.scheduler import Crew
+from capfilt.pipeline.cluster.scheduler import Crew
+from capfilt.pipeline.planning.placement import PATIENCE
 from tests.faults.conftest import local_ray
 from tests.faults.test_poison import FINE, POISON_LIMIT, Field
 

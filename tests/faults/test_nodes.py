@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.runs.cluster import end, started_head
 from tests.runs.command import (
     SLOW,

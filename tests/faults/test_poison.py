@@ -12,12 +12,12 @@ import pytest
 
 from capfilt.data_contracts.errors import StageError
 from capfilt.data_contracts.ledger import ShardRecord
-from capfilt.pipeline.flow import Flow
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.placement import PATIENCE, PlacementKeys
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.scheduler import Crew
-from capfilt.pipeline.survey import survey
+from capfilt.pipeline.cluster.scheduler import Crew
+from capfilt.pipeline.execution.schedule import Flow
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.placement import PATIENCE, PlacementKeys
+from capfilt.pipeline.planning.status import survey
 from tests.faults.hazards import BATCH, HandleHazards, ListHazards
 
 pytestmark = pytest.mark.usefixtures("ray_here")

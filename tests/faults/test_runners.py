@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline import lease
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import Folder
 from tests.runs.command import (
     SLOW,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from capfilt.data_contracts.errors import StorageError
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.storage import patience
 from tests.pipeline.local import plan_of, run
 from tests.runs.command import capfilt, difference, here, write_recipe

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
 from tests.pipeline.local import plan_of, run, write_data
 from tests.stages.rows import FakeCaptioner, FakeFilter
 

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from capfilt.pipeline.events import Committed, Looked
-from capfilt.pipeline.flow import Flow
-from capfilt.pipeline.task import run_task
+from capfilt.pipeline.execution.events import Committed, Looked
+from capfilt.pipeline.execution.schedule import Flow
+from capfilt.pipeline.execution.task import run_task
 
 if TYPE_CHECKING:
-    from capfilt.pipeline.scheduler import Tell
+    from capfilt.pipeline.cluster.scheduler import Tell
 
 
 class LocalCrew:
-    """What a runner asks of :class:`capfilt.pipeline.scheduler.Crew`, with this process as the only worker."""
+    """What a runner asks of the scheduler's Crew, with this process as the only worker."""
 
     def run(self, flow: Flow, tell: "Tell") -> None:
         while not flow.finished:

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.progress import Progress
-from capfilt.pipeline.recipe import parse
-from capfilt.pipeline.runner import Runner, open_run
+from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.watching.console import Progress
 from tests.pipeline.crew import LocalCluster
 from tests.stages.rows import png
 

@@ -8,9 +8,9 @@ import pytest
 
 from capfilt.data_contracts.errors import RunChangedError
 from capfilt.data_contracts.records import Caption
-from capfilt.pipeline import graph
-from capfilt.pipeline.plan import Plan
-from capfilt.pipeline.runner import demand_same, open_run
+from capfilt.pipeline.execution.runner import demand_same, open_run
+from capfilt.pipeline.planning import graph
+from capfilt.pipeline.planning.build import Plan
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 
@@ -28,7 +28,8 @@ def test_a_library_version_is_named_with_both_values(done: World, monkeypatch: p
     identity = {node.name: dict(node.identity) for node in done.plan()}
     versions, installed = identity["caption"]["with"], graph._version
     monkeypatch.setattr(
-        "capfilt.pipeline.graph._version", lambda name: "99.0" if name == "torch" else installed(name)
+        "capfilt.pipeline.planning.graph._version",
+        lambda name: "99.0" if name == "torch" else installed(name),
     )
     error = refused(done.plan(), done)
     assert "with.torch differs" in error.what
@@ -39,7 +40,7 @@ def test_a_library_version_is_named_with_both_values(done: World, monkeypatch: p
 def test_the_build_of_a_library_for_another_hardware_is_the_same_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from capfilt.pipeline.graph import _version
+    from capfilt.pipeline.planning.graph import _version
 
     monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cu130")
     assert _version("torch") == "2.13.0"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from capfilt.data_contracts.errors import SourceError, UsageError
-from capfilt.pipeline import inspection
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports import query
 from capfilt.pipeline.search import gallery, vectors
 from capfilt.pipeline.search.find import find
 from tests.pipeline.conftest import World
@@ -52,7 +52,7 @@ def test_all_four_directions_find_what_is_nearest(indexed: Ledger, tmp_path: Pat
 def test_any_stage_with_pictures_can_be_searched(copied: Ledger, stage: str) -> None:
     facts = json.loads(here("index", copied.url, "--stage", stage, "--json").out)
     of = {"human": "human", "export": "export"}.get(stage, stage)
-    rows = inspection.query("SELECT count(DISTINCT row_id) AS n FROM files", inspection.files(copied, of))
+    rows = query.query("SELECT count(DISTINCT row_id) AS n FROM files", query.files(copied, of))
     assert facts["images"] == rows[0]["n"]
     assert facts["texts"] > 0
     assert facts["kinds"] == {"images": "SQfp16", "texts": "SQfp16"}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capfilt.pipeline.plan import Plan
+from capfilt.pipeline.planning.build import Plan
 from tests.hostile import Hostile, answer
 from tests.pipeline.local import plan_of, write_data
 from tests.stages.rows import png

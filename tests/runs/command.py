@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from capfilt.pipeline import lease
-from capfilt.pipeline.cli import main
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.commands.cli import main
+from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import Folder
 
 LIMIT = 240.0

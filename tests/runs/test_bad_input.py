@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from capfilt.pipeline.inspection import files
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import files
 from tests.runs.command import capfilt, here, table, write_recipe
 
 Refused = Callable[..., str]

@@ -8,9 +8,9 @@ from rich.console import Console
 from capfilt.pipeline.demo.command import close, measure, prepare
 from capfilt.pipeline.demo.crawl import web_verdicts
 from capfilt.pipeline.demo.grammar import Verdict
-from capfilt.pipeline.inspection import files, query
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.recipe import load
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.schema import load
+from capfilt.pipeline.reports.query import files, query
 from tests.runs.command import capfilt
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline import inspection
 from capfilt.pipeline.demo.command import prepare
 from capfilt.pipeline.demo.crawl import write_demo
 from capfilt.pipeline.demo.planted import EDITS, found_by_truth
-from capfilt.pipeline.ledger import Ledger
-from capfilt.pipeline.recipe import load
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.planning.schema import load
+from capfilt.pipeline.reports import query
 from tests.runs.command import capfilt, difference, write_recipe
 
 COPIES, LEAKS = 28, 14
@@ -48,7 +48,7 @@ def test_planted_copies_are_found_and_hardly_anything_else(
     assert found["leaks_removed"] == LEAKS, found["leaks_by_edit"]
     assert found["precision"] > 0.9
     assert found["by_edit"].keys() == set(EDITS)
-    views = {view.name: view for view in inspection.stages(ledger)}
+    views = {view.name: view for view in query.stages(ledger)}
     assert views["dedup"].totals.rejected["held_out"] >= LEAKS
     assert len(views["dedup"].totals.shards) > 5
     one = cleaned(

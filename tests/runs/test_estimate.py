@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from capfilt.pipeline.inspection import stages
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports.query import stages
 from tests.runs.command import here, write_recipe
 from tests.runs.made import HUMAN, WEB
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from capfilt.data_contracts.ledger import ShardRecord
-from capfilt.pipeline.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.ledger import RECORD, Ledger
 from tests.runs.command import Ended, capfilt, snapshot, table
 from tests.runs.made import HUMAN, SPECIAL, WEB
 

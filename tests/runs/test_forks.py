@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.runs.command import capfilt, here, snapshot, table, write_recipe
 
 SHARED = (

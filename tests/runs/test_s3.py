@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import storage_at
 from tests.runs.command import capfilt, difference, here, started, table, wait_until, write_recipe
 from tests.store import BUCKET, Store

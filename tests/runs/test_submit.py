@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline import lease, submission
+from capfilt.pipeline.cluster import submission
+from capfilt.pipeline.cluster.submission import Submission
+from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.storage import Folder
-from capfilt.pipeline.submission import Submission
 from tests.runs.cluster import Head, free_ports, started_head
 from tests.runs.command import (
     LIMIT,
@@ -197,7 +198,7 @@ def test_following_a_run_whose_runner_was_killed_ends_with_its_last_word(
     here("status", run, "--follow")  # its last runner said that it was done: of an --until, say
     log = max((run / "_log").iterdir())
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-    monkeypatch.setattr("capfilt.pipeline.lease.STALE", 1.0)
+    monkeypatch.setattr("capfilt.pipeline.ledger.lease.STALE", 1.0)
     ended = here("status", run, "--follow", expect=1)
     assert "nobody is at work in" in ended.err
     assert "its last runner was killed; its last word" in ended.err

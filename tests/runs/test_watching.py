@@ -17,8 +17,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from capfilt.pipeline import log
-from capfilt.pipeline.ledger import Ledger
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.watching import log
 from tests.runs.cluster import Head, started_head
 from tests.runs.command import capfilt, here, write_recipe
 

@@ -22,7 +22,7 @@ from capfilt.data_contracts.records import (
 )
 from capfilt.data_contracts.rejects import Reject
 from capfilt.models.protocols import Decoding, Images, Match, Written
-from capfilt.pipeline.task import decode_again
+from capfilt.pipeline.execution.task import decode_again
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput, Transform
 

@@ -1,0 +1,1 @@
+"""Models without a run: caption and score images from files."""

@@ -1,0 +1,80 @@
+"""What a machine must share with the one that drives a run: the libraries, and sight of the run's storage."""
+
+import hashlib
+import importlib.metadata
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from capfilt.data_contracts.errors import StageError, StorageError
+from capfilt.pipeline.ledger.ledger import RUN
+from capfilt.pipeline.storage import storage_at
+
+LIBRARIES = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
+SHARED = (
+    "put `output` where all nodes see it: a shared folder, or a bucket (s3://, gs://, az://) whose keys every node "
+    "has; `capfilt doctor RECIPE --address` tells which nodes do"
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One as a process on it finds it. ``record`` is the sha256 of the run's record that it reads; ``blind`` says why
+    it cannot."""
+
+    host: str
+    versions: Mapping[str, str]
+    record: str = ""
+    blind: str = ""
+
+
+def versions() -> dict[str, str]:
+    """Those of what decides results, here; an absent library has none."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def this(run: str) -> Machine:
+    """This one, looking at a run."""
+    try:
+        record = hashlib.sha256(storage_at(run).read(RUN)).hexdigest()
+    except (OSError, StorageError) as error:
+        return Machine(socket.gethostname(), versions(), blind=str(error).splitlines()[0])
+    return Machine(socket.gethostname(), versions(), record)
+
+
+def demand_alike(driver: Machine, worker: Machine, run: str) -> None:
+    """Raise :class:`StageError` unless the worker's machine sees the driver's run and has the same libraries."""
+    if worker.record != driver.record:
+        raise StageError(
+            what=f"the machine {worker.host} does not see the run {run}",
+            evidence=worker.blind or "what lies there on that machine is another run",
+            remedy=SHARED,
+        )
+    demand_versions(driver.versions, worker.versions, f"the machine {worker.host}")
+
+
+def demand_versions(ours: Mapping[str, str], theirs: Mapping[str, str], who: str) -> None:
+    """Raise :class:`StageError` when libraries differ; of Python only 3.x counts."""
+    differing = [
+        f"{name} {theirs.get(name, 'absent')} instead of {version}"
+        for name, version in ours.items()
+        if _counts(name, version) != _counts(name, theirs.get(name, "absent"))
+    ]
+    if differing:
+        raise StageError(
+            what=f"{who} has other versions of what decides results",
+            evidence="; ".join(differing),
+            remedy="install the versions of constraints.txt everywhere, or use the same image",
+        )
+
+
+def _counts(name: str, version: str) -> str:
+    version = version.partition("+")[0]  # torch says which build it is: 2.13.0+cpu
+    return version.rpartition(".")[0] if name == "python" else version

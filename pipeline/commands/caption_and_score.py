@@ -1,0 +1,92 @@
+"""`capfilt caption` and `capfilt score`: a model, pictures, no run."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from capfilt.pipeline.commands.shared import Batch, Device, Files, Json, console, warn
+from capfilt.pipeline.reports.query import visible
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.ad_hoc.images import Found
+
+Model = Annotated[
+    str,
+    typer.Option(metavar="MODEL", help="A model directory, a hub id, or a run: then the model that it uses."),
+]
+
+
+def caption(
+    files: Files,
+    model: Model,
+    strategy: Annotated[Literal["nucleus", "greedy", "beam"] | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option(help="The nucleus to draw from.")] = None,
+    per_image: Annotated[int | None, typer.Option(help="Captions a picture.")] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="Shortest caption.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest caption.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less.")] = None,
+    beams: Annotated[int | None, typer.Option(help="How many, with --strategy beam.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What captions go on from, or a chat model is asked.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draws other captions.")] = None,
+    device: Device = "cpu",
+    batch: Batch = 16,
+    as_json: Json = False,
+) -> None:
+    """Caption pictures by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
+    from capfilt.models.open import open_captioner
+    from capfilt.pipeline.ad_hoc import images
+
+    given = {
+        "strategy": strategy,
+        "top_p": top_p,
+        "per_image": per_image,
+        "min_tokens": min_tokens,
+        "max_tokens": max_tokens,
+        "repetition_penalty": repetition_penalty,
+        "beams": beams,
+        "prompt": prompt,
+    }
+    decoding = images.decoding_for(model, given, seed)
+    inference = images.inference_for(model)
+    captioner = open_captioner(images.model_of(model, "captioner"), device, batch, inference)
+    _print_found(images.caption(files, captioner, decoding, batch), ("logprob",), as_json)
+
+
+def score(
+    files: Files,
+    text: Annotated[list[str], typer.Option(help="A text to judge; give it several times for several.")],
+    model: Model,
+    device: Device = "cpu",
+    batch: Batch = 16,
+    as_json: Json = False,
+) -> None:
+    """Score texts against pictures by hand: itm is the probability of a match, itc the cosine."""
+    from capfilt.models.open import open_filter
+    from capfilt.pipeline.ad_hoc import images
+
+    inference = images.inference_for(model)
+    matcher = open_filter(images.model_of(model, "filter"), device, batch, inference)
+    _print_found(images.score(files, text, matcher, batch), ("itm", "itc"), as_json)
+
+
+def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> None:
+    """JSON lines as they come, or a table; what could not be read on stderr, and exit code 1 for it."""
+    table, failed = Table("file", *figures, "text"), False
+    for row in found:
+        if not isinstance(row, dict):
+            failed = True
+            warn(f"{row.file}: {row.reason}")
+        elif as_json:
+            print(json.dumps(row), flush=True)
+        else:
+            cells = (row["file"], *(row[figure] for figure in figures), row["text"])
+            table.add_row(*(Text(visible(cell)) for cell in cells))
+    if table.rows:
+        console.print(table)
+    if failed:
+        raise SystemExit(1)

@@ -1,0 +1,213 @@
+"""`capfilt status`, `inspect`, `explain`, `verify`, `report`, `report-card`: what a run's storage says."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from capfilt.data_contracts.errors import DamageError, SourceError, StageError
+from capfilt.data_contracts.rejects import MEANING
+from capfilt.pipeline.cluster import submission
+from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
+from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.reports import filter_report as card_of
+from capfilt.pipeline.reports import funnel, query
+from capfilt.pipeline.reports import report as figures
+from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.watching import log
+
+QUIET = 60.0  # seconds: a job may be on its way
+
+
+def status(
+    run: RunFolder,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the run is complete, or nobody is at work.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far a run is, from its storage alone."""
+    ledger = Ledger(run)
+    _demand_begun(ledger)
+    seen, since = None, time.monotonic()
+    while True:
+        views, holder = query.stages(ledger), query.running(ledger)
+        sent, last = submission.read(ledger.storage), None if holder else log.last(ledger)
+        # a job that has not begun
+        coming = sent is not None and (last is None or last["time"] < sent.submitted)
+        if holder != seen:
+            seen, since = holder, time.monotonic()
+        if as_json:
+            print(json.dumps([_status_row(view) for view in views], indent=2))
+        else:
+            table = Table("stage", "state", "shards", "kept", "left")
+            for view in views:
+                table.add_row(*(str(value) for value in _status_row(view).values()))
+            console.print(table)
+            if sent:
+                say(f"submitted at {sent.submitted} to {sent.address}, as {sent.job}")
+            if holder:
+                say(f"at work: {holder.who}, as it said at {holder.said}")
+                for task in holder.running:
+                    so_far = f"{task.done:,} of {task.total:,} " if task.total else ""
+                    say(f"  {task.label}: {so_far}{task.text}".rstrip())
+                if not holder.running:
+                    say(f"  nothing runs at the moment: capfilt logs {ledger.url}")
+            elif last and not coming:
+                say(_ending(last))
+        if not follow or all(view.complete for view in views):
+            return
+        ended = last if last and not coming and last["event"] == "run_ended" else None
+        if ended and ended["level"] == "info":
+            return  # it was asked for no more
+        quiet = QUIET if coming or holder else lease.STALE
+        if ended or time.monotonic() - since > quiet:
+            raise StageError(
+                what=f"nobody is at work in {ledger.url}",
+                evidence=_ending(last) if last else "",
+                remedy=f"capfilt logs {run} tells more; capfilt resume {run}, or submitting it again, carries on",
+            )
+        time.sleep(2)
+
+
+def _ending(last: dict[str, Any]) -> str:
+    """How a runner that is gone left, by the last line of its log."""
+    if last["event"] == "run_ended":
+        return visible(f"its last runner ended at {last['time']}: {last['message']}")
+    return visible(f"its last runner was killed; its last word, at {last['time']}: {last['message']}")
+
+
+def _demand_begun(ledger: Ledger) -> None:
+    """Raise :class:`SourceError` for a run that was submitted, and whose job ended before it was one."""
+    if not ledger.exists and (sent := submission.read(ledger.storage)):
+        raise SourceError(
+            what=f"{ledger.url} has not begun",
+            evidence=f"it was submitted at {sent.submitted} to {sent.address}, as {sent.job}",
+            remedy=f"capfilt logs {ledger.url} --job tells what the job said; then submit it again",
+        )
+
+
+def _status_row(view: query.StageView) -> dict[str, Any]:
+    state = "parent's" if view.parent else "done" if view.complete else "begun" if view.totals.shards else "-"
+    return {
+        "stage": view.name,
+        "state": state,
+        "shards": len(view.totals.shards),
+        "kept": view.totals.kept,
+        "left": sum(view.totals.rejected.values()),
+    }
+
+
+def inspect(
+    run: RunFolder,
+    stage: Annotated[str | None, typer.Argument(help="A stage; without it, all in short.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 5,
+    rejects: Annotated[bool, typer.Option(help="Show what left instead of what stayed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look into a stage: counts by reason, files, a few rows."""
+    ledger = Ledger(run)
+    if stage is None:
+        return status(run, False, as_json)
+    sample = query.sample(ledger, stage, rows, rejects=rejects)
+    wide = funnel.build(ledger) if stage == "ingest" and not rejects else None
+    if as_json:
+        print(json.dumps(sample if wide is None else {**wide, "rows": sample}, indent=2, default=str))
+        return None
+    view = query.view(ledger, stage)
+    console.print(
+        f"{stage}: {view.totals.units_in:,} in, {view.totals.kept:,} kept, "
+        f"{len(view.totals.shards)} parts in {ledger.home(stage).url}/{stage}",
+        highlight=False,
+    )
+    for left, of in ((view.totals.rejected, ""), (view.totals.texts_rejected, "texts ")):
+        for reason, count in sorted(left.items(), key=lambda item: -item[1]):
+            console.print(
+                f"  {count:>9,} {of}left as {reason}: {MEANING[reason]}", highlight=False, soft_wrap=True
+            )
+    if wide is not None:
+        funnel.show(wide, console)
+    for note in view.notes:
+        console.print(f"  note: {note}", highlight=False, markup=False)
+    for row in sample:
+        _print_row(row)
+    return None
+
+
+def _print_row(row: dict[str, Any], indent: str = "  ") -> None:
+    say(indent + "  ".join(f"{name}={visible(value)}" for name, value in row.items()))
+
+
+def explain(
+    run: RunFolder,
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A row, image or pair id, or a url.")],
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story of a row: where it came from, what each stage made of it, why it stayed or left."""
+    stories = query.explain(Ledger(run), identifier)
+    if as_json:
+        print(json.dumps([vars(story) for story in stories], indent=2, default=str))
+        return
+    for story in stories:
+        console.print(f"[bold]{story.stage}[/bold]  [dim]{story.part}[/dim]", highlight=False, soft_wrap=True)
+        for model, digest in story.models.items():
+            console.print(f"    [dim]by {model}, {digest[:16]}[/dim]", highlight=False, soft_wrap=True)
+        for row in story.rows:
+            _print_row(row, "    ")
+        for reject in story.rejects:
+            meaning = MEANING.get(reject["reason"], "")
+            console.print(
+                f"    left: {reject['reason']} ({meaning}): {visible(reject['detail'])}  id={reject['id']}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def verify(run: RunFolder, as_json: Json = False) -> None:
+    """Reread every committed part and model, and compare them with their records."""
+    found = list(query.verify(Ledger(run)))
+    bad = [entry for entry in found if entry[2]]
+    if as_json:
+        print(json.dumps([{"stage": s, "name": n, "problem": p} for s, n, p in found], indent=2))
+    for stage, name, problem in bad if not as_json else ():
+        console.print(f"[red]damaged[/red] {stage}/{name}: {problem}", highlight=False, soft_wrap=True)
+    if bad:
+        raise DamageError(
+            what=f"{len(bad)} of {len(found)} files are damaged",
+            evidence=", ".join(f"{stage}/{name}" for stage, name, _ in bad[:3]),
+            remedy=f"capfilt resume {run} sets damaged parts aside and redoes them",
+        )
+    if not as_json:
+        say(f"{len(found)} files are whole, every row is accounted for")
+
+
+def report(
+    run: RunFolder,
+    truth: Annotated[Path | None, typer.Option(help="CSV file,text,match: noise before and after.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the run's numbers; writes them to report.json and to the dataset card."""
+    ledger = Ledger(run)
+    found = figures.write(ledger)
+    if truth is not None:
+        from capfilt.pipeline.reports.ground_truth import against, read_truth
+
+        found["truth"] = against(ledger, read_truth(truth))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    figures.show(found, console)
+
+
+def report_card(run: RunFolder, as_json: Json = False) -> None:
+    """Show what is known of the run's filter from human test pairs, and what that says of the texts it kept."""
+    card = card_of.demand(Ledger(run))
+    if as_json:
+        print(json.dumps(card, indent=2))
+    else:
+        card_of.show(card, console)

@@ -1,0 +1,299 @@
+"""Drive a plan to its end: open or create the run, find what is missing, run it, close each stage."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
+from capfilt.data_contracts.fingerprint import fingerprint, first_difference
+from capfilt.data_contracts.ledger import RunRecord, StageTotals
+from capfilt.pipeline.cluster import environment
+from capfilt.pipeline.execution.events import (
+    Begun,
+    Committed,
+    Connected,
+    Ended,
+    Event,
+    Listener,
+    Listeners,
+    Looked,
+    RunBegun,
+    RunEnded,
+    Said,
+    SetAside,
+    Skipped,
+)
+from capfilt.pipeline.execution.schedule import Flow, Overtaken
+from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.lease import Doing, Lease
+from capfilt.pipeline.ledger.ledger import READERS, Ledger
+from capfilt.pipeline.planning.graph import Graph, Node
+from capfilt.pipeline.planning.placement import PATIENCE
+from capfilt.pipeline.planning.status import Standing, survey
+from capfilt.pipeline.storage.failpoints import failpoint
+from capfilt.pipeline.watching import log
+from capfilt.pipeline.watching.metrics import Metrics
+from capfilt.stages.stage import GlobalStage
+
+if TYPE_CHECKING:
+    from capfilt.pipeline.cluster.connection import Cluster
+
+REPAIRS = 5
+COMPACT = 1000
+
+
+def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
+    """Create the run, or see that the run on disk is this plan's.
+
+    With ``parent`` (a fork) every complete stage of it whose fingerprint holds is referred to, not copied.
+
+    Raises:
+        RunChangedError: the run was made by another recipe; names the first field that differs.
+    """
+    record = RunRecord(
+        name=plan.recipe.name,
+        recipe=plan.recipe.plain(),
+        stages={node.name: dict(node.identity) for node in plan},
+        fingerprints={node.name: node.fingerprint for node in plan},
+        parent=ledger.storage.relative(parent.storage) if parent else None,
+        versions=environment.versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(sys.argv),
+    )
+    if not ledger.exists:
+        # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
+        _refer(plan, ledger, parent)
+    if ledger.create(record) or ledger.record().fingerprints == record.fingerprints:
+        return
+    if not _blank(ledger):
+        demand_same(plan, ledger)
+    ledger.correct(record)
+
+
+def _blank(ledger: Ledger) -> bool:
+    """Whether a run has nothing in it yet and nobody is at work: then its recipe may still be corrected."""
+    if lease.read(ledger.storage) is not None:
+        return False
+    stages = ledger.record().fingerprints
+    return not any(ledger.totals(stage) or len(ledger.index(stage)) for stage in stages)
+
+
+def _refer(plan: Graph, ledger: Ledger, parent: Ledger | None) -> None:
+    """Refer to the parent's complete stages whose fingerprints hold, and to nothing else."""
+    fingerprints = parent.record().fingerprints if parent else {}
+    for node in plan:
+        totals = parent.totals(node.name) if parent else None
+        if parent and totals and fingerprints.get(node.name) == node.fingerprint:
+            place = ledger.storage.relative(parent.home(node.name).storage)
+            ledger.close(totals.model_copy(update={"refers_to": place}))
+        elif (
+            stray := ledger.totals(node.name)
+        ) and stray.refers_to:  # of a fork that did not come into being
+            ledger.reopen(node.name)
+
+
+def demand_same(plan: Graph, ledger: Ledger) -> None:
+    """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
+    found = ledger.record()
+    changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
+    if not changed and not found.fingerprints.keys() - plan.nodes.keys():
+        return
+    now = {node.name: dict(node.identity) for node in plan}
+    differing = next((name for name in now if found.stages.get(name) != now[name]), None)
+    where, old, new = ("stages", sorted(found.stages), sorted(now))
+    if differing is not None and (
+        difference := first_difference(found.stages.get(differing), now[differing], differing)
+    ):
+        where, old, new = difference
+    done = {name: totals for name in changed if (totals := ledger.totals(name))}
+    work = (
+        f", of which {len(done)} had ended ({sum(t.seconds for t in done.values()):.0f} s of work)"
+        if done
+        else ""
+    )
+    raise RunChangedError(
+        what=f"{ledger.url} was made by another recipe: {where} differs",
+        evidence=f"the run has {old!r}, this recipe {new!r}",
+        remedy=f"a run never changes: add --fork NEWNAME, which redoes {', '.join(changed) or 'nothing'} "
+        f"({len(changed)} of {len(plan.nodes)} stages{work})",
+    )
+
+
+class Runner:
+    """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one.
+
+    ``console`` hears what happens; where the log is asked for on stderr, that takes its place. The cluster may be
+    without nodes that are large enough for ``patience`` seconds.
+    """
+
+    def __init__(
+        self,
+        plan: Graph,
+        ledger: Ledger,
+        console: Listener,
+        address: str | None,
+        *,
+        join: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.plan, self.ledger = plan, ledger
+        said = () if log.on_stderr() else (console,)
+        self._listeners = Listeners(log.RunLog(ledger), Metrics(ledger.storage.name), *said)
+        self._doing: tuple[Doing, ...] = ()
+        self._address, self._join, self._patience = address, join, patience
+        self._cluster: Cluster | None = None
+        self._lease: Lease | None = None
+        self._commits: Counter[str] = Counter()
+        self._repairs: Counter[tuple[str, str]] = Counter()
+
+    def run(self, until: str | None = None) -> None:
+        """To the end of the plan, or of stage ``until``. Ray starts when the first task needs it.
+
+        A part that turns out to be damaged is set aside, and the plan gone through again: its shard is redone,
+        then whatever read it.
+
+        Raises:
+            BusyError: another runner is at work in the run, or has taken it over.
+            CapfiltError: the stage that failed says why; everything committed stays.
+        """
+        try:
+            with Lease(self.ledger.storage, join=self._join) as self._lease, self._listeners:
+                self._lease.tell(lambda: self._doing)
+                try:
+                    self._run(until)
+                except BaseException as error:
+                    self._listeners.hear(RunEnded(error))
+                    raise
+                self._listeners.hear(RunEnded())
+        finally:
+            if self._cluster is not None:
+                self._cluster.close()
+
+    def _run(self, until: str | None) -> None:
+        record = self.ledger.record()
+        command = " ".join(["capfilt", *sys.argv[1:]])
+        self._listeners.hear(RunBegun(fingerprint(record.recipe), record.versions, command, os.getpid()))
+        while not self._pass(until):
+            pass
+        if all(self.ledger.totals(name) for name in self.plan.nodes):
+            for name in self.plan.nodes:
+                self.ledger.sweep(name)
+            self.ledger.storage.sweep()
+
+    def _mend(self, wanted: Sequence[Node]) -> dict[str, Standing]:
+        """Set aside what can be seen to be damaged or superseded without reading it; how the stages then stand."""
+        while True:
+            standings = survey(self.plan, self.ledger)
+            bad = [
+                (node, name, why)
+                for node in wanted
+                for name, why in (
+                    *standings[node.name].damaged.items(),
+                    *((name, "") for name in standings[node.name].superseded.values()),
+                )
+            ]
+            if not bad:
+                return standings
+            with ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(lambda one: self._set_aside(*one), bad))
+
+    def _pass(self, until: str | None) -> bool:
+        """Go through the plan once; whether it is done."""
+        nodes = list(self.plan)
+        wanted = nodes[: nodes.index(self.plan.nodes[until]) + 1] if until else nodes
+        standings = self._mend(wanted)
+        for node in wanted:
+            standing = standings[node.name]
+            if standing.ended:
+                if not self._commits[node.name]:
+                    self._listeners.hear(Skipped(node.name, standing.stale or standing.why))
+                self._demand_rows(node, self.ledger.totals(node.name))
+        flow = Flow(self.plan, wanted, self.ledger.url, standings, self._begun, self._close)
+        try:
+            if not flow.finished:
+                self._connect().crew.run(flow, self._hear)
+            # A listing, a model or figures that were made anew supersede what had read the old ones.
+            anew = any(isinstance(n.stage, GlobalStage) and not standings[n.name].ended for n in wanted)
+            return not (anew and any(len(s.index) for s in standings.values() if not s.ended))
+        except Overtaken as overtaken:
+            self._listeners.hear(Said(f"  another runner has set {overtaken} aside: looking again"))
+        except DamageError as error:
+            if not error.part:
+                raise
+            self._set_aside(self.plan.nodes[error.stage], error.part, error.evidence)
+        return False
+
+    def _set_aside(self, node: Node, part: str, why: str) -> None:
+        """Bury a part. ``why`` is empty for one that is sound but superseded."""
+        home = self.ledger.home(node.name)
+        if home.url != self.ledger.url:
+            raise home.damage(node.name, part, why)  # a parent's part: its own run has to mend it
+        shard = part.removesuffix(".parquet").partition(".g")[0]
+        self._repairs[node.name, shard] += bool(why)
+        if self._repairs[node.name, shard] > REPAIRS:
+            raise StageError(
+                what=f"{node.name}/{shard} was found damaged {REPAIRS} times",
+                evidence=f"{why}; see {self.ledger.url}/_damaged",
+                remedy="check the disk under the run, then resume",
+            )
+        self.ledger.bury(node.name, part, Contract(node.stage.produces).schema)
+        self._listeners.hear(SetAside(node.name, part, why))
+
+    def _connect(self) -> "Cluster":
+        if self._cluster is None:
+            from capfilt.pipeline.cluster.connection import (
+                Cluster,  # Ray is not loaded before a task needs it
+            )
+
+            self._cluster = Cluster(
+                self._address, self.ledger.url, self.plan.recipe.poison_limit, self._patience
+            )
+            self._listeners.hear(Connected(*self._cluster.size))
+        return self._cluster
+
+    # -- as tasks end -------------------------------------------------------------------------------------
+
+    def _begun(self, stage: str, shards: int | None) -> None:
+        self._listeners.hear(Begun(stage, shards))
+
+    def _hear(self, event: Event) -> None:
+        """What the scheduler tells: the listeners first, then what the runner itself has to do."""
+        self._listeners.hear(event)
+        match event:
+            case Committed(task=task, parts=parts):
+                for _ in parts:
+                    self._commits[task.name] += 1
+                    if self._commits[task.name] % COMPACT == 0:
+                        self.ledger.compact(task.name)
+                failpoint(f"ended.{task.name}")
+            case Looked():
+                self._doing = tuple(
+                    Doing(label=task.label, pid=pid, done=crumb.done, total=crumb.total, text=crumb.text)
+                    for task, pid, crumb in event.each()
+                )
+                if self._lease is not None:
+                    self._lease.check()
+
+    def _close(self, node: Node) -> None:
+        self.ledger.compact(node.name)
+        totals = self.ledger.index(node.name).totals(node.name, node.fingerprint)
+        self.ledger.close(totals)
+        self._listeners.hear(Ended(node.name, totals))
+        self._demand_rows(node, totals)
+
+    def _demand_rows(self, node: Node, totals: StageTotals | None) -> None:
+        """Zero rows with success is how whole datasets get lost: it is a failure here."""
+        if totals is None or totals.kept or node.stage.may_find_nothing:
+            return
+        reasons = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.items())
+        raise StageError(
+            what=f"{node.name} kept nothing",
+            evidence=f"{totals.units_in} {node.stage.unit}s in; {reasons or 'none came in'}",
+            remedy=f"capfilt inspect {self.ledger.url} {node.name} shows what left and why"
+            + ("; lower the threshold with --fork" if node.name == "select" else ""),
+        )

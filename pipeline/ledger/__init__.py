@@ -1,0 +1,1 @@
+"""What is committed in a run, by whom, and how it gets there."""

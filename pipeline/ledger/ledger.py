@@ -1,0 +1,386 @@
+"""The ledger: what is committed in a run, and how it gets there.
+
+The visible data file is the commit. A part is put under its deterministic name if that name is free
+(:meth:`capfilt.pipeline.storage.Storage.create`): the first writer wins, and its footer holds the whole
+:class:`~capfilt.data_contracts.ledger.ShardRecord`. ``_commits`` is an index of what the footers say, with the size
+and digest of each part; it can be lost and is rebuilt. No name is ever given to other rows: a damaged or
+superseded part is copied to ``_damaged``, a valid part of zero rows takes its name, and its shard is redone
+under the next generation's name.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
+from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from capfilt.pipeline.ledger.commit_index import INDEX, Index, Part, named, newest, rows_of
+from capfilt.pipeline.storage import Storage, storage_at
+from capfilt.pipeline.storage.failpoints import failpoint
+
+RUN = "run.json"
+RECORD = b"capfilt.record"
+TOMBSTONE = b"capfilt.tombstone"
+READERS = 16
+AT_ONCE = 2000  # records that are in memory as objects before they become columns
+
+
+def part_name(shard: str, generation: int = 0) -> str:
+    """The one name under which a generation of a shard can be committed."""
+    return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
+
+
+def reader_of(data: bytes) -> pa.BufferReader:
+    """A file of these bytes in memory that is Arrow's own.
+
+    Arrow's threads let go of a buffer when they like, also while the interpreter ends; letting go of Python's own
+    bytes then aborts the process.
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return pa.BufferReader(copy.getvalue())
+
+
+class Ledger:
+    """One run. Holds no open files and no state besides where the run lies: all of it is in the storage."""
+
+    def __init__(self, run: str | Path | Storage) -> None:
+        self.storage = run if isinstance(run, Storage) else storage_at(run)
+
+    @property
+    def url(self) -> str:
+        """Where the run lies, for people."""
+        return self.storage.url
+
+    # -- the run ------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        return self.storage.size(RUN) is not None
+
+    def record(self) -> RunRecord:
+        """The run's own record.
+
+        Raises:
+            SourceError: when the folder is not a run.
+            DamageError: when ``run.json`` cannot be read.
+        """
+        try:
+            return RunRecord.model_validate_json(self.storage.read(RUN))
+        except FileNotFoundError as error:
+            raise SourceError(
+                what=f"{self.url} is not a run",
+                evidence=f"it has no {RUN}",
+                remedy="give the folder that `capfilt run` printed: the recipe's output/name",
+            ) from error
+        except ValidationError as error:
+            raise DamageError(
+                what=f"{self.url}/{RUN} cannot be read",
+                evidence=str(error).splitlines()[0],
+                remedy="restore it from a copy of the run; the parts themselves are untouched",
+            ) from error
+
+    def create(self, record: RunRecord) -> bool:
+        """Publish ``run.json``; ``False`` when the run exists already."""
+        return self.storage.claim(RUN, record.model_dump_json(indent=2).encode())
+
+    def correct(self, record: RunRecord) -> None:
+        """Another ``run.json``, for a run in which nothing is committed yet."""
+        self.storage.replace(RUN, record.model_dump_json(indent=2).encode())
+
+    # -- stages -------------------------------------------------------------------------------------------
+
+    def home(self, stage: str) -> "Ledger":
+        """The ledger that holds the stage's files: this run's, or an ancestor's that it refers to."""
+        return self._home(stage, self.totals(stage))
+
+    def _home(self, stage: str, totals: StageTotals | None) -> "Ledger":
+        if totals is None or totals.refers_to is None:
+            return self
+        return Ledger(storage_at(totals.refers_to, self.storage)).home(stage)
+
+    def totals(self, stage: str) -> StageTotals | None:
+        """The stage's totals, once it is complete."""
+        try:
+            return StageTotals.model_validate_json(self.storage.read(f"{stage}/_stage.json"))
+        except FileNotFoundError:
+            return None
+        except ValidationError:  # cut short by somebody else's copy: it is derived, and made again
+            return None
+
+    def close(self, totals: StageTotals) -> None:
+        """Say that a stage is complete (or that it is the parent's)."""
+        failpoint("totals.before")
+        self.storage.replace(f"{totals.stage}/_stage.json", totals.model_dump_json(indent=2).encode())
+        failpoint("totals.after")
+
+    def reopen(self, stage: str) -> None:
+        """A shard of a complete stage has to be redone: its totals, which are derived, go."""
+        self.storage.remove(f"{stage}/_stage.json")
+
+    def index(self, stage: str) -> Index:
+        """The committed parts of a stage: each shard's newest generation, tombstones left out.
+
+        Storage is listed, and sizes compared with the index; only parts that the index does not know are read.
+        """
+        return self.look(stage)[1]
+
+    def look(self, stage: str) -> tuple[StageTotals | None, Index]:
+        """A stage's totals, if it is complete, and its index; the totals of a long stage are read once for both."""
+        totals = self.totals(stage)
+        return totals, self._home(stage, totals)._index(stage)
+
+    def _index(self, stage: str) -> Index:
+        files = self._listed(stage)
+        listed = named(files["name"].combine_chunks())
+        single = self._listed(f"{stage}/_commits")["name"].combine_chunks()
+        single = pc.replace_substring_regex(single, r"\.json$", "")
+        known = self._compacted(stage)
+        last = newest(listed)["name"].combine_chunks()
+        use = pc.is_in(known["name"], last)
+        if len(single):  # an entry says what is newer
+            use = pc.and_(use, pc.invert(pc.is_in(known["name"], single)))
+        compacted = known if pc.all(use).as_py() else known.filter(use)
+        unknown = last.filter(pc.invert(pc.is_in(last, compacted["name"].combine_chunks())))
+        found, damaged = self._entries(stage, unknown.to_pylist())
+        # A name whose file somebody deleted was given away too.
+        given = pa.concat_tables([listed, named(known["name"].combine_chunks()), named(single)])
+        notes = self._suspicions(stage)
+        wanted = set(last.filter(pc.is_in(last, pa.array(notes, pa.string()))).to_pylist())
+        notes = {name: note for name, note in notes.items() if name in wanted}
+        return Index.of(pa.concat_tables([compacted, found]), files, {**damaged, **notes}, given)
+
+    def _listed(self, folder: str) -> pa.Table:
+        """Names and sizes of a folder's files, as columns."""
+        names, sizes = [], []
+        for name, size in self.storage.entries(folder):
+            names.append(name)
+            sizes.append(size)
+        return pa.table({"name": pa.array(names, pa.string()), "size": pa.array(sizes, pa.int64())})
+
+    def _compacted(self, stage: str) -> pa.Table:
+        """The part of the index that is one file; empty when it is not there or cannot be read."""
+        try:
+            data = self.storage.read(f"{stage}/_commits/index.parquet")
+            return pq.read_table(reader_of(data)).cast(INDEX)
+        except (FileNotFoundError, pa.ArrowException, ValueError, OSError):
+            return INDEX.empty_table()
+
+    def _entries(self, stage: str, names: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+        """Rows for the parts that the compacted index lacks, and by name what is wrong with a part's footer."""
+        damaged: dict[str, str] = {}
+
+        def look(name: str) -> Part | None:
+            try:
+                return self.part(stage, name)
+            except DamageError as error:
+                damaged[name] = error.evidence
+                return None
+
+        rows = [INDEX.empty_table()]
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(names), AT_ONCE):
+                found = pool.map(look, names[start : start + AT_ONCE])
+                rows.append(rows_of(part for part in found if part))
+        return pa.concat_tables(rows), damaged
+
+    def compact(self, stage: str) -> None:
+        """Make one file of the stage's index. What two runners lose to each other by it is rebuilt from footers."""
+        entries = [
+            name for name, _ in self.storage.entries(f"{stage}/_commits") if name.endswith(".parquet.json")
+        ]
+        if not entries:
+            return
+        found, _ = self._entries(stage, [name.removesuffix(".json") for name in entries])
+        known = self._compacted(stage)
+        old = pc.is_in(known["name"], found["name"].combine_chunks())
+        rows = pa.concat_tables([known.filter(pc.invert(old)), found]).sort_by("name").unify_dictionaries()
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd")
+        self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
+        failpoint("index.compacted")
+        self.storage.remove(*(f"{stage}/_commits/{name}" for name in entries))
+
+    def part(self, stage: str, name: str) -> Part:
+        """A part as its own index entry has it; an entry that a kill prevented is rebuilt from the footer."""
+        try:
+            return Part.model_validate_json(self.storage.read(f"{stage}/_commits/{name}.json"))
+        except (FileNotFoundError, ValidationError):
+            return self._from_footer(stage, name)
+
+    def _from_footer(self, stage: str, name: str) -> Part:
+        try:
+            data = self.storage.read(f"{stage}/{name}")
+            file = pq.ParquetFile(reader_of(data), page_checksum_verification=True)
+            metadata = file.metadata.metadata or {}
+            record = None if TOMBSTONE in metadata else ShardRecord.model_validate_json(metadata[RECORD])
+            if record and part_name(record.shard, record.generation) != name:
+                raise ValueError(f"it is the part of shard {record.shard}, generation {record.generation}")
+            for group in range(file.num_row_groups):  # the digest noted now has to be that of a whole file
+                file.read_row_group(group)
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            raise self.damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
+        part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
+        with suppress(StorageError):  # a copy may be read-only, and is looked at all the same
+            self._enter(stage, part)
+        return part
+
+    def _enter(self, stage: str, part: Part) -> None:
+        self.storage.replace(f"{stage}/_commits/{part.name}.json", part.model_dump_json().encode())
+
+    def damage(self, stage: str, name: str, evidence: str) -> DamageError:
+        """The error that names a part of this run, so that it can be set aside."""
+        return DamageError(
+            what=f"{self.url}/{stage}/{name} is damaged",
+            evidence=evidence,
+            remedy=f"capfilt resume {self.url} sets it aside and redoes its shard",
+            stage=stage,
+            part=name,
+        )
+
+    # -- committing ---------------------------------------------------------------------------------------
+
+    def commit(self, path: Path, record: ShardRecord) -> tuple[Part, bool]:
+        """Publish a finished part; the part that stands afterwards, and whether it is this one."""
+        name = part_name(record.shard, record.generation)
+        if not self.storage.create(f"{record.stage}/{name}", path):
+            return self.part(record.stage, name), False
+        failpoint("part.published")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        part = Part(name=name, size=path.stat().st_size, sha256=digest, record=record)
+        self._enter(record.stage, part)
+        failpoint("part.indexed")
+        return part, True
+
+    def standing(self, stage: str, shard: str, generation: int) -> Part | None:
+        """The part that somebody else has committed meanwhile, if any."""
+        name = part_name(shard, generation)
+        return None if self.storage.size(f"{stage}/{name}") is None else self.part(stage, name)
+
+    def read(self, stage: str, name: str, sha256: str) -> pa.BufferReader:
+        """A part's bytes, checked against the digest under which it was committed.
+
+        Raises:
+            DamageError: when the file is missing, shorter, longer or altered.
+        """
+        home = _home_of(self.url, stage)
+        try:
+            data = home.storage.read(f"{stage}/{name}")
+            found = hashlib.sha256(data).hexdigest()
+            evidence = f"{len(data)} bytes, sha256 {found[:12]} instead of {sha256[:12]}"
+        except FileNotFoundError:
+            found, evidence = "", "it is gone"
+        if found != sha256:
+            raise home.damage(stage, name, evidence)
+        return reader_of(data)
+
+    def suspect(self, stage: str, name: str, evidence: str) -> None:
+        """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
+        note = f"_damaged/{stage}-{name}.found"
+        storage = self.home(stage).storage
+        if evidence:
+            storage.replace(note, evidence.encode())
+        else:
+            storage.remove(note)
+
+    def _suspicions(self, stage: str) -> dict[str, str]:
+        notes = [name for name, _ in self.storage.entries("_damaged") if name.endswith(".found")]
+        own = [name for name in notes if name.startswith(f"{stage}-part-")]
+        return {
+            name.removeprefix(f"{stage}-").removesuffix(".found"): self.storage.read(
+                f"_damaged/{name}"
+            ).decode()
+            for name in own
+        }
+
+    def bury(self, stage: str, name: str, schema: pa.Schema) -> None:
+        """Set a damaged or superseded part aside and leave a valid part of zero rows under its name."""
+        aside = uuid.uuid4().hex[:8]
+        with suppress(FileNotFoundError):
+            self.storage.replace(f"_damaged/{stage}-{name}-{aside}", self.storage.read(f"{stage}/{name}"))
+        if self.storage.tree(f"models/{stage}"):
+            self.storage.move_tree(f"models/{stage}", f"_damaged/models/{stage}-{aside}")
+        sink = pa.BufferOutputStream()
+        pq.write_table(schema.with_metadata({**(schema.metadata or {}), TOMBSTONE: b"1"}).empty_table(), sink)
+        stone = sink.getvalue().to_pybytes()
+        self.storage.replace(f"{stage}/{name}", stone)
+        self._enter(
+            stage, Part(name=name, size=len(stone), sha256=hashlib.sha256(stone).hexdigest(), record=None)
+        )
+        self.suspect(stage, name, "")
+        self.reopen(stage)
+
+    def sweep(self, stage: str) -> None:
+        """Set aside the rejects of a complete stage that belong to no part: of dead attempts, of parts that went.
+
+        Nothing of the run reads them, but whoever globs the folder would count them.
+        """
+        known = set(self._index(stage).table["rejects"].to_pylist())
+        folder = f"{stage}/_rejects"
+        stray = [name for name, _ in self.storage.entries(folder) if f"_rejects/{name}" not in known]
+        for name in stray:
+            with suppress(FileNotFoundError):
+                self.storage.replace(f"_damaged/{stage}-{name}", self.storage.read(f"{folder}/{name}"))
+        if stray:
+            self.storage.remove(*(f"{folder}/{name}" for name in stray))
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def publish_model(self, directory: Path, name: str) -> str:
+        """Give a finished model directory its name, and say the digest of the model that stands there.
+
+        When the name is taken, the model under it wins.
+        """
+        failpoint("model.written")
+        self.storage.put_tree(directory, f"models/{name}")
+        failpoint("model.published")
+        return self.model_digest(name)
+
+    def model_digest(self, name: str) -> str:
+        """sha256 over the names and contents of all files of a model, hex; of no files when it is gone."""
+        storage = self.home(name).storage
+        seen = hashlib.sha256()
+        for file in storage.tree(f"models/{name}"):
+            content = hashlib.sha256(storage.read(f"models/{name}/{file}")).hexdigest()
+            seen.update(f"{file}\x1f{content}\x1e".encode())
+        return seen.hexdigest()
+
+    def model(self, name: str, digest: str) -> Path:
+        """A local directory with the model, which is checked against its digest once a process.
+
+        Raises:
+            DamageError: when it is not the model that was committed.
+        """
+        return _model(self.home(name).url, name, digest)
+
+
+@cache
+def _home_of(run: str, stage: str) -> Ledger:
+    """Where a stage's parts lie, for who reads many of them: it is settled when the run is created."""
+    return Ledger(run).home(stage)
+
+
+@cache
+def _model(run: str, name: str, digest: str) -> Path:
+    ledger = Ledger(run)
+    found = ledger.model_digest(name)
+    if found != digest:
+        part = next(iter(ledger.index(name).held().values()), ("", ""))[0]
+        raise DamageError(
+            what=f"the model {run}/models/{name} is not the one that was committed",
+            evidence=f"digest {found[:12]} instead of {digest[:12]}",
+            remedy=f"capfilt resume {run} sets it aside and trains it again",
+            stage=name,
+            part=part,
+        )
+    return ledger.storage.local_tree(f"models/{name}", digest)
