@@ -19,10 +19,10 @@ test: .venv/installed  ## all tests but the slow faults
 	$(BIN)/python -m pytest
 
 test-faults: .venv/installed  ## every fault: lost machines, full disks, a store in trouble, kills at every step
-	$(BIN)/python -m pytest tests/faults tests/runs/test_s3.py -m 'thorough or not thorough'
+	$(BIN)/python -m pytest tests/scenarios/faults tests/scenarios/test_s3.py -m 'thorough or not thorough'
 
 soak: .venv/installed  ## 20 random kills over a whole demo, in ./soak
-	$(BIN)/python -m tests.faults.soak --kills 20 --seed 0 --out soak
+	$(BIN)/python -m tests.scenarios.faults.soak --kills 20 --seed 0 --out soak
 
 lint: .venv/installed  ## format, lint, types, one-way imports
 	$(BIN)/ruff format --check .

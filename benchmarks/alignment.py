@@ -4,8 +4,8 @@
     capfilt index demo/run --stage ingest && capfilt index demo/run --stage human
     python -m benchmarks.alignment demo demo/run
 
-Retrieval with the pictures and texts of the human test split as queries, in four directions: what is found is right
-when it shows, or says, the very same scene. Zero-shot labels of those pictures, and in a demo of `--human-concepts 8`
+Retrieval with the images and texts of the human test split as queries, in four directions: what is found is right
+when it shows, or says, the very same scene. Zero-shot labels of those images, and in a demo of `--human-concepts 8`
 of crawled pictures of things that no person captioned. Chance beside each figure. Then what deduplication and
 decontamination found of the planted copies.
 """

@@ -4,7 +4,7 @@
     /tmp/dj/bin/pip install py-data-juicer==1.6.1 torch==2.13.0 transformers==5.23.0 ray==2.60.0 aiohttp
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.data_juicer base --python /tmp/dj/bin/python
 
-The same checkpoint directory, picture files and texts. Its scores are compared with the engine's in float32
+The same checkpoint directory, image files and texts. Its scores are compared with the engine's in float32
 first. Its captioner is left out: its length is fixed at 128 tokens, and random weights never end a caption.
 Times are processor time of the process that does the work, reading the files included.
 """

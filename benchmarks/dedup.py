@@ -29,7 +29,7 @@ from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.records import Embedding, Record
 from capfilt.pipeline.execution.task import decode_again
 from capfilt.stages.dedup.crawl_vectors import hexes, normalised
-from capfilt.stages.dedup.find_duplicates import FindDuplicates, Likeness
+from capfilt.stages.dedup.find_duplicates import DedupSettings, FindDuplicates
 from capfilt.stages.stage import Rows, Site
 
 SHARD = 50_000
@@ -140,7 +140,7 @@ class Peak:
 
 def stage(made: Made, memory: int, search: Any) -> dict[str, Any]:
     """The stage on it: seconds without the making of vectors, memory, what it found of the copies."""
-    like = Likeness(similarity=SIMILARITY, memory=memory, search=search)
+    like = DedupSettings(similarity=SIMILARITY, memory=memory, search=search)
     left = right = 0
     facts: dict[str, Any] = {}
     cpu, started = time.process_time(), time.monotonic()

@@ -38,7 +38,7 @@ TOKENS = 4 + DECODING.max_tokens  # [DEC] a picture of, and the caption
 
 
 def pictures(count: int, pixels: int) -> list[Image.Image]:
-    """Smooth random pictures, each its own."""
+    """Smooth random images, each its own."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
     return [Image.fromarray(one).resize((pixels, pixels), Image.Resampling.BICUBIC) for one in small]

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.fetch [--urls 1200] [--repeats 3] [--per-host 4] [--only hangs] [--json F]
 
 Three lists over 20 hosts (127.0.0.1 to 127.0.0.20): `fast` answers at once, `delays` after 0, 50 or 500 ms in equal
-parts, `hangs` as well, but one url in twenty never gets its picture: a third of those stays silent, a third stops in
+parts, `hangs` as well, but one url in twenty never gets its image: a third of those stays silent, a third stops in
 the body, a third drips a byte a second for a minute. Both arms keep original bytes and write the same Parquet. The
 arms take turns; their outputs are compared first. Images a second are over the server's own time from the first
 request to the last answer, so that neither pays for its start there; wall clock and processor time are of everything,

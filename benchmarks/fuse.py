@@ -1,4 +1,4 @@
-"""What fused placement gains: caption and score of the same shards, decoding each picture twice or once.
+"""What fused placement gains: caption and score of the same shards, decoding each image twice or once.
 
     OMP_NUM_THREADS=1 python -m benchmarks.fuse [--size 1024x768] [--pictures 64] [--repeats 5]
 
@@ -17,21 +17,21 @@ import numpy as np
 from PIL import Image
 
 from capfilt.data_contracts.identity import image_id, row_id
-from capfilt.data_contracts.records import Caption, Picture
-from capfilt.models.images.decode import DecodedPictures
+from capfilt.data_contracts.records import Caption, IngestedImage
+from capfilt.models.images.decode import DecodedImages
 from capfilt.models.protocols import Decoding
 from capfilt.pipeline.execution.task import Decode, decode_again
 from capfilt.stages.clean.caption import WriteCaptions
 from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Checkpoint, Site
+from capfilt.stages.stage import BroughtModel, Site
 from tests.blip_checkpoint import make_blip
 
 OFF = CaptionGuard(min_words=0, repeats=0, prompt_echo=False)
 
 
-def pictures(count: int, size: tuple[int, int]) -> list[Picture]:
+def pictures(count: int, size: tuple[int, int]) -> list[IngestedImage]:
     """JPEGs of noise on a gradient: about as large, in bytes a pixel, as photographs."""
     draw = np.random.default_rng(0)
     rows = []
@@ -41,12 +41,12 @@ def pictures(count: int, size: tuple[int, int]) -> list[Picture]:
         Image.fromarray(coarse).resize(size).save(file, "JPEG", quality=90)
         data = file.getvalue()
         rows.append(
-            Picture(
+            IngestedImage(
                 row_id=row_id("web", str(number)),
                 image_id=image_id(data),
                 source_name="web",
                 url=str(number),
-                texts=[f"picture {number}"],
+                texts=[f"image {number}"],
                 image=data,
                 format="JPEG",
                 width=size[0],
@@ -66,8 +66,8 @@ def main() -> None:
     rows = pictures(given.pictures, (width, height))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        captioner = Checkpoint("c", str(make_blip(place / "captioner", "captioner")))
-        filter = Checkpoint("f", str(make_blip(place / "filter", "filter")))
+        captioner = BroughtModel("c", str(make_blip(place / "captioner", "captioner")))
+        filter = BroughtModel("f", str(make_blip(place / "filter", "filter")))
         caption, score = WriteCaptions(captioner, Decoding(), OFF), ScorePairs(filter)
         asked: list[Decode] = [decode_again]
         site = Site(
@@ -93,8 +93,8 @@ def main() -> None:
             ]
             return time.perf_counter() - began, judged
 
-        arms: dict[str, Callable[[], Decode]] = {"apart": lambda: decode_again, "fused": DecodedPictures}
-        assert work(decode_again)[1] == work(DecodedPictures())[1], "the arms give other rows"
+        arms: dict[str, Callable[[], Decode]] = {"apart": lambda: decode_again, "fused": DecodedImages}
+        assert work(decode_again)[1] == work(DecodedImages())[1], "the arms give other rows"
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(given.repeats):
             for name, decode in arms.items():
@@ -104,7 +104,7 @@ def main() -> None:
         print(f"{name}  {statistics.median(each):6.2f} ms an image ({each[0]:.2f} to {each[-1]:.2f})")
     ratio = statistics.median(seconds["apart"]) / statistics.median(seconds["fused"])
     print(
-        f"{given.size}, {given.pictures} pictures, {given.repeats} repeats: fused is {ratio:.2f} times as fast"
+        f"{given.size}, {given.pictures} images, {given.repeats} repeats: fused is {ratio:.2f} times as fast"
     )
 
 

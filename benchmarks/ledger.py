@@ -33,17 +33,17 @@ from rich.table import Table
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.ledger import InputPart, RunRecord, ShardRecord, StageTotals
 from capfilt.data_contracts.records import Caption, Occurrence, Record
-from capfilt.pipeline.execution.schedule import Flow
+from capfilt.pipeline.execution.schedule import Schedule
 from capfilt.pipeline.ledger.commit_index import Part, rows_of
 from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
 from capfilt.pipeline.planning.graph import Graph
-from capfilt.pipeline.planning.status import Standing, survey
+from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.reports import query
 from capfilt.pipeline.storage import Folder
 from capfilt.stages.stage import GlobalStage, Rows, ShardStage, Site, StageInput, Transform
 
 ENTRIES = 500  # parts of each stage that are committed and not yet in the compacted index
-MEASURES = ("import", "plan", "resume", "status", "verify: listing", "flow", "compact")
+MEASURES = ("import", "plan", "resume", "status", "verify: listing", "schedule", "compact")
 S3_ENV = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
 
 
@@ -164,8 +164,8 @@ def make(ledger: Ledger, count: int, write: Any) -> None:
 # -- measuring ----------------------------------------------------------------------------------------------
 
 
-def flow_of(graph: Graph, url: str, standings: dict[str, Standing]) -> Flow:
-    return Flow(graph, list(graph), url, standings, lambda *_: None, lambda _: None)
+def flow_of(graph: Graph, url: str, statuses: dict[str, StageStatus]) -> Schedule:
+    return Schedule(graph, list(graph), url, statuses, lambda *_: None, lambda _: None)
 
 
 def measure(what: str, url: str, count: int) -> str:
@@ -174,10 +174,10 @@ def measure(what: str, url: str, count: int) -> str:
     if what == "import":
         return ""
     if what == "plan":
-        return survey(graph, ledger)["export"].why
+        return stage_statuses(graph, ledger)["export"].why
     if what == "resume":
-        flow = flow_of(graph, url, survey(graph, ledger))
-        task = next(flow.ready(1))
+        schedule = flow_of(graph, url, stage_statuses(graph, ledger))
+        task = next(schedule.ready(1))
         return f"first: {task.label}"
     if what == "status":
         return str([(view.name, len(view.totals.shards)) for view in query.stages(ledger)])
@@ -192,25 +192,25 @@ def measure(what: str, url: str, count: int) -> str:
         for stage in graph.nodes:
             ledger.compact(stage)
         return f"{min(ENTRIES, count // 10)} entries in each of {len(graph.nodes)} stages"
-    assert what == "flow"
+    assert what == "schedule"
     return no_ops(graph, url, count)
 
 
 def no_ops(graph: Graph, url: str, count: int) -> str:
     """Every shard through every stage, with no work and no storage: what the driver itself costs."""
     index = Ledger(url).index("list")
-    done = Standing("done", "complete", tuple(index.shards), index)  # type: ignore[arg-type]
-    standings = {"list": done}
+    done = StageStatus("done", "complete", tuple(index.shards), index)  # type: ignore[arg-type]
+    statuses = {"list": done}
     for stage in ("caption", "score", "export"):
-        standings[stage] = Standing("to run", "", done.shards, missing=done.shards or ())  # type: ignore[arg-type]
-    flow = flow_of(graph, url, standings)
+        statuses[stage] = StageStatus("to run", "", done.shards, missing=done.shards or ())  # type: ignore[arg-type]
+    schedule = flow_of(graph, url, statuses)
     tasks, began = 0, time.perf_counter()
-    while not flow.finished:
-        task = next(flow.ready(1))
-        flow.begin(task)
+    while not schedule.finished:
+        task = next(schedule.ready(1))
+        schedule.begin(task)
         record = SimpleNamespace(shard=task.shard)
         part: Any = SimpleNamespace(name=part_name(task.shard), sha256="f" * 64, record=record)
-        flow.end(task, [part])
+        schedule.end(task, [part])
         tasks += 1
     assert tasks == 3 * count
     return f"{tasks / (time.perf_counter() - began):,.0f} tasks/s"

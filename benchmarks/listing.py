@@ -28,8 +28,8 @@ from capfilt.data_contracts.ledger import RunRecord
 from capfilt.pipeline.execution.task import Task, run_task
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
-from capfilt.pipeline.planning.status import survey
-from capfilt.stages.ingest.ingest import IngestPictures
+from capfilt.pipeline.planning.status import stage_statuses
+from capfilt.stages.ingest.ingest import IngestImages
 from capfilt.stages.ingest.list_source import KINDS, ListSource
 from capfilt.stages.ingest.sources.source import SourceSpec
 
@@ -48,7 +48,7 @@ def rows(start: int, stop: int) -> tuple[list[str], list[str], list[float]]:
             f"https://cdn-{item % 977}.example.com/images/{item % 31}/{item * SEED:014x}-large.jpg?v={item}"
         )
         texts.append(
-            f"Vintage {number % 811} print of the {number % 401}th, a picture numbered {number}, framed"
+            f"Vintage {number % 811} print of the {number % 401}th, an image numbered {number}, framed"
         )
         scores.append(number % 1000 / 1000)
     return urls, texts, scores
@@ -75,7 +75,7 @@ def graph_of(path: Path) -> Graph:
     recipe: Any = SimpleNamespace(placement={})
     graph = Graph(recipe)
     graph.add("list_web", ListSource(sources, 1, rows=ROWS))
-    graph.add("ingest", IngestPictures(sources, "pillow"), "list_web")
+    graph.add("ingest", IngestImages(sources, "pillow"), "list_web")
     return graph
 
 
@@ -95,7 +95,7 @@ def measure(what: str, path: Path, run: Path, threads: int) -> str:
         committed = run_task(task, lambda task, site: None)  # type: ignore[arg-type,return-value]  # no shard stage
         records = [part.record for part, _ in committed if part.record]
         return f"{sum(record.kept for record in records):,} urls in {len(records):,} shards"
-    return survey(graph, ledger)["ingest"].why
+    return stage_statuses(graph, ledger)["ingest"].why
 
 
 def in_a_process(what: str, path: Path, run: Path, threads: int) -> dict[str, Any]:

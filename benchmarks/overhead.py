@@ -27,10 +27,10 @@ import psutil
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import row_id
-from capfilt.data_contracts.records import Occurrence, Record, Unique
+from capfilt.data_contracts.records import Occurrence, Record, UniqueImage
 from capfilt.pipeline.estimate.cost_model import CRAWL
 from capfilt.pipeline.estimate.throughput import Records, turns
-from capfilt.pipeline.execution.events import Begun, Ended, Event, Listener
+from capfilt.pipeline.execution.events import Event, Listener, StageBegun, StageEnded
 from capfilt.pipeline.execution.runner import Runner, open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
@@ -38,7 +38,7 @@ from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site
 
 MINUTE = 60.0
 WARM = 10.0  # seconds of work that all workers start for
-BY_SHARD = ("human", "ingest", "align", "vet", "embed", "caption", "score", "select", "export")
+BY_SHARD = ("human", "ingest", "rank_web", "screen_web", "embed", "caption", "score", "select", "export")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Gate(GlobalStage):
     """Waits for all shards, so that what comes after it finds the workers there."""
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Occurrence,)
-    produces: ClassVar[type[Record]] = Unique
+    produces: ClassVar[type[Record]] = UniqueImage
     may_find_nothing: ClassVar[bool] = True
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        yield Rows(Contract(Unique).table([]), shard="0000000", units=0)
+        yield Rows(Contract(UniqueImage).table([]), shard="0000000", units=0)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class Clock(Listener):
 
     def hear(self, event: Event) -> None:
         match event:
-            case Begun(stage=stage):
+            case StageBegun(stage=stage):
                 self.began[stage] = self.now()
-            case Ended(stage=stage):
+            case StageEnded(stage=stage):
                 self.ended[stage] = self.now()
 
     def now(self) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ from transformers.models.blip.modeling_blip import BlipForConditionalGeneration,
 from benchmarks.checkpoints import SIZES, make
 from benchmarks.engine import gemm, seconds, sentences
 from capfilt.models.med import checkpoint
-from capfilt.models.training.data import Batch, Batches, Source
+from capfilt.models.training.data import Batch, Batches, PairSource
 from capfilt.models.training.grounding import Grounding
 from capfilt.models.training.jobs import CaptionerSettings, FilterSettings
 from capfilt.models.training.objectives import draw_negatives, itc_loss, itc_targets, lm_loss, same_pairs
@@ -162,7 +162,7 @@ def make_arms(role: str, where: Path, pixels: int, size: int, given: argparse.Na
         else CaptionerSettings(steps=10, batch=size, crop=1.0)
     )
     settings = replace(settings, recompute=given.recompute)
-    batches = Batches([Source(pairs, 1.0)], tokenizer, settings, max_tokens=model.config.max_tokens)
+    batches = Batches([PairSource(pairs, 1.0)], tokenizer, settings, max_tokens=model.config.max_tokens)
     batch = batches(0)
     arms: dict[str, Arm] = {}
     if given.only != "plain":

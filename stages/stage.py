@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class BroughtModel:
     """A model that the user brings: its content is identity, where it lies is not."""
 
     digest: str
@@ -29,13 +29,13 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """The model that a stage of this run makes."""
 
     stage: str
 
 
-ModelRef = Checkpoint | Trained
+ModelRef = BroughtModel | TrainedModel
 MODEL_LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
 
 
@@ -51,7 +51,7 @@ class Site:
 
     ``scratch`` is private to the attempt and vanishes with it; the folder that ``lasting`` gives belongs to the
     stage and survives a failed attempt, so that a training can go on from its last checkpoint there. ``keep``
-    makes what is in it survive the machine as well. ``decode`` gives the picture in an image's bytes, by its
+    makes what is in it survive the machine as well. ``decode`` gives the image in an image's bytes, by its
     image_id: a worker that runs several stages on a shard may keep it. A training checkpoints after so many steps or
     minutes, whatever comes first.
     """
@@ -160,12 +160,12 @@ class Stage(ABC):
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """The models that it needs."""
-        return tuple(value for value in vars(self).values() if isinstance(value, Checkpoint | Trained))
+        return tuple(value for value in vars(self).values() if isinstance(value, BroughtModel | TrainedModel))
 
     @property
     def trained(self) -> tuple[str, ...]:
         """The stages of the run that make them."""
-        return tuple(model.stage for model in self.models if isinstance(model, Trained))
+        return tuple(model.stage for model in self.models if isinstance(model, TrainedModel))
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def crawl(base: Path) -> Path:
-    """A folder with `human` and `crawl`: pictures and their captions."""
-    from tests.runs import made
+    """A folder with `human` and `crawl`: images and their captions."""
+    from tests.scenarios import made
 
     return made.crawl(base)
 
@@ -62,7 +62,7 @@ def crawl(base: Path) -> Path:
 @pytest.fixture(scope="session")
 def recipe(base: Path, blip_filter: Path, blip_captioner: Path) -> dict[str, Any]:
     """A recipe with two checkpoint directories, no training, a dozen shards of the crawl."""
-    from tests.runs import made
+    from tests.scenarios import made
 
     return made.checkpoints_recipe(base, blip_filter, blip_captioner)
 
@@ -70,7 +70,7 @@ def recipe(base: Path, blip_filter: Path, blip_captioner: Path) -> dict[str, Any
 @pytest.fixture(scope="session")
 def finished(base: Path, blip_filter: Path, blip_captioner: Path) -> Path:
     """The folder of the undisturbed run of that recipe; read only."""
-    from tests.runs import made
+    from tests.scenarios import made
 
     return made.finished_run(base, blip_filter, blip_captioner)
 

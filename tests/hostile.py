@@ -132,7 +132,7 @@ class Hostile:
         answer(connection, 200, png(int(rest.partition("?")[0])))
 
     def _do_late(self, connection: socket.socket, rest: str) -> None:
-        """late/0.5/7: picture 7 after half a second."""
+        """late/0.5/7: image 7 after half a second."""
         seconds, _, number = rest.partition("/")
         with self._counted("late"):  # not over the answer: who has it may ask again at once
             self._wait(float(seconds))
@@ -228,7 +228,7 @@ class Hostile:
         answer(connection, 302, b"", extra=f"Location: /{'loop/b' if rest == 'a' else 'loop/a'}")
 
     def _do_hops(self, connection: socket.socket, rest: str) -> None:
-        """hops/3: three redirects, then a picture."""
+        """hops/3: three redirects, then an image."""
         left = int(rest)
         if left:
             answer(connection, 301, b"", extra=f"Location: /hops/{left - 1}")
@@ -240,7 +240,7 @@ class Hostile:
         answer(connection, 302, b"", extra=f"Location: {unquote(rest)}")
 
     def _do_busy(self, connection: socket.socket, rest: str) -> None:
-        """busy/429/1/5: once 429 with Retry-After 1, then picture 5; without a number, always."""
+        """busy/429/1/5: once 429 with Retry-After 1, then image 5; without a number, always."""
         status, seconds, *number = rest.split("/")
         if number and self.asked(f"busy/{rest}") > 1:
             answer(connection, 200, png(int(number[0])))

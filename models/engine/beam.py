@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capfilt.models.engine.kv_cache import Slots, Writer
+from capfilt.models.engine.kv_cache import KVCache, Writer
 from capfilt.models.engine.sampling import shape
 from capfilt.models.protocols import Decoding
 
@@ -40,11 +40,11 @@ def search(
     enough stay alive. An image is decided when its best live beam is below its worst finished one.
     """
     beams, n, end = decoding.beams, len(states), writer.config.sep
-    slots = Slots(writer, n, beams, len(prompt) + decoding.max_tokens)
+    cache = KVCache(writer, n, beams, len(prompt) + decoding.max_tokens)
     # all beams start alike: only the first may spread, or all would be one
     alone = [0.0, *[-1e9] * (beams - 1)]
     searches = [Search(list(alone), [0.0] * beams, [[] for _ in range(beams)]) for _ in range(n)]
-    logits = slots.admit(states, prompt).repeat_interleave(beams, 0)
+    logits = cache.admit(states, prompt).repeat_interleave(beams, 0)
     for step in range(decoding.max_tokens):
         raw = logits.log_softmax(-1)
         said = torch.tensor([[*prompt, *own] for one in searches for own in one.tokens], device=raw.device)
@@ -62,8 +62,8 @@ def search(
             sources += [number * beams + source for source in chosen]
         if all(one.decided for one in searches) or step + 1 == decoding.max_tokens:
             break
-        slots.follow(torch.tensor(sources, device=raw.device))
-        logits = slots.step(
+        cache.follow(torch.tensor(sources, device=raw.device))
+        logits = cache.step(
             torch.tensor([own[-1] for one in searches for own in one.tokens], device=raw.device)
         )
     return [(best_of.tokens, best_of.logprob) for best_of in (max(one.ended, key=_score) for one in searches)]

@@ -9,10 +9,10 @@ from torch import Tensor
 from capfilt.data_contracts.errors import UsageError
 from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 from capfilt.models.engine.beam import search
-from capfilt.models.engine.kv_cache import Slots, Writer
+from capfilt.models.engine.kv_cache import KVCache, Writer
 from capfilt.models.engine.linear import Arithmetic
 from capfilt.models.engine.sampling import draw, shape
-from capfilt.models.engine.vision import Eyes
+from capfilt.models.engine.vision import PackedVisionEncoder
 from capfilt.models.images.prepare import RGB, prepare
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
@@ -49,7 +49,7 @@ class EngineCaptioner:
         model.require("captioner")
         arithmetic = Arithmetic(inference.precision, device)
         self.config, self.tokenizer, self.batch, self.pixels = model.config, tokenizer, batch, pixels
-        self.eyes = Eyes(model, arithmetic)
+        self.vision = PackedVisionEncoder(model, arithmetic)
         self.writer = Writer(model.text_decoder, model.config, arithmetic)
 
     @torch.inference_mode()
@@ -80,23 +80,23 @@ class EngineCaptioner:
             )
 
     def _states(self, images: Images) -> Tensor:
-        return self.eyes.see(prepare(images, self.config.image_size, *self.pixels))
+        return self.vision.see(prepare(images, self.config.image_size, *self.pixels))
 
     def _write(
         self, images: Images, image_ids: Sequence[str], prompt: Sequence[int], decoding: Decoding, width: int
     ) -> Iterator[Row]:
         """Rows as they end, in any order."""
         capacity = max(1, min(self.batch // width, len(images)))
-        slots = Slots(self.writer, capacity, width, len(prompt) + decoding.max_tokens)
+        cache = KVCache(self.writer, capacity, width, len(prompt) + decoding.max_tokens)
         rows: list[Row] = []
         entered = 0
         while rows or entered < len(images):
-            free = capacity - slots.images
+            free = capacity - cache.images
             # a few at a time: a prompt of one image alone would read all weights for a handful of tokens
             if entered < len(images) and free >= min(max(1, capacity // 4), len(images) - entered):
                 numbers = range(entered, min(entered + free, len(images)))
                 entered = numbers.stop
-                logits = slots.admit(self._states([images[number] for number in numbers]), prompt)
+                logits = cache.admit(self._states([images[number] for number in numbers]), prompt)
                 fresh = [
                     Row(number, index, CaptionRandom(decoding.seed, image_ids[number], index))
                     for number in numbers
@@ -104,11 +104,11 @@ class EngineCaptioner:
                 ]
                 self._choose(fresh, logits.repeat_interleave(width, 0), prompt, decoding)
                 rows += fresh
-                yield from self._leave(rows, slots, decoding)
+                yield from self._leave(rows, cache, decoding)
             if rows:
-                last = torch.tensor([row.tokens[-1] for row in rows], device=slots.steps.device)
-                self._choose(rows, slots.step(last), prompt, decoding)
-                yield from self._leave(rows, slots, decoding)
+                last = torch.tensor([row.tokens[-1] for row in rows], device=cache.steps.device)
+                self._choose(rows, cache.step(last), prompt, decoding)
+                yield from self._leave(rows, cache, decoding)
 
     def _choose(self, rows: Sequence[Row], logits: Tensor, prompt: Sequence[int], decoding: Decoding) -> None:
         """Each row's next token, from ``logits`` (rows, vocabulary)."""
@@ -127,14 +127,14 @@ class EngineCaptioner:
             row.tokens.append(token)
             row.logprob += gain
 
-    def _leave(self, rows: list[Row], slots: Slots, decoding: Decoding) -> Iterator[Row]:
+    def _leave(self, rows: list[Row], cache: KVCache, decoding: Decoding) -> Iterator[Row]:
         for number in reversed(range(len(rows))):
             row = rows[number]
             ended = row.tokens[-1] == self.config.sep
             if ended or len(row.tokens) == decoding.max_tokens:
                 rows[number] = rows[-1]
                 rows.pop()
-                slots.leave(number)
+                cache.leave(number)
                 if ended:
                     row.tokens.pop()
                 yield row

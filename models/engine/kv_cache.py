@@ -5,9 +5,9 @@ at them. Live rows and slots stand without gaps: when one leaves, the last one t
 the same bits wherever it stands and whoever is beside it: every product has its rows, attention always spans
 the whole cache, and the queries of an image always stand ``width`` together.
 
-Rows look at image states directly (:meth:`~capfilt.models.engine.text_stack.Layer.look_through`): an image's keys and
-values for all layers are 24 times as large as its states at base size, every step would read them all, and to project
-them costs more than the few tokens of a caption save.
+Rows look at image states directly (:meth:`~capfilt.models.engine.text_stack.PackedTextLayer.look_through`): an
+image's keys and values for all layers are 24 times as large as its states at base size, every step would read them
+all, and to project them costs more than the few tokens of a caption save.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from capfilt.models.engine.attention import plain
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.text_stack import Tower
+from capfilt.models.engine.text_stack import PackedTextStack
 from capfilt.models.med.config import MedConfig
 from capfilt.models.med.text import TextDecoder
 
@@ -26,7 +26,11 @@ class Writer:
     """The decoder tower with its LM head."""
 
     def __init__(self, decoder: TextDecoder, config: MedConfig, arithmetic: Arithmetic) -> None:
-        self.tower, self.config, self.arithmetic = Tower(decoder.bert, config, arithmetic), config, arithmetic
+        self.stack, self.config, self.arithmetic = (
+            PackedTextStack(decoder.bert, config, arithmetic),
+            config,
+            arithmetic,
+        )
         head = decoder.cls.predictions
         self.transform = arithmetic.linear(head.transform.dense, act=config.text_act, exact=True)
         self.norm = arithmetic.norm(head.transform.LayerNorm)
@@ -37,7 +41,7 @@ class Writer:
         return self.vocabulary(self.norm(self.transform(states))).float()
 
 
-class Slots:
+class KVCache:
     """``images`` slots of ``width`` rows each, for texts of at most ``room`` tokens."""
 
     def __init__(self, writer: Writer, images: int, width: int, room: int) -> None:
@@ -45,7 +49,7 @@ class Slots:
         self.writer, self.width, self.room = writer, width, room
         heads, size = config.text_heads, config.text_width // config.text_heads
         self.stride = max(width, arithmetic.fewest)
-        layers = len(writer.tower.layers)
+        layers = len(writer.stack.layers)
 
         dtype, device = arithmetic.dtype, arithmetic.device
         self.seen = torch.zeros(images, config.patches + 1, config.vision_width, dtype=dtype, device=device)
@@ -61,7 +65,7 @@ class Slots:
 
         Returns the next-token logits of each image, (n, vocabulary), the same for its rows.
         """
-        tower, heads = self.writer.tower, self.writer.config.text_heads
+        stack, heads = self.writer.stack, self.writer.config.text_heads
         n, length, device = len(states), len(prompt), states.device
         slots, rows = slice(self.images, self.images + n), slice(self.rows, self.rows + n * self.width)
         numbers = torch.arange(n * self.width)
@@ -71,10 +75,10 @@ class Slots:
 
         padded = max(length, self.writer.arithmetic.fewest)  # the pads come last: no token looks at them
         ids = torch.tensor([*prompt, *[0] * (padded - length)], device=device).repeat(n)
-        words = tower.embed(ids, torch.arange(padded, device=device).repeat(n))
+        words = stack.embed(ids, torch.arange(padded, device=device).repeat(n))
         causal = torch.full((padded, padded), -torch.inf, dtype=words.dtype, device=device).triu(1)
         self.seen[slots] = states
-        for layer, said in zip(tower.layers, self.said, strict=True):
+        for layer, said in zip(stack.layers, self.said, strict=True):
             parts = layer.qkv(words).view(n, padded, 3, heads, -1).permute(2, 0, 3, 1, 4)
             for kept, part in zip(said, parts[1:], strict=True):
                 kept[rows, :, :length] = part[:, :, :length].repeat_interleave(self.width, 0)
@@ -86,10 +90,10 @@ class Slots:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append a token to every live row, (rows,) int64; returns the next logits (rows, vocabulary)."""
-        tower, heads, rows = self.writer.tower, self.writer.config.text_heads, self.rows
+        stack, heads, rows = self.writer.stack, self.writer.config.text_heads, self.rows
         device = tokens.device
         length = self.length[:rows].to(device)
-        states = tower.embed(tokens, length)
+        states = stack.embed(tokens, length)
         bias = torch.zeros(rows, self.room, dtype=states.dtype, device=device)
         bias.masked_fill_(self.steps > length[:, None], -torch.inf)
         bias = bias[:, None, None]
@@ -97,7 +101,7 @@ class Slots:
         spots = (self.slot[:rows] * self.stride + self.place[:rows]).to(device)
         shown = states.new_zeros(self.images * self.stride, states.shape[1])
         seen = self.seen[: self.images]
-        for layer, said in zip(tower.layers, self.said, strict=True):
+        for layer, said in zip(stack.layers, self.said, strict=True):
             parts = layer.qkv(states).view(rows, 3, heads, -1)
             said[:, which, :, length] = parts[:, 1:]
             context = plain(parts[:, 0, :, None], said[0, :rows], said[1, :rows], bias)

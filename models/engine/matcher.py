@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.text_stack import Tower
-from capfilt.models.engine.vision import Eyes
+from capfilt.models.engine.text_stack import PackedTextStack
+from capfilt.models.engine.vision import PackedVisionEncoder
 from capfilt.models.images.prepare import RGB, prepare
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
@@ -41,8 +41,8 @@ class EngineMatcher:
         self.config, self.tokenizer, self.batch, self.pixels = model.config, tokenizer, batch, pixels
         token = inference.itm_token or model.config.itm_token
         self.first = replace(model.config, itm_token=token).first("filter")
-        self.eyes = Eyes(model, arithmetic)
-        self.tower = Tower(model.text_encoder, model.config, arithmetic)
+        self.vision = PackedVisionEncoder(model, arithmetic)
+        self.stack = PackedTextStack(model.text_encoder, model.config, arithmetic)
         self.temperature = float(model.temperature().detach())
         # the three last products are exact whatever the precision: they are small, and thresholds decide by them
         self.image_projection, self.text_projection, self.itm_head = (
@@ -83,17 +83,17 @@ class EngineMatcher:
         tokens = [0] * len(states)
         for owner, text in zip(owners, ids, strict=True):
             tokens[owner] += len(text)
-        looks = states.new_empty(len(ids), self.tower.width)
+        looks = states.new_empty(len(ids), self.stack.width)
         for few in (True, False):
             numbers = [
-                number for number, owner in enumerate(owners) if few is self.tower.are_few(tokens[owner])
+                number for number, owner in enumerate(owners) if few is self.stack.are_few(tokens[owner])
             ]
             for part in _chunks([ids[number] for number in numbers]):
                 own = numbers[part]
                 shown = sorted({owners[number] for number in own})
                 of = [shown.index(owners[number]) for number in own]
                 judged = [[self.first, *ids[number][1:]] for number in own]
-                looks[own] = self.tower.read(judged, states[shown], of, few)
+                looks[own] = self.stack.read(judged, states[shown], of, few)
         # float64: in float32 the probability of a good match soon is exactly 1
         return self.itm_head(looks).double().softmax(1)[:, 1]
 
@@ -115,14 +115,14 @@ class EngineMatcher:
         )
 
     def states(self, images: Images) -> Tensor:
-        return self.eyes.see(prepare(images, self.config.image_size, *self.pixels))
+        return self.vision.see(prepare(images, self.config.image_size, *self.pixels))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.rows(texts, self.config.max_tokens)
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """ITC embeddings (texts, projection), float32, L2-normalised, of texts that start with [CLS]."""
-        parts = [self.tower.read(ids[part]) for part in _chunks(ids)]
+        parts = [self.stack.read(ids[part]) for part in _chunks(ids)]
         return F.normalize(self.text_projection(torch.cat(parts)), dim=-1)
 
     def _array(self, parts: list[Tensor]) -> NDArray[np.float32]:

@@ -62,7 +62,7 @@ class Packing:
         return spread.flatten(0, 1)[self.places]
 
 
-class Layer:
+class PackedTextLayer:
     def __init__(self, layer: TextLayer, config: MedConfig, arithmetic: Arithmetic) -> None:
         own, cross = layer.attention, layer.crossattention
         self.qkv = arithmetic.linear(own.self.query, own.self.key, own.self.value)
@@ -114,7 +114,7 @@ class Layer:
         return self.fc_norm(self.fc2(self.fc1(states), states))
 
 
-class Tower:
+class PackedTextStack:
     """``model``'s weights in the engine's precision."""
 
     def __init__(self, model: TextModel, config: MedConfig, arithmetic: Arithmetic) -> None:
@@ -123,14 +123,14 @@ class Tower:
         self.words = arithmetic.tensor(embeddings.word_embeddings.weight)
         self.positions = arithmetic.tensor(embeddings.position_embeddings.weight)
         self.norm = arithmetic.norm(embeddings.LayerNorm)
-        self.layers = [Layer(layer, config, arithmetic) for layer in model.encoder.layers()]
+        self.layers = [PackedTextLayer(layer, config, arithmetic) for layer in model.encoder.layers()]
         self.look = attention(arithmetic.device, plain)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(tokens, width) of ``ids`` at ``positions``, both (tokens,) int64."""
         return self.norm(self.words[ids] + self.positions[positions])
 
-    def keys_values(self, layer: Layer, image_states: Tensor) -> KeyValue:
+    def keys_values(self, layer: PackedTextLayer, image_states: Tensor) -> KeyValue:
         """Cross-attention keys and values (n, heads, positions, width / heads), views of one product."""
         n, positions, width = image_states.shape
         both = layer.cross_key_value(image_states.reshape(n * positions, width))
@@ -141,7 +141,7 @@ class Tower:
         """Whether so many tokens of an image look through with less work than its keys and values would be."""
         return tokens <= _FEW * self.width / self.heads
 
-    def _look(self, layer: Layer, query: Tensor, image_states: Tensor, few: bool) -> Tensor:
+    def _look(self, layer: PackedTextLayer, query: Tensor, image_states: Tensor, few: bool) -> Tensor:
         n, m, width = query.shape
         if few:
             return layer.look_through(query, image_states)

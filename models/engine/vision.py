@@ -19,7 +19,7 @@ _TOKENS = 1200
 _MANY = 64
 
 
-class Layer:
+class PackedVisionLayer:
     def __init__(self, layer: VisionLayer, config: MedConfig, arithmetic: Arithmetic, attend: Attend) -> None:
         self.heads, self.attend = config.vision_heads, attend
         self.norm1, self.norm2 = arithmetic.norm(layer.layer_norm1), arithmetic.norm(layer.layer_norm2)
@@ -38,7 +38,7 @@ class Layer:
         return self.fc2(self.fc1(self.norm2(states)), states)
 
 
-class Eyes:
+class PackedVisionEncoder:
     """Pixels to image states, a few images at a time."""
 
     def __init__(self, model: Med, arithmetic: Arithmetic) -> None:
@@ -52,7 +52,7 @@ class Eyes:
             self.patches = arithmetic.linear(_as_linear(embeddings.patch_embedding), exact=True)
         attend = attention(arithmetic.device, _on_cpu(config.patches + 1, arithmetic.dtype))
         layers = cast(Iterable[VisionLayer], vision.encoder.layers)
-        self.layers = [Layer(layer, config, arithmetic, attend) for layer in layers]
+        self.layers = [PackedVisionLayer(layer, config, arithmetic, attend) for layer in layers]
         self.norm = arithmetic.norm(vision.post_layernorm)
 
     def see(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bytes to RGB pictures: the one definition of what a picture is, for ingest, captions, scores and training.
+"""Bytes to RGB images: the one definition of what an image is, for ingest, captions, scores and training.
 
 Pillow alone, so that a process that decodes need not load torch.
 """
@@ -29,7 +29,7 @@ class UndecodableImage(ValueError):  # noqa: N818 (a state of the image, as in i
 
 @dataclass(frozen=True)
 class Limits:
-    """Which pictures are taken, by their header: pixels in all, longer side by shorter side, shorter side."""
+    """Which images are taken, by their header: pixels in all, longer side by shorter side, shorter side."""
 
     max_pixels: int = MOST_PIXELS
     max_aspect: float = 20.0
@@ -48,7 +48,7 @@ class Limits:
 
 
 class Measured(NamedTuple):
-    """The format found in the bytes, such as JPEG, and the size of the upright picture in pixels."""
+    """The format found in the bytes, such as JPEG, and the size of the upright image in pixels."""
 
     format: str
     width: int
@@ -56,7 +56,7 @@ class Measured(NamedTuple):
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture in ``data`` as RGB: upright by its EXIF orientation, transparency on white, first frame.
+    """The image in ``data`` as RGB: upright by its EXIF orientation, transparency on white, first frame.
 
     Raises :class:`UndecodableImage` for bytes that are no image, truncated or corrupt, and for images over
     Pillow's pixel limit. Safe to call from several threads.
@@ -68,9 +68,9 @@ def decode(data: bytes) -> Image.Image:
 
 
 def measure(data: bytes, limits: Limits) -> Measured:
-    """What a picture is, after it was decoded whole; its header is held against the limits before any pixel.
+    """What an image is, after it was decoded whole; its header is held against the limits before any pixel.
 
-    Raises :class:`UndecodableImage` as :func:`decode` does, and for a picture outside the limits.
+    Raises :class:`UndecodableImage` as :func:`decode` does, and for an image outside the limits.
     """
     with _opened(data) as image:
         limits.check(image.width, image.height)
@@ -79,7 +79,7 @@ def measure(data: bytes, limits: Limits) -> Measured:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture with its header read; what goes wrong with it becomes :class:`UndecodableImage`."""
+    """The image with its header read; what goes wrong with it becomes :class:`UndecodableImage`."""
     if not data:
         raise UndecodableImage("no bytes")
     try:
@@ -104,7 +104,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return _on_white(_upright(image))
 
 
-class DecodedPictures:
+class DecodedImages:
     """Pictures of one shard, each decoded once for all the stages that a worker runs on it one after the other.
 
     At most ``limit`` bytes of them, as RGB; what comes after is decoded each time.
@@ -115,7 +115,7 @@ class DecodedPictures:
         self._pictures: dict[str, Image.Image] = {}
 
     def begin(self, shard: str) -> None:
-        """The next pictures are of this shard; another one's are forgotten."""
+        """The next images are of this shard; another one's are forgotten."""
         if shard != self._shard:
             self._pictures.clear()
             self._shard, self._held = shard, 0
@@ -137,7 +137,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # unreadable EXIF is no reason to lose the picture
+    except Exception:  # unreadable EXIF is no reason to lose the image
         return image
 
 
@@ -152,7 +152,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    import numpy as np  # a tenth of a second that a process that decodes pays when it meets such a picture
+    import numpy as np  # a tenth of a second that a process that decodes pays when it meets such an image
 
     values = np.asarray(image, dtype=np.float32)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,11 +1,11 @@
-"""Decode pictures in a process that may die: a decoder is native code that is fed by strangers.
+"""Decode images in a process that may die: a decoder is native code that is fed by strangers.
 
 The process loads Pillow and nothing else of weight, may take so much memory and so much processor time, and has a
-pair of sockets to its owner alone: whatever happens to it, one picture is in its hand, and that one leaves. It ends
+pair of sockets to its owner alone: whatever happens to it, one image is in its hand, and that one leaves. It ends
 when the other side of its socket is gone, so it does not outlive its owner.
 
 Not a pool of multiprocessing: that imports its parent's main module again (in a Ray worker: all of Ray), and its
-workers share a pipe, which one that dies while it reads leaves with half a picture in it.
+workers share a pipe, which one that dies while it reads leaves with half an image in it.
 """
 
 import json
@@ -28,10 +28,10 @@ from capfilt.data_contracts.errors import StageError
 from capfilt.data_contracts.rejects import Reason
 from capfilt.models.images.decode import Limits, Measured, UndecodableImage, measure
 
-SECONDS = 60  # of processor time for one picture: several times what the largest one takes
-PATIENCE = 300  # seconds of the clock until an answer has to be there, or a picture to be taken
+SECONDS = 60  # of processor time for one image: several times what the largest one takes
+PATIENCE = 300  # seconds of the clock until an answer has to be there, or an image to be taken
 TRIES = 3  # of starting the process
-AHEAD = 8  # pictures on their way to the process: it need not wait for the next one
+AHEAD = 8  # images on their way to the process: it need not wait for the next one
 _PIXEL, _REST = 24, 2**30  # bytes: of all copies of a pixel on its way to RGB; of everything else
 _ANSWER = 4096  # bytes at most
 _READY = b"ready"
@@ -39,7 +39,7 @@ CHILD = "import json, sys; from capfilt.models.images.decoder import serve; serv
 
 
 class Refused(NamedTuple):
-    """Why bytes are no picture that can be used."""
+    """Why bytes are no image that can be used."""
 
     reason: Reason
     detail: str
@@ -54,7 +54,7 @@ def memory_of(limits: Limits) -> int:
 
 
 def serve(fd: int, limits: dict[str, float], measure: Callable[[bytes, Limits], Measured] = measure) -> None:
-    """The process: answers every picture that comes in at the socket ``fd``, in order, until that is closed."""
+    """The process: answers every image that comes in at the socket ``fd``, in order, until that is closed."""
     own = Limits(**limits)  # type: ignore[arg-type]  # as JSON has them
     memory = memory_of(own)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -83,7 +83,7 @@ def _judge(
 
 
 class Decoder:
-    """Measures pictures in a process of its own, which is started when it is needed and again when it died."""
+    """Measures images in a process of its own, which is started when it is needed and again when it died."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -91,13 +91,13 @@ class Decoder:
         self._end: Callable[[], object] = lambda: None
 
     def __call__(self, pictures: Sequence[bytes]) -> list[Verdict]:
-        """What each picture is, or why it is none.
+        """What each image is, or why it is none.
 
-        A picture whose process dies or hangs gets another one to itself, since it may be a bystander (of a machine
+        An image whose process dies or hangs gets another one to itself, since it may be a bystander (of a machine
         without memory, of an impatient hand); after the second death, or once it has used up its time, it is refused.
 
         Raises:
-            StageError: the process dies again and again before it gets as far as a picture.
+            StageError: the process dies again and again before it gets as far as an image.
         """
         verdicts: list[Verdict] = []
         died = -1
@@ -107,7 +107,7 @@ class Decoder:
                 for verdict in self._ask(pictures[len(verdicts) :], ahead):
                     verdicts.append(verdict)  # noqa: PERF402 (a death must not lose those before it)
             except (OSError, EOFError, ValueError) as error:  # dead, or it says what makes no sense
-                words, final = self._bury(error)
+                words, final = self._quarantine(error)
                 if final or died == len(verdicts):
                     verdicts.append(Refused(Reason.DECODER_DIED, words))
                 else:
@@ -132,9 +132,9 @@ class Decoder:
                 connection.recv_bytes(len(_READY))
                 return connection
             except (OSError, EOFError) as error:
-                evidence, _ = self._bury(error)
+                evidence, _ = self._quarantine(error)
         raise StageError(
-            what="the process that decodes pictures does not start",
+            what="the process that decodes images does not start",
             evidence=evidence,
             remedy=f"run {sys.executable} -c 'import {__name__}', which shows why; is memory left on this machine?",
         )
@@ -157,8 +157,8 @@ class Decoder:
         self._end = weakref.finalize(self, _end, self._process, self._connection)
         return self._connection
 
-    def _bury(self, error: Exception) -> tuple[str, bool]:
-        """How the process died, and whether that is the picture's fault for sure."""
+    def _quarantine(self, error: Exception) -> tuple[str, bool]:
+        """How the process died, and whether that is the image's fault for sure."""
         process, self._process = self._process, None
         assert process is not None
         if isinstance(error, BlockingIOError):

@@ -1,4 +1,4 @@
-"""A hash of what a picture looks like: copies that were re-encoded, resized or made brighter keep most of it."""
+"""A hash of what an image looks like: copies that were re-encoded, resized or made brighter keep most of it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ def perceptual_hash(image: Image.Image) -> str:
     """256 bits, hex: which of the 16 x 16 lowest frequencies (DCT of 64 x 64 grey values, without the mean) lie
     above their median.
 
-    The hash of PDQ (Facebook, 2019) in short: at 24 bits of difference two pictures are hardly ever two pictures,
+    The hash of PDQ (Facebook, 2019) in short: at 24 bits of difference two images are hardly ever two images,
     of two that have nothing in common half of the bits differ. A crop of 3% a side changes about 50.
-    A picture of one colour has no frequencies: its hash is 0, which tells it from no other such picture.
+    A picture of one colour has no frequencies: its hash is 0, which tells it from no other such image.
     """
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
     found = (_DCT @ grey @ _DCT.T).ravel()

@@ -1,4 +1,4 @@
-"""Pictures on their way into a model: RGB pictures to tensors.
+"""Images on their way into a model: RGB images to tensors.
 
 The preparation is BLIP's evaluation transform: a bicubic resize to a square (aspect ratio not kept), then
 CLIP's mean and standard deviation. It runs on Pillow alone, so it does not depend on whether torchvision is

@@ -56,16 +56,16 @@ def descend(vision: Path, text: Path, seed: int) -> Made:
 
     Raises :class:`ModelError` for directories of other families, or with weights missing.
     """
-    eyes, tongue = locate_family(str(vision), "vit"), locate_family(str(text), "bert")
+    vit, bert = locate_family(str(vision), "vit"), locate_family(str(text), "bert")
     tokenizer = CaptionTokenizer.load(text).with_dec_and_enc()
-    sizes = {ours: eyes.config[theirs] for theirs, ours in _VISION.items()}
-    sizes |= {ours: tongue.config[theirs] for theirs, ours in _TEXT.items()}
+    sizes = {ours: vit.config[theirs] for theirs, ours in _VISION.items()}
+    sizes |= {ours: bert.config[theirs] for theirs, ours in _TEXT.items()}
     ids = {token: getattr(tokenizer, token) for token in ("pad", "cls", "sep", "dec", "enc")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Med(MedConfig(**sizes, **ids, vocabulary=tokenizer.size))
-    inherited = _vision(_tensors(eyes, "vit."), sizes["vision_layers"])
-    inherited |= _text(_tensors(tongue, "bert."), model)
+    inherited = _vision(_tensors(vit, "vit."), sizes["vision_layers"])
+    inherited |= _text(_tensors(bert, "bert."), model)
     own = model.state_dict()
     wrong = [name for name, value in inherited.items() if name not in own or own[name].shape != value.shape]
     if wrong:

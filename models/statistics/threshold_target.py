@@ -16,7 +16,7 @@ UNSEEN = 0.5  # pairs: none among 300 mismatches above a threshold does not mean
 
 
 @dataclass(frozen=True)
-class Target:
+class ThresholdTarget:
     """What the threshold is for: a share of the matches kept, or of the kept texts that match."""
 
     figure: Literal["precision", "recall"]
@@ -75,7 +75,7 @@ def _at_least(scores: Floats, weights: Floats, thresholds: Floats, unseen: float
 
 
 def reach(
-    target: Target,
+    target: ThresholdTarget,
     itm: ArrayLike,
     kinds: NDArray[np.str_],
     images: ArrayLike,
@@ -123,7 +123,7 @@ def reach(
     )
 
 
-def _first(target: Target, found: Curve, own: int) -> int | None:
+def _first(target: ThresholdTarget, found: Curve, own: int) -> int | None:
     if target.figure == "recall":
         (places,) = np.nonzero(found.recall >= target.value - 1e-12)
         return int(places[-1]) if len(places) else None

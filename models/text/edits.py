@@ -43,7 +43,7 @@ DRAWS = 20
 _COPULAS = {"is", "are", "that", "which", "who", "was", "were"}
 
 
-class Kind(StrEnum):
+class EditKind(StrEnum):
     """What is made wrong."""
 
     OBJECT = "object"
@@ -155,7 +155,7 @@ class Edits:
             _Bag.of(singular), _Bag.of(plural), _Bag.of(colours), dict(raw), dict(counts), dict(articles)
         )
 
-    def edit(self, text: str, kind: Kind, rng: Random, true: Collection[str]) -> str | None:
+    def edit(self, text: str, kind: EditKind, rng: Random, true: Collection[str]) -> str | None:
         """``text`` with one thing made wrong, or ``None`` when the rule finds nothing to change.
 
         ``true`` are the image's own texts: none of them is returned, nor one that says the same, nor is
@@ -164,11 +164,11 @@ class Edits:
         true = {text, *true}
         words = _TOKEN.findall(text)
         match kind:
-            case Kind.OBJECT:
+            case EditKind.OBJECT:
                 edited = self._object(words, rng, true)
-            case Kind.ATTRIBUTE:
+            case EditKind.ATTRIBUTE:
                 edited = self._attribute(words, rng, true)
-            case Kind.RELATION:
+            case EditKind.RELATION:
                 edited = self._relation(words, rng, true)
         if edited is None:
             return None

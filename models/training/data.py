@@ -20,16 +20,16 @@ from torch import Tensor
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.images.prepare import normalise
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.text.edits import Edits, Kind
+from capfilt.models.text.edits import EditKind, Edits
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.models.training.augment import Crop, randaugment
-from capfilt.models.training.distributed import ALONE, World
+from capfilt.models.training.distributed import ALONE, WorkerGroup
 from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import Pairs, Shard
-from capfilt.models.training.shard_order import Order, Place
+from capfilt.models.training.shard_order import Order, Position
 
 
-class Source(NamedTuple):
+class PairSource(NamedTuple):
     """A set of pairs and its weight: the share of a batch that comes from it."""
 
     pairs: Pairs
@@ -65,10 +65,10 @@ class _Reader:
         self.pairs, self.order = pairs, Order.of(pairs.counts, window, seed)
         self._open: dict[int, Shard] = {}
 
-    def places(self, step: int, count: int) -> list[Place]:
+    def places(self, step: int, count: int) -> list[Position]:
         return self.order.places(step * count, count)
 
-    def settle(self, places: Sequence[Place]) -> None:
+    def settle(self, places: Sequence[Position]) -> None:
         """Close the shards that are not of these places' groups."""
         near = frozenset[int]().union(*(self.order.beside(place) for place in places))
         self._open = {number: shard for number, shard in self._open.items() if number in near}
@@ -94,14 +94,14 @@ class Batches:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[PairSource],
         tokenizer: CaptionTokenizer,
         settings: LoopSettings,
         *,
         max_tokens: int,
         prompt: str = "",
         edits: Edits | None = None,
-        world: World = ALONE,
+        world: WorkerGroup = ALONE,
     ) -> None:
         self.settings, self.tokenizer, self.world, self.edits = settings, tokenizer, world, edits
         self.prompt, self.max_tokens, self.pad = prompt, max_tokens, tokenizer.pad
@@ -148,7 +148,7 @@ class Batches:
         return rows
 
     def _read(self, number: int) -> list[_Row]:
-        wanted: list[tuple[_Reader, Place]] = []
+        wanted: list[tuple[_Reader, Position]] = []
         for reader, count in zip(self._readers, self.shares, strict=True):
             places = reader.places(number, count)
             reader.settle(places)
@@ -175,7 +175,7 @@ class Batches:
         true = [{normalise_caption(text) for text in row.own} for row in rows]
         return [
             edits.edit(row.text, kind, Random(f"{kind} {self._seed(number)} {at}"), true[at - first])
-            for kind in Kind
+            for kind in EditKind
             for at, row in enumerate(rows, first)
         ]
 

@@ -11,14 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class World:
+class WorkerGroup:
     """Worker ``rank`` of ``size``. Alone, every method is the identity and needs no process group."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def here(cls) -> "World":
+    def here(cls) -> "WorkerGroup":
         """That of torch's process group, if there is one."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
@@ -85,7 +85,7 @@ class World:
         return DistributedDataParallel(learner, find_unused_parameters=True, broadcast_buffers=False)
 
 
-ALONE = World()
+ALONE = WorkerGroup()
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):

@@ -10,7 +10,7 @@ from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.attention import KeyValue
 from capfilt.models.med.model import Med
 from capfilt.models.training.data import Batch, Batches
-from capfilt.models.training.distributed import ALONE, World
+from capfilt.models.training.distributed import ALONE, WorkerGroup
 from capfilt.models.training.loop import Learner, LoopSettings
 from capfilt.models.training.momentum import MomentumTeacher
 from capfilt.models.training.objectives import (
@@ -79,7 +79,7 @@ class Grounding(Learner):
         settings: GroundingSettings,
         batches: Batches,
         device: str,
-        world: World = ALONE,
+        world: WorkerGroup = ALONE,
         judged_by: str = "",
     ) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
 from capfilt.models.text.normalise import content_words
-from capfilt.models.training.data import Batches, Source
+from capfilt.models.training.data import Batches, PairSource
 from capfilt.models.training.grounding import Grounding, GroundingSettings
 from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
 from capfilt.models.training.lora import trainable
@@ -128,7 +128,7 @@ def warm_up_on_labels(
     settings: WarmupSettings,
     execution: Execution,
 ) -> list[str]:
-    """The same on other pictures (n, size, size, 3) with one label each; returns the classes."""
+    """The same on other images (n, size, size, 3) with one label each; returns the classes."""
     classes = sorted(set(labels))
     names = {
         label: f"class{''.join(chr(97 + int(digit)) for digit in str(at))}"
@@ -143,7 +143,7 @@ def pretrain(
     model: Med,
     tokenizer: CaptionTokenizer,
     human: Pairs,
-    others: Sequence[Source],
+    others: Sequence[PairSource],
     settings: PretrainSettings,
     execution: Execution,
     held_out: Pairs | None = None,
@@ -168,7 +168,7 @@ def finetune_filter(
     model: Med,
     tokenizer: CaptionTokenizer,
     human: Pairs,
-    others: Sequence[Source],
+    others: Sequence[PairSource],
     settings: FilterSettings,
     execution: Execution,
     held_out: Pairs | None = None,
@@ -220,7 +220,7 @@ def finetune_captioner(
     model: Med,
     tokenizer: CaptionTokenizer,
     human: Pairs,
-    others: Sequence[Source],
+    others: Sequence[PairSource],
     settings: CaptionerSettings,
     execution: Execution,
     held_out: Pairs | None = None,
@@ -244,20 +244,20 @@ def finetune_captioner(
         train(learner, settings, execution, look if validation else None)
 
 
-def _sources(human: Pairs, others: Sequence[Source], human_share: float) -> list[Source]:
+def _sources(human: Pairs, others: Sequence[PairSource], human_share: float) -> list[PairSource]:
     """The human pairs first, with their share; the others share the rest by their weights."""
     rest = [source for source in others if sum(source.pairs.counts) and source.weight > 0]
     if not rest or human_share >= 1:
-        return [Source(human, 1.0)]
+        return [PairSource(human, 1.0)]
     whole = sum(source.weight for source in rest)
     scaled = [source._replace(weight=(1 - human_share) * source.weight / whole) for source in rest]
-    return [Source(human, human_share), *scaled] if human_share > 0 else scaled
+    return [PairSource(human, human_share), *scaled] if human_share > 0 else scaled
 
 
 def _batches(
     model: Med,
     tokenizer: CaptionTokenizer,
-    sources: Sequence[Source],
+    sources: Sequence[PairSource],
     settings: LoopSettings,
     execution: Execution,
     prompt: str = "",
@@ -317,6 +317,6 @@ def _classify(
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        batches = _batches(model, tokenizer, [Source(pairs, 1.0)], settings, execution)
+        batches = _batches(model, tokenizer, [PairSource(pairs, 1.0)], settings, execution)
         learner = _Classifier(model, words, batches, execution).to(execution.device)
     train(learner, settings, execution)

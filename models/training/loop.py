@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.training.distributed import ALONE, World
+from capfilt.models.training.distributed import ALONE, WorkerGroup
 from capfilt.models.training.watchdog import Watch
 
 Record = dict[str, float]
@@ -89,7 +89,7 @@ class Execution:
 
     threads: int = 1
     device: str = "cpu"
-    world: World = ALONE
+    world: WorkerGroup = ALONE
     checkpoints: Path | None = None
     every: int = 200
     minutes: float = 10.0
@@ -189,7 +189,7 @@ def _gradients(
     return sums
 
 
-def _validated(learner: Learner, validate: Validate, world: World) -> Record:
+def _validated(learner: Learner, validate: Validate, world: WorkerGroup) -> Record:
     """The first worker looks, for all."""
     learner.eval()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from capfilt.models.med.attention import KeyValue
 from capfilt.models.med.model import Med
-from capfilt.models.training.distributed import ALONE, World
+from capfilt.models.training.distributed import ALONE, WorkerGroup
 
 IGNORED = -100
 
@@ -95,7 +95,7 @@ def itm_loss(
     image: list[KeyValue],
     shown: Tensor,
     labels: Tensor,
-    world: World = ALONE,
+    world: WorkerGroup = ALONE,
 ) -> Itm:
     """Cross-entropy of texts that do or do not belong to the image that they are shown with.
 
@@ -117,7 +117,7 @@ def lm_loss(
     image: list[KeyValue],
     prompt_tokens: int = 0,
     smoothing: float = 0.1,
-    world: World = ALONE,
+    world: WorkerGroup = ALONE,
 ) -> Tensor:
     """Label-smoothed cross-entropy of the next token; pads and the first ``prompt_tokens`` targets do not
     count.

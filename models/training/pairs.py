@@ -37,7 +37,7 @@ class Pairs(Protocol):
     def shard(self, number: int) -> Shard: ...
 
     def texts(self) -> Iterator[Sequence[str]]:
-        """The texts of every image, without reading a picture."""
+        """The texts of every image, without reading an image."""
         ...
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """One image: its shard, its row in it, and how often the training has been through all images before."""
 
     shard: int
@@ -43,23 +43,23 @@ class Order:
     def of(cls, counts: Sequence[int], window: int, seed: int) -> "Order":
         return cls(tuple(counts), window, seed)
 
-    def places(self, first: int, count: int) -> list[Place]:
+    def places(self, first: int, count: int) -> list[Position]:
         """``count`` places from number ``first`` on."""
         size = sum(self.counts)
         return [self._place(*divmod(number, size)) for number in range(first, first + count)]
 
-    def beside(self, place: Place) -> frozenset[int]:
+    def beside(self, place: Position) -> frozenset[int]:
         """The shards of the group that a place lies in."""
         epoch = _epoch(self, place.epoch)
         spot = int(np.flatnonzero(epoch.shards == place.shard)[0])
         group = int(np.searchsorted(epoch.groups, spot, "right")) - 1
         return frozenset(epoch.shards[epoch.groups[group] : epoch.groups[group + 1]].tolist())
 
-    def _place(self, number: int, within: int) -> Place:
+    def _place(self, number: int, within: int) -> Position:
         epoch = _epoch(self, number)
         group = int(np.searchsorted(epoch.starts, within, "right")) - 1
         shard, row = _group(self, number, group)[within - int(epoch.starts[group])].tolist()
-        return Place(shard, row, number)
+        return Position(shard, row, number)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""The models by hand: caption and score pictures from files, outside any run and without Ray.
+"""The models by hand: caption and score images from files, outside any run and without Ray.
 
 A caption's draws come from its image's bytes, as in a run: the same model, decoding and seed write the same.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Unreadable(NamedTuple):
-    """A file that is not a picture, and why."""
+    """A file that is not an image, and why."""
 
     file: str
     reason: str
@@ -87,7 +87,7 @@ def inference_for(where: str) -> Inference:
 
 
 def caption(files: Sequence[str], captioner: Captioner, decoding: Decoding, batch: int) -> Found:
-    """``{"file", "text", "logprob"}`` for every caption of every picture."""
+    """``{"file", "text", "logprob"}`` for every caption of every image."""
 
     def write(opened: Sequence[_Opened]) -> list[list[dict[str, Any]]]:
         pictures, ids = [each.image for each in opened], [each.image_id for each in opened]
@@ -100,7 +100,7 @@ def caption(files: Sequence[str], captioner: Captioner, decoding: Decoding, batc
 
 
 def score(files: Sequence[str], texts: Sequence[str], matcher: Matcher, batch: int) -> Found:
-    """``{"file", "text", "itm", "itc"}`` for every text with every picture, read as a run reads them.
+    """``{"file", "text", "itm", "itc"}`` for every text with every image, read as a run reads them.
 
     Raises:
         UsageError: a text is nothing but punctuation to the models.
@@ -149,7 +149,7 @@ def _rows(opened: Sequence[_Opened], found: list[list[dict[str, Any]]]) -> Itera
 
 
 def open_files(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
-    """The pictures, one at a time; a folder stands for the pictures anywhere below it."""
+    """The images, one at a time; a folder stands for the images anywhere below it."""
     from capfilt.models.images.decode import UndecodableImage, decode
 
     for given in files:
@@ -158,7 +158,7 @@ def open_files(files: Sequence[str]) -> Iterator[_Opened | Unreadable]:
         if path.is_dir():
             below = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_ENDINGS]
         if not below:
-            yield Unreadable(given, "no pictures in this folder")
+            yield Unreadable(given, "no images in this folder")
         for file in below:
             try:
                 data = file.read_bytes()

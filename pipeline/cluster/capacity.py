@@ -12,7 +12,7 @@ from capfilt.pipeline.planning.placement import Demand, Resources
 
 
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """A node that is alive. ``has`` are its resources when it is idle, by Ray's names."""
 
     has: Mapping[str, float]
@@ -28,11 +28,11 @@ class Node:
         )
 
 
-def alive() -> dict[str, Node]:
+def alive() -> dict[str, ClusterNode]:
     """Every node that is alive, by its id."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return {
-        node["NodeID"]: Node(node["Resources"], node["Labels"], node["NodeManagerAddress"])
+        node["NodeID"]: ClusterNode(node["Resources"], node["Labels"], node["NodeManagerAddress"])
         for node in nodes
         if node["Alive"]
     }
@@ -48,12 +48,12 @@ def free() -> str:
     )
 
 
-class Room:
+class Capacity:
     """What ``nodes`` have, less what is ``taken`` by workers and the ``threads`` in use on some of them."""
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
+        nodes: Mapping[str, ClusterNode],
         taken: Iterable[Resources] = (),
         threads: Iterable[tuple[str, int]] = (),
     ) -> None:

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from capfilt.data_contracts.errors import StageError
 from capfilt.pipeline.cluster.capacity import alive
-from capfilt.pipeline.cluster.scheduler import Crew
+from capfilt.pipeline.cluster.scheduler import WorkerPool
 
 # Image bytes never travel through the object store, so it can be small.
 OBJECT_STORE = 128 * 2**20
@@ -68,14 +68,14 @@ class Connection:
 
 
 class Cluster(Connection):
-    """A connection and the warm workers of a run; ``poison_limit`` and ``patience`` are the crew's."""
+    """A connection and the warm workers of a run; ``poison_limit`` and ``patience`` are the pool's."""
 
     def __init__(self, address: str | None, run: str, poison_limit: int, patience: float) -> None:
         super().__init__(address)
-        self.crew = Crew(run, poison_limit, patience)
+        self.pool = WorkerPool(run, poison_limit, patience)
 
     def close(self) -> None:
-        self.crew.close()
+        self.pool.close()
         super().close()
 
 

@@ -33,7 +33,7 @@ from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.storage import storage_at
 
 if TYPE_CHECKING:
-    from capfilt.pipeline.cluster.capacity import Node
+    from capfilt.pipeline.cluster.capacity import ClusterNode
 
 ANSWER_SECONDS = 10.0
 LIVE = ("PENDING", "RUNNING")
@@ -219,16 +219,16 @@ class Jobs:
             while (line := self._ask(lambda: runner.run(anext(said, None)))) is not None:
                 yield line
 
-    def nodes(self) -> "dict[str, Node]":
+    def nodes(self) -> "dict[str, ClusterNode]":
         """Every node that is alive, by its id."""
         from ray.util.state import list_nodes
 
-        from capfilt.pipeline.cluster.capacity import Node
+        from capfilt.pipeline.cluster.capacity import ClusterNode
 
         limit = int(ANSWER_SECONDS)
         found = self._ask(lambda: list_nodes(self.address, timeout=limit, raise_on_missing_output=False))
         return {
-            node.node_id: Node(node.resources_total, node.labels or {}, node.node_ip)
+            node.node_id: ClusterNode(node.resources_total, node.labels or {}, node.node_ip)
             for node in found
             if node.state == "ALIVE"
         }

@@ -20,11 +20,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capfilt.data_contracts.errors import DamageError, StageError
 from capfilt.pipeline.cluster import environment
-from capfilt.pipeline.cluster.capacity import Room, alive, free
-from capfilt.pipeline.cluster.worker import SILENT, Board, Result, Worker, last_words
-from capfilt.pipeline.execution.events import AttemptFailed, Committed, Event, Looked, Quarantined, Waiting
-from capfilt.pipeline.execution.schedule import Flow
-from capfilt.pipeline.execution.task import Crumb, Task
+from capfilt.pipeline.cluster.capacity import Capacity, alive, free
+from capfilt.pipeline.cluster.worker import SILENT, ProgressActor, Result, Worker, last_words
+from capfilt.pipeline.execution.events import (
+    AttemptFailed,
+    Committed,
+    Event,
+    ProgressSeen,
+    RowQuarantined,
+    Waiting,
+)
+from capfilt.pipeline.execution.schedule import Schedule
+from capfilt.pipeline.execution.task import Heartbeat, Task
 from capfilt.pipeline.planning.placement import Demand, Resources
 
 TRIES = 3
@@ -52,7 +59,7 @@ class _Actor:
     shard: str = ""
 
 
-class Crew:
+class WorkerPool:
     """The actors of a run on a connected cluster. Use :meth:`close` at the end.
 
     ``patience``: seconds for which the cluster may be without nodes that are large enough.
@@ -61,8 +68,10 @@ class Crew:
     def __init__(self, run: str, poison_limit: int, patience: float) -> None:
         here = ray.get_runtime_context().get_node_id()
         beside = NodeAffinitySchedulingStrategy(here, soft=False)
-        board: Any = ray.remote(Board)
-        self._board: Any = board.options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside).remote()
+        progress: Any = ray.remote(ProgressActor)
+        self._progress: Any = progress.options(
+            num_cpus=0, max_restarts=-1, scheduling_strategy=beside
+        ).remote()
         self._actors: dict[Any, _Actor] = {}  # by the reference that is waited for
         self._idle: list[_Actor] = []
         self._run, self._here = run, environment.this(run)
@@ -71,7 +80,7 @@ class Crew:
         self._unfit: dict[Resources, float] = {}
         self._waited = 0.0  # since when, as was said last
 
-    def run(self, flow: Flow, tell: Tell) -> None:
+    def run(self, schedule: Schedule, tell: Tell) -> None:
         """Run the flow to its end, and tell what happens: tasks that end or fail, and a few times a second what runs.
 
         Raises:
@@ -80,40 +89,40 @@ class Crew:
         """
         self._judge = _Judge(self._poison_limit)
         damage: DamageError | None = None
-        self._demand_room(flow)
+        self._demand_room(schedule)
         busy = looked = time.monotonic()
         try:
-            while not flow.finished:
+            while not schedule.finished:
                 if damage is None:
-                    self._dispatch(flow)
+                    self._dispatch(schedule)
                 elif not self._running():
                     raise damage
                 for reference in self._wait():
                     busy = time.monotonic()
                     try:
-                        self._collect(reference, flow, tell)
+                        self._collect(reference, schedule, tell)
                     except DamageError as error:
                         damage = error
                 now = time.monotonic()
                 self._enforce(now, busy, tell)
                 if now - looked > POLL:
                     looked = now
-                    self._look(flow, tell)
-            self._look(flow, tell)
+                    self._look(schedule, tell)
+            self._look(schedule, tell)
         finally:
             for actor in self._actors.values():
                 ray.kill(actor.handle, no_restart=True)
             self._actors.clear()
 
-    def _look(self, flow: Flow, tell: Tell) -> None:
-        crumbs: dict[str, Crumb] = {}
+    def _look(self, schedule: Schedule, tell: Tell) -> None:
+        heartbeats: dict[str, Heartbeat] = {}
         said: list[Event] = []
         # The board may be killed for its memory, say: it is only for show, and comes back.
         with suppress(RayError, GetTimeoutError):
-            crumbs, said = ray.get(self._board.read.remote(), timeout=5.0)
+            heartbeats, said = ray.get(self._progress.read.remote(), timeout=5.0)
         for event in said:
             tell(event)
-        tell(Looked(self._running(), crumbs, flow.counts()))
+        tell(ProgressSeen(self._running(), heartbeats, schedule.counts()))
 
     def _wait(self) -> list[Any]:
         """What has come back; waits a moment if nothing has."""
@@ -128,7 +137,7 @@ class Crew:
         for actor in self._idle:
             ray.kill(actor.handle, no_restart=True)
         self._idle.clear()
-        ray.kill(self._board, no_restart=True)
+        ray.kill(self._progress, no_restart=True)
 
     def _running(self) -> dict[str, tuple[Task, int]]:
         """The tasks that run, with the process of each, by label."""
@@ -136,28 +145,28 @@ class Crew:
 
     # -- placing ------------------------------------------------------------------------------------------
 
-    def _dispatch(self, flow: Flow) -> None:
+    def _dispatch(self, schedule: Schedule) -> None:
         """Hand out every task that has a place now. Rounds end when one places nothing."""
         if any(task.ranks > 1 for task, _ in self._running().values()):
             return  # several workers share a training: they have the cluster to themselves
-        crew = [*self._actors.values(), *self._idle]
-        threads = ((actor.node, actor.task.threads) for actor in crew if actor.task)
-        room = Room(alive(), (actor.needs for actor in crew), threads)
+        pool = [*self._actors.values(), *self._idle]
+        threads = ((actor.node, actor.task.threads) for actor in pool if actor.task)
+        capacity = Capacity(alive(), (actor.needs for actor in pool), threads)
         placed = True
         while placed:
             placed = False
-            for task in flow.ready(max(1, int(room.most("CPU"))), room.most("GPU")):
-                if not self._can_ever(task, room):
+            for task in schedule.ready(max(1, int(capacity.most("CPU"))), capacity.most("GPU")):
+                if not self._can_ever(task, capacity):
                     continue
                 if task.ranks > 1:
                     if any(actor.needs != task.needs for actor in self._actors.values()):
                         return  # until what runs or starts has ended; nothing new begins
                     self._dismiss(task.needs)
-                if actor := self._place(task, flow.backlog(task), room):
-                    flow.begin(task)
+                if actor := self._place(task, schedule.backlog(task), capacity):
+                    schedule.begin(task)
                     actor.task, actor.opened, actor.shard = task, task.fingerprint, task.shard
                     actor.deadline = time.monotonic() + task.deadline + GRACE
-                    reference = actor.handle.run.remote(task, self._board)
+                    reference = actor.handle.run.remote(task, self._progress)
                     self._actors[reference] = actor
                     placed = True
                 if task.ranks > 1:
@@ -165,28 +174,28 @@ class Crew:
                 if placed:
                     break
 
-    def _can_ever(self, task: Task, room: Room) -> bool:
+    def _can_ever(self, task: Task, capacity: Capacity) -> bool:
         """Whether the nodes could run the task if they were idle; an error when they could not for a while."""
         needs, workers = (task.each, task.ranks) if task.ranks > 1 else (task.needs, 1)
-        lacking = room.lacking([Demand(task.name, needs, workers)])
+        lacking = capacity.lacking([Demand(task.name, needs, workers)])
         if lacking is None:
             self._unfit.pop(needs, None)
         elif time.monotonic() > self._unfit.setdefault(needs, time.monotonic()) + self._patience:
             raise lacking
         return lacking is None
 
-    def _demand_room(self, flow: Flow) -> None:
+    def _demand_room(self, schedule: Schedule) -> None:
         """Before anything runs: the cluster, which may be growing, can hold the workers of every stage to come."""
         end = time.monotonic() + self._patience
         while True:
-            room = Room(alive())
-            if (lacking := room.lacking(flow.demands(room.most("GPU")))) is None:
+            capacity = Capacity(alive())
+            if (lacking := capacity.lacking(schedule.demands(capacity.most("GPU")))) is None:
                 return
             if time.monotonic() > end:
                 raise lacking
             time.sleep(POLL)
 
-    def _place(self, task: Task, backlog: int, room: Room) -> _Actor | None:
+    def _place(self, task: Task, backlog: int, capacity: Capacity) -> _Actor | None:
         """An idle actor for the task, best the one that had its shard or has its stage open; or ask for one more.
 
         A task may use more threads than its actor reserves (a training takes a whole machine): it gets a node
@@ -195,27 +204,27 @@ class Crew:
         fitting = [
             actor
             for actor in self._idle
-            if actor.needs == task.needs and room.free(actor.node, task.threads, task.label)
+            if actor.needs == task.needs and capacity.free(actor.node, task.threads, task.label)
         ]
         if fitting:
             actor = max(
                 fitting, key=lambda actor: (actor.shard == task.shard, actor.opened == task.fingerprint)
             )
             self._idle.remove(actor)
-            room.take(actor.node, task.threads)
+            capacity.take(actor.node, task.threads)
             return actor
         if task.threads > task.needs.cpus and task.ranks == 1:
-            room.reserve(task.label, [actor.node for actor in (*self._idle, *self._actors.values())])
+            capacity.reserve(task.label, [actor.node for actor in (*self._idle, *self._actors.values())])
         starting = sum(not actor.node and actor.needs == task.needs for actor in self._actors.values())
         if starting >= backlog:
             return None
-        if not room.fits(task.needs):
+        if not capacity.fits(task.needs):
             spare = next((actor for actor in self._idle if actor.needs != task.needs), None)
             if spare is None:
                 return None
             self._idle.remove(spare)
             ray.kill(spare.handle, no_restart=True)
-            room.give_back(spare.needs)
+            capacity.give_back(spare.needs)
         self._start(task.needs)
         return None
 
@@ -233,13 +242,13 @@ class Crew:
 
     # -- what comes back ----------------------------------------------------------------------------------
 
-    def _collect(self, reference: Any, flow: Flow, tell: Tell) -> None:
+    def _collect(self, reference: Any, schedule: Schedule, tell: Tell) -> None:
         actor = self._actors.pop(reference)
         task, actor.task = actor.task, None
         try:
             answer = ray.get(reference)
         except RayError as error:
-            self._bury(actor, task, flow, error, tell)
+            self._quarantine(actor, task, schedule, error, tell)
             return
         self._idle.append(actor)
         if task is None:
@@ -251,16 +260,18 @@ class Crew:
         result: Result = answer
         if result.error is not None:
             if isinstance(result.error, DamageError):
-                flow.again(task)
+                schedule.again(task)
             raise result.error
         if result.unexpected:
-            self._blame(actor, task, "error", result.unexpected, result.in_hand, flow, tell)
+            self._blame(actor, task, "error", result.unexpected, result.in_hand, schedule, tell)
             return
         self._judge.praise(task)
         tell(Committed(task, result.committed))
-        flow.end(task, [part for part, _ in result.committed])
+        schedule.end(task, [part for part, _ in result.committed])
 
-    def _bury(self, actor: _Actor, task: Task | None, flow: Flow, error: RayError, tell: Tell) -> None:
+    def _quarantine(
+        self, actor: _Actor, task: Task | None, schedule: Schedule, error: RayError, tell: Tell
+    ) -> None:
         """An actor is dead: with its node, which is nobody's fault, or by what its task did."""
         if task is None:
             self._judge.not_started(actor.needs, error)
@@ -268,9 +279,9 @@ class Crew:
         words = _last_words(actor)
         if words is None:
             tell(AttemptFailed(task, "node", "its machine is gone", actor.host))
-            flow.again(task)
+            schedule.again(task)
         else:
-            self._blame(actor, task, "died", *words, flow, tell)
+            self._blame(actor, task, "died", *words, schedule, tell)
 
     def _blame(
         self,
@@ -279,14 +290,14 @@ class Crew:
         kind: Literal["died", "error"],
         how: str,
         in_hand: Sequence[str],
-        flow: Flow,
+        schedule: Schedule,
         tell: Tell,
     ) -> None:
         tell(AttemptFailed(task, kind, how, actor.host, in_hand))
         again = self._judge.blame(task, in_hand, how)
         for row in again.poison.keys() - task.poison.keys():
-            tell(Quarantined(task, row, again.poison[row]))
-        flow.again(again)
+            tell(RowQuarantined(task, row, again.poison[row]))
+        schedule.again(again)
 
     def _enforce(self, now: float, busy: float, tell: Tell) -> None:
         """Kill what outlived its own alarm; say so when no worker can be had, and give up after a long time."""

@@ -5,10 +5,10 @@ import tempfile
 from typing import Any
 
 from capfilt.data_contracts.errors import CapfiltError
-from capfilt.pipeline.execution.task import Crumb, Task, run_rank
+from capfilt.pipeline.execution.task import Heartbeat, Task, run_rank
 
 
-def train_together(task: Task, board: Any) -> None:
+def train_together(task: Task, progress: Any) -> None:
     """Have ``task.ranks`` workers do the task's work; progress goes to the board.
 
     Training goes on from the checkpoints of the stage, so a group that breaks is an attempt like any other: it
@@ -26,7 +26,7 @@ def train_together(task: Task, board: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="capfilt-train-") as folder:
         trainer = TorchTrainer(
             _rank,
-            train_loop_config={"task": task, "board": board},
+            train_loop_config={"task": task, "progress": progress},
             scaling_config=ScalingConfig(
                 num_workers=task.ranks,
                 use_gpu=task.each.gpus > 0,
@@ -75,8 +75,8 @@ def _rank(config: dict[str, Any]) -> None:
     task: Task = config["task"]
     first = ray.train.get_context().get_world_rank() == 0
 
-    def drop(crumb: Crumb) -> None:
+    def beat(heartbeat: Heartbeat) -> None:
         if first:
-            config["board"].drop.remote(task.label, crumb)
+            config["progress"].beat.remote(task.label, heartbeat)
 
-    run_rank(replace(task, device=str(get_device()) if task.each.gpus else "cpu"), drop)
+    run_rank(replace(task, device=str(get_device()) if task.each.gpus else "cpu"), beat)

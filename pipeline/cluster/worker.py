@@ -21,13 +21,13 @@ from capfilt.data_contracts.errors import CapfiltError
 from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.cluster.environment import Machine
 from capfilt.pipeline.cluster.training import train_together
-from capfilt.pipeline.execution.events import WorkerSaid
-from capfilt.pipeline.execution.task import Crumb, Decode, Task, decode_again, run_task
+from capfilt.pipeline.execution.events import WorkerLogged
+from capfilt.pipeline.execution.task import Decode, Heartbeat, Task, decode_again, run_task
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.stages.stage import ShardStage, Site, Transform
 
 if TYPE_CHECKING:
-    from capfilt.models.images.decode import DecodedPictures
+    from capfilt.models.images.decode import DecodedImages
 
 # Stages that a worker keeps open: captioning and scoring take turns, each with a model of its own.
 KEEP_OPEN = 2
@@ -51,37 +51,37 @@ class Result:
     in_hand: tuple[str, ...] = ()
 
 
-class Board:
+class ProgressActor:
     """How far all running tasks are, and what workers log, in an actor beside the driver. It may be lost."""
 
     def __init__(self) -> None:
-        self._crumbs: dict[str, Crumb] = {}
-        self._said: deque[WorkerSaid] = deque(maxlen=1000)
+        self._heartbeats: dict[str, Heartbeat] = {}
+        self._said: deque[WorkerLogged] = deque(maxlen=1000)
 
-    def drop(self, label: str, crumb: Crumb) -> None:
-        self._crumbs[label] = crumb._replace(ids=())
+    def beat(self, label: str, heartbeat: Heartbeat) -> None:
+        self._heartbeats[label] = heartbeat._replace(ids=())
 
-    def say(self, said: WorkerSaid) -> None:
+    def say(self, said: WorkerLogged) -> None:
         self._said.append(said)
 
-    def read(self) -> tuple[dict[str, Crumb], list[WorkerSaid]]:
+    def read(self) -> tuple[dict[str, Heartbeat], list[WorkerLogged]]:
         """The last crumb of every task by its label, and what was said since somebody last asked."""
         said = list(self._said)
         self._said.clear()
-        return self._crumbs, said
+        return self._heartbeats, said
 
 
 class _ToBoard(QueueHandler):
     """Brings what is logged while a task runs to the board: capfilt's own words, and warnings of libraries."""
 
-    def __init__(self, task: Task, board: Any) -> None:
-        super().__init__(board)
-        self._board, self._task, self._left = board, task, SAY
+    def __init__(self, task: Task, progress: Any) -> None:
+        super().__init__(progress)
+        self._progress, self._task, self._left = progress, task, SAY
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self._left -= 1
         if self._left >= 0:
-            said = WorkerSaid(
+            said = WorkerLogged(
                 severity=record.levelno,
                 text=record.getMessage() if self._left else f"{record.getMessage()} (more is not told)",
                 stage=self._task.name,
@@ -90,12 +90,12 @@ class _ToBoard(QueueHandler):
                 logger=record.name,
                 time=record.created,
             )
-            self._board.say.remote(said)
+            self._progress.say.remote(said)
 
 
 @contextmanager
-def _heard(task: Task, board: Any) -> Iterator[None]:
-    handler = _ToBoard(task, board)
+def _heard(task: Task, progress: Any) -> Iterator[None]:
+    handler = _ToBoard(task, progress)
     root = logging.getLogger()
     root.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -141,30 +141,30 @@ class Worker:
         # ask where they are would then fail. All paths here are absolute.
         os.chdir(os.sep)
         self._opened: OrderedDict[str, Transform] = OrderedDict()
-        self._pictures: DecodedPictures | None = None
+        self._pictures: DecodedImages | None = None
 
     def where(self, run: str) -> tuple[str, int, Machine]:
         """The Ray node, the process and the machine that it lives on, as it sees the run."""
         return ray.get_runtime_context().get_node_id(), os.getpid(), environment.this(run)
 
-    def run(self, task: Task, board: Any) -> Result:
+    def run(self, task: Task, progress: Any) -> Result:
         path = crash_file(os.getpid())
         path.parent.mkdir(parents=True, exist_ok=True)
         in_hand: tuple[str, ...] = ()
         told = 0.0
 
-        def drop(crumb: Crumb) -> None:
+        def beat(heartbeat: Heartbeat) -> None:
             nonlocal in_hand, told
-            in_hand = tuple(crumb.ids)
+            in_hand = tuple(heartbeat.ids)
             temporary = path.with_suffix(".new")
             temporary.write_text(json.dumps(in_hand))
             temporary.replace(path.with_suffix(".json"))  # it has to be there before the batch begins
             if time.monotonic() - told > TELL:
                 told = time.monotonic()
-                board.drop.remote(task.label, crumb)
+                progress.beat.remote(task.label, heartbeat)
 
-        drop(Crumb())
-        with path.open("w") as crash, _heard(task, board):
+        beat(Heartbeat())
+        with path.open("w") as crash, _heard(task, progress):
             faulthandler.enable(crash)
             # Fires from a thread of C, so it also ends native code that holds the interpreter's lock.
             faulthandler.dump_traceback_later(task.deadline, exit=True, file=crash)
@@ -174,9 +174,9 @@ class Worker:
                         run_task(
                             task,
                             self._open,
-                            drop,
+                            beat,
                             self._decode(task),
-                            lambda task: train_together(task, board),
+                            lambda task: train_together(task, progress),
                         )
                     )
                 )
@@ -191,13 +191,13 @@ class Worker:
                     left.unlink(missing_ok=True)
 
     def _decode(self, task: Task) -> Decode:
-        """How a task's pictures are decoded: with ``fuse`` once for all stages that follow on the same shard."""
+        """How a task's images are decoded: with ``fuse`` once for all stages that follow on the same shard."""
         if not (task.fuse and task.shard):
             return decode_again
         if self._pictures is None:
-            from capfilt.models.images.decode import DecodedPictures
+            from capfilt.models.images.decode import DecodedImages
 
-            self._pictures = DecodedPictures()
+            self._pictures = DecodedImages()
         self._pictures.begin(f"{task.run} {task.shard}")
         return self._pictures
 

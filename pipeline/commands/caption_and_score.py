@@ -1,4 +1,4 @@
-"""`capfilt caption` and `capfilt score`: a model, pictures, no run."""
+"""`capfilt caption` and `capfilt score`: a model, images, no run."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,7 +24,7 @@ def caption(
     model: Model,
     strategy: Annotated[Literal["nucleus", "greedy", "beam"] | None, typer.Option()] = None,
     top_p: Annotated[float | None, typer.Option(help="The nucleus to draw from.")] = None,
-    per_image: Annotated[int | None, typer.Option(help="Captions a picture.")] = None,
+    per_image: Annotated[int | None, typer.Option(help="Captions an image.")] = None,
     min_tokens: Annotated[int | None, typer.Option(help="Shortest caption.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest caption.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less.")] = None,
@@ -37,7 +37,7 @@ def caption(
     batch: Batch = 16,
     as_json: Json = False,
 ) -> None:
-    """Caption pictures by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
+    """Caption images by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
     from capfilt.models.open import open_captioner
     from capfilt.pipeline.ad_hoc import images
 
@@ -65,7 +65,7 @@ def score(
     batch: Batch = 16,
     as_json: Json = False,
 ) -> None:
-    """Score texts against pictures by hand: itm is the probability of a match, itc the cosine."""
+    """Score texts against images by hand: itm is the probability of a match, itc the cosine."""
     from capfilt.models.open import open_filter
     from capfilt.pipeline.ad_hoc import images
 

@@ -101,7 +101,7 @@ def _run(
 ) -> None:
     from capfilt.pipeline.execution.runner import Runner, open_run
     from capfilt.pipeline.planning.build import Plan
-    from capfilt.pipeline.planning.status import survey
+    from capfilt.pipeline.planning.status import stage_statuses
     from capfilt.pipeline.watching.console import Progress
 
     submission.demand_seen(recipe.run)
@@ -116,7 +116,7 @@ def _run(
     say(f"run {ledger.url}")
     runner = Runner(plan, ledger, Progress(console), address, join=join, patience=patience)
     if show_plan:
-        _show_standings(survey(plan, ledger), False)
+        _show_standings(stage_statuses(plan, ledger), False)
     runner.run(until)
     if until and until != "export":
         say(f"stopped after {until}; `capfilt resume {ledger.url}` carries on")
@@ -149,7 +149,7 @@ def plan(
     """Show which stages are done, which are to run, and why. Runs nothing."""
     from capfilt.pipeline.planning.build import Plan
     from capfilt.pipeline.planning.schema import load
-    from capfilt.pipeline.planning.status import survey
+    from capfilt.pipeline.planning.status import stage_statuses
 
     loaded = load(recipe, changes or ())
     ledger = Ledger(loaded.run)
@@ -172,35 +172,33 @@ def plan(
         found = plan_estimate.of_run(planned, measured, rows, nodes, node_cpus, node_gpus)
         print(json.dumps(found.plain(), indent=2)) if as_json else plan_estimate.show(found)
         return
-    _show_standings(survey(planned, ledger), as_json)
+    _show_standings(stage_statuses(planned, ledger), as_json)
 
 
-def _show_standings(standings: Mapping[str, Any], as_json: bool) -> None:
+def _show_standings(statuses: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         rows = [
             {
                 "stage": name,
-                "state": standing.state,
-                "why": standing.why,
-                "shards": standing.expected,
-                "missing": list(standing.missing),
-                "damaged": dict(standing.damaged),
-                "stale": standing.stale,
+                "state": status.state,
+                "why": status.why,
+                "shards": status.expected,
+                "missing": list(status.missing),
+                "damaged": dict(status.damaged),
+                "stale": status.stale,
             }
-            for name, standing in standings.items()
+            for name, status in statuses.items()
         ]
         print(json.dumps(rows, indent=2))
         return
     table = Table("stage", "state", "shards", "why")
-    for name, standing in standings.items():
-        shards = "?" if standing.expected is None else str(standing.expected)
-        colour = {"to run": "yellow", "waiting": "dim"}.get(standing.state, "green")
-        why = f"stale: {standing.stale}" if standing.stale else standing.why
-        if standing.damaged:
-            why += "; damaged: " + ", ".join(
-                f"{part} ({how})" for part, how in [*standing.damaged.items()][:3]
-            )
-        table.add_row(name, f"[{colour}]{standing.state}[/]", shards, why)
+    for name, status in statuses.items():
+        shards = "?" if status.expected is None else str(status.expected)
+        colour = {"to run": "yellow", "waiting": "dim"}.get(status.state, "green")
+        why = f"stale: {status.stale}" if status.stale else status.why
+        if status.damaged:
+            why += "; damaged: " + ", ".join(f"{part} ({how})" for part, how in [*status.damaged.items()][:3])
+        table.add_row(name, f"[{colour}]{status.state}[/]", shards, why)
     console.print(table)
 
 
@@ -214,10 +212,10 @@ def demo(
         int | None, typer.Option(help="Let people caption so many of its 24 things; without it, all.")
     ] = None,
     duplicates: Annotated[
-        bool, typer.Option("--duplicates", help="Plant copies and evaluation pictures, and have them found.")
+        bool, typer.Option("--duplicates", help="Plant copies and evaluation images, and have them found.")
     ] = False,
 ) -> None:
-    """Make a small noisy crawl of real pictures and clean it, start to end."""
+    """Make a small noisy crawl of real images and clean it, start to end."""
     from capfilt.pipeline.demo.command import close, prepare
     from capfilt.pipeline.demo.web import served
     from capfilt.pipeline.planning.schema import load

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capfilt.models.open import Filter
 
 Stage = Annotated[
-    str, typer.Option(help="Whose pictures and texts: ingest, human, dedup, score, select, export.")
+    str, typer.Option(help="Whose images and texts: ingest, human, dedup, score, select, export.")
 ]
 Model = Annotated[
     str | None,
@@ -36,7 +36,7 @@ def index(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Index a stage's pictures and texts for search; made again, it replaces the index before it."""
+    """Index a stage's images and texts for search; made again, it replaces the index before it."""
     from capfilt.pipeline.search import vectors
 
     ledger = Ledger(run)
@@ -45,7 +45,7 @@ def index(
     if as_json:
         print(facts.model_dump_json(indent=2))
         return
-    said = f"{facts.images:,} pictures and {facts.texts:,} texts of {stage}, by {where}"
+    said = f"{facts.images:,} images and {facts.texts:,} texts of {stage}, by {where}"
     if facts.texts_truncated:
         said += f"; {facts.texts_truncated:,} texts are longer than the model reads, and were cut"
     say(said)
@@ -54,7 +54,7 @@ def index(
 def search(
     run: RunFolder,
     text: Annotated[str | None, typer.Option(help="What to search for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image to search for.")] = None,
     of: Annotated[
         Literal["images", "texts"] | None,
         typer.Option(help="What to find; without it images for a text, texts for an image."),
@@ -66,7 +66,7 @@ def search(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Search a run's pictures or texts by a text or a picture."""
+    """Search a run's images or texts by a text or an image."""
     from capfilt.pipeline.search import find, gallery, vectors
 
     if (text is None) == (image is None):
@@ -104,9 +104,7 @@ def search(
 
 
 def classify(
-    what: Annotated[
-        list[str], typer.Argument(metavar="RUN|FILES...", help="A run, or pictures and folders.")
-    ],
+    what: Annotated[list[str], typer.Argument(metavar="RUN|FILES...", help="A run, or images and folders.")],
     labels: Annotated[str, typer.Option(help="The labels, with commas between them.")],
     template: Annotated[
         list[str] | None, typer.Option(help="What a label is put into; several are averaged.")
@@ -124,7 +122,7 @@ def classify(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Tell which of some labels each picture shows, without training: an indexed stage of a run, or files."""
+    """Tell which of some labels each image shows, without training: an indexed stage of a run, or files."""
     from capfilt.pipeline.ad_hoc import images
     from capfilt.pipeline.search import classify as zero_shot
     from capfilt.pipeline.search import gallery, labelled
@@ -140,7 +138,7 @@ def classify(
     else:
         if model is None:
             raise UsageError(
-                what="pictures from files need a model",
+                what="images from files need a model",
                 evidence=f"{what[0]} is no run",
                 remedy="give --model with a directory, a hub id or a run",
             )
@@ -180,7 +178,7 @@ def classify(
             }
             for row in rows
         ]
-        gallery.write(html, f"labels: {', '.join(names)}", f"{len(rows):,} pictures", cards, shown)
+        gallery.write(html, f"labels: {', '.join(names)}", f"{len(rows):,} images", cards, shown)
     if as_json:
         print(json.dumps({"pictures": rows, "evaluation": found and found._asdict()}, indent=2))
     else:
@@ -201,7 +199,7 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
     if found is None:
         return
     say(
-        f"accuracy {found.accuracy:.3f} of {found.pictures:,} pictures (chance {found.chance:.3f}, always the "
+        f"accuracy {found.accuracy:.3f} of {found.pictures:,} images (chance {found.chance:.3f}, always the "
         f"commonest label {found.majority:.3f}); {found.unknown:,} have another label or none"
     )
     confusion = Table("true \\ said", *(escape(visible(name)) for name in names))

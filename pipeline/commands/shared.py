@@ -19,7 +19,7 @@ RunFolder = Annotated[
 ]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a recipe key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Pictures, or folders of them.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Images, or folders of them.")]
 Device = Annotated[str, typer.Option(help="Where the model computes, such as cuda.")]
 Batch = Annotated[int, typer.Option(min=1, help="How many go through the model together.")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]

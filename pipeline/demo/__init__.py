@@ -1,4 +1,4 @@
-"""The demo's data: a small noisy crawl of real pictures whose truth is known.
+"""The demo's data: a small noisy crawl of real images whose truth is known.
 
 :mod:`~capfilt.pipeline.demo.world` draws concepts, colours and scenes from a seed,
 :mod:`~capfilt.pipeline.demo.grammar` puts a scene into English and judges any text about it,

@@ -20,11 +20,11 @@ from capfilt.pipeline.reports.query import files, query
 RECIPE = "recipe.yaml"
 
 
-# What `--duplicates` plants: copies of crawled pictures, and an evaluation set with a copy of each picture.
+# What `--duplicates` plants: copies of crawled images, and an evaluation set with a copy of each image.
 PLANTED = {"copies": 420, "evaluation": 140}
 _DEDUP = """
-dedup: {}                # pictures that are the same or nearly: one stays; seen by the pretrained model's vectors
-decontaminate: evaluation  # nothing of the crawl may be like these, or like human pictures that are held out
+dedup: {}                # images that are the same or nearly: one stays; seen by the pretrained model's vectors
+decontaminate: evaluation  # nothing of the crawl may be like these, or like human images that are held out
 """
 
 
@@ -50,7 +50,7 @@ def prepare(
         from capfilt.pipeline.demo.crawl import write_demo
     except ImportError as error:
         raise UsageError(
-            what="the demo draws its pictures with packages that are not installed",
+            what="the demo draws its images with packages that are not installed",
             evidence=str(error),
             remedy="pip install 'capfilt[demo]'",
         ) from error
@@ -94,7 +94,7 @@ def close(out: Path, ledger: Ledger, console: Console) -> None:
         console.print(table_of(found["concepts"]))
     auc = found["web_auc_itm"]
     console.print(
-        f"noise is a text that says something false, or nothing, about its picture. The filter tells true from "
+        f"noise is a text that says something false, or nothing, about its image. The filter tells true from "
         f"noisy web texts with AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f}).",
         highlight=False,
     )
@@ -157,14 +157,14 @@ def _duplicates(out: Path, ledger: Ledger) -> list[str]:
     return [
         f"planted copies found: {found['found']} of {found['copies']} ({_percent(found['recall'])}): "
         + ", ".join(f"{edit} {share}" for edit, share in found["by_edit"].items()),
-        f"of {found['left']} pictures that left as duplicates {_percent(found['precision'])} are planted ones; of "
+        f"of {found['left']} images that left as duplicates {_percent(found['precision'])} are planted ones; of "
         f"the others {found['same_scene']} are the very same scene, drawn again",
-        f"planted evaluation pictures removed: {found['leaks_removed']} of {found['leaks']}",
+        f"planted evaluation images removed: {found['leaks_removed']} of {found['leaks']}",
     ]
 
 
 def _pairs(out: Path, ledger: Ledger, count: int = 5) -> list[str]:
-    """Pictures whose web text was dropped and whose synthetic text was kept: before and after."""
+    """Images whose web text was dropped and whose synthetic text was kept: before and after."""
     kept = {row["pair_id"] for row in query("SELECT pair_id FROM files", files(ledger, "select"))}
     scores = query(
         "SELECT row_id, pair_id, source, text, itm FROM files ORDER BY row_id LIMIT 2000",

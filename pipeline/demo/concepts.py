@@ -31,7 +31,7 @@ def by_concepts(ledger: Ledger, scenes: dict[str, Scene]) -> dict[str, dict[str,
     right: dict[str, list[tuple[bool, bool]]] = {}
 
     def shown(row: str) -> tuple[Scene, str]:
-        """What a row's picture shows, and whether people captioned such things."""
+        """What a row's image shows, and whether people captioned such things."""
         scene = scenes[Path(urls[row]).name]
         known = captioned.intersection(scene.objects)
         return scene, COVERED if len(known) == len(scene.objects) else MIXED if known else UNCOVERED
@@ -65,7 +65,7 @@ def _share(held: list[bool]) -> float | None:
 def table_of(found: dict[str, dict[str, Any]]) -> Table:
     """The same for a terminal."""
     table = Table(
-        *("things in the picture", "true web texts", "kept", "captions", "objects right", "true"),
+        *("things in the image", "true web texts", "kept", "captions", "objects right", "true"),
         title="by what people captioned",
     )
     for group, row in found.items():

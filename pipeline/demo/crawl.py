@@ -1,4 +1,4 @@
-"""Write the demo's folder: human pictures, a noisy crawl, and the truth about them."""
+"""Write the demo's folder: human images, a noisy crawl, and the truth about them."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def write_demo(
     A complete folder of the same arguments is left as it is, an interrupted one is written again, and any
     other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
     lower object first ("right of", "below"). With ``human_concepts`` people captioned pictures of so many of the
-    concepts alone, as human sets are narrower than a crawl. ``copies`` of crawled pictures are planted in the crawl,
+    concepts alone, as human sets are narrower than a crawl. ``copies`` of crawled images are planted in the crawl,
     and copies of a new ``evaluation`` set (:mod:`capfilt.pipeline.demo.planted`).
 
     Raises:
@@ -49,7 +49,7 @@ def write_demo(
     if human_concepts is not None and not 2 <= human_concepts <= concepts:
         raise UsageError(
             what=f"people cannot have captioned {human_concepts} concepts",
-            evidence=f"the world has {concepts}, and a picture shows up to two",
+            evidence=f"the world has {concepts}, and an image shows up to two",
             remedy=f"give a number from 2 to {concepts}",
         )
     identity = {
@@ -95,7 +95,7 @@ def _scene(first: str, second: str, relation: str, colour: str) -> Scene:
 
 
 def web_verdicts(out: Path) -> Counter[Verdict]:
-    """How many web texts are true, partial, wrong in which way, or not about a picture at all."""
+    """How many web texts are true, partial, wrong in which way, or not about an image at all."""
     return Counter(Verdict(row["verdict"]) for row in _read_csv(out / "truth.csv") if row["set"] == "web")
 
 
@@ -117,7 +117,7 @@ def _web(out: Path, world: World, seed: int, count: int, inverse: float) -> list
 def _write_set(
     folder: Path, name: str, scenes: list[Scene], texts: list[str], kinds: list[str], seed: int
 ) -> list[_Row]:
-    """Write a set's pictures and captions; return its rows of ``truth.csv``."""
+    """Write a set's images and captions; return its rows of ``truth.csv``."""
     rng = Random(f"{name} pictures {seed}")
     rows: list[_Row] = []
     for index, (scene, text, kind) in enumerate(zip(scenes, texts, kinds, strict=True)):
@@ -168,7 +168,7 @@ def _mark(out: Path, identity: dict[str, object], complete: bool) -> None:
 def _attribution() -> str:
     return (
         f"# Attribution\n\n{ATTRIBUTION}\n\n"
-        f"The pictures in this folder are composed from OpenMoji {VERSION} ({SOURCE_URL}), {LICENSE} "
+        f"The images in this folder are composed from OpenMoji {VERSION} ({SOURCE_URL}), {LICENSE} "
         f"({LICENSE_URL}): scaled, tilted and set on coloured backgrounds. They are shared under the same "
         "licence. Object names are Unicode CLDR short names, through the Python package `emoji`.\n"
     )

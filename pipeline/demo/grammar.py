@@ -73,7 +73,7 @@ def truth(scene: Scene, text: str) -> Verdict:
 
 
 def objects_named(text: str) -> tuple[str, ...]:
-    """The objects that a sentence names; none if it is no sentence about a picture."""
+    """The objects that a sentence names; none if it is no sentence about an image."""
     said = _parse(text)
     return said.objects if said else ()
 

@@ -1,4 +1,4 @@
-"""What the web says about a picture: the truth, part of it, or one of several kinds of noise."""
+"""What the web says about an image: the truth, part of it, or one of several kinds of noise."""
 
 from random import Random
 
@@ -45,7 +45,7 @@ def web_text(kind: str, scene: Scene, world: World, rng: Random, inverse: float 
             return say(_altered(scene, world, rng), rng, inverse)
         case "boilerplate":
             return rng.choice(_BOILERPLATE).format(n=rng.randint(10, 9999))
-    while True:  # swapped: the text of another picture, one that does not happen to hold here as well
+    while True:  # swapped: the text of another image, one that does not happen to hold here as well
         text = say(world.scene(rng), rng, inverse)
         if truth(scene, text) not in (Verdict.MATCH, Verdict.PARTIAL):
             return text

@@ -1,4 +1,4 @@
-"""Scenes as pictures: OpenMoji artwork, rendered once, set on a noisy coloured background."""
+"""Scenes as images: OpenMoji artwork, rendered once, set on a noisy coloured background."""
 
 import io
 from functools import cache
@@ -35,14 +35,14 @@ def draw(scene: Scene, rng: Random, side: int = 96) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    """The picture's JPEG bytes."""
+    """The image's JPEG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def _places(scene: Scene, rng: Random, side: int) -> list[tuple[int, int, int]]:
-    """A square (left, top, extent) for each object: inside the picture, apart, and clearly related."""
+    """A square (left, top, extent) for each object: inside the image, apart, and clearly related."""
     if len(scene.objects) == 1:
         extent = rng.randint(side * 42 // 100, side * 76 // 100)
         return [(rng.randint(2, side - extent - 2), rng.randint(2, side - extent - 2), extent)]
@@ -91,6 +91,6 @@ def _tilted(name: str, angle: int) -> Image.Image:
 
 @cache
 def _noise() -> NDArray[np.int16]:
-    """One field of sensor noise; pictures take windows of it, which is far cheaper than drawing afresh."""
+    """One field of sensor noise; images take windows of it, which is far cheaper than drawing afresh."""
     field = np.random.default_rng(0).normal(0, 3, (_NOISE_SIDE, _NOISE_SIDE, 3))
     return field.round().astype(np.int16)

@@ -1,4 +1,4 @@
-"""Copies of the crawl's pictures, and pictures of an evaluation set in the crawl, planted so that finding them can be
+"""Copies of the crawl's images, and pictures of an evaluation set in the crawl, planted so that finding them can be
 measured: what is whose copy, and how it was changed, is written beside them."""
 
 import csv
@@ -23,7 +23,7 @@ _Row = tuple[str, ...]
 
 
 def edit(data: bytes, how: str, rng: Random) -> bytes:
-    """A picture's bytes, changed as a copy on the web is."""
+    """An image's bytes, changed as a copy on the web is."""
     if how == "same_bytes":
         return data
     image = Image.open(io.BytesIO(data)).convert("RGB")
@@ -44,9 +44,9 @@ def edit(data: bytes, how: str, rng: Random) -> bytes:
 def plant(
     out: Path, world: World, seed: int, web: dict[str, Scene], copies: int, evaluation: int
 ) -> list[_Row]:
-    """Write copies of crawled pictures into the crawl, and a copy of each picture of a new evaluation set.
+    """Write copies of crawled images into the crawl, and a copy of each picture of a new evaluation set.
 
-    Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled picture, or one
+    Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled image, or one
     in the folder ``evaluation``.
     """
     rng = Random(f"planted {seed}")
@@ -79,8 +79,8 @@ def plant(
 def found_by_truth(out: Path, ledger: Ledger) -> dict[str, Any]:
     """What deduplication and decontamination found of the planted copies, by how they were changed, and what else.
 
-    A copy of a crawled picture is found when one of the two left for the other, or both for a third. ``precision`` is
-    the share of the rows that left as a duplicate whose keeper shows the same planted picture; ``same_scene`` counts
+    A copy of a crawled image is found when one of the two left for the other, or both for a third. ``precision`` is
+    the share of the rows that left as a duplicate whose keeper shows the same planted image; ``same_scene`` counts
     the others whose keeper is another drawing of the very same scene.
     """
     from capfilt.pipeline.demo.crawl import read_truth

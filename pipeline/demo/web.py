@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from capfilt.data_contracts.errors import UsageError
 
 LIST = "urls.csv"
-DEAD = 20  # of so many pictures one more url is listed that nobody serves, as in any crawl
-_FILES = "web:                     # what was crawled: pictures, and a table file,text that is half noise\n"
+DEAD = 20  # of so many images one more url is listed that nobody serves, as in any crawl
+_FILES = "web:                     # what was crawled: images, and a table file,text that is half noise\n"
 _FILES += "  format: folder\n  path: crawl\n"
 _FETCHED = """\
 web:                     # what was crawled: urls and texts, half of them noise, some urls dead

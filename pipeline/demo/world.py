@@ -265,7 +265,7 @@ FAMILIES = tuple(tuple(line.split(", ")) for line in _FAMILIES.strip().splitline
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. Two objects stand in reading order: the left or upper one first."""
+    """What an image shows. Two objects stand in reading order: the left or upper one first."""
 
     objects: tuple[str, ...]
     relation: Relation | None

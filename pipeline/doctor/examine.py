@@ -102,7 +102,7 @@ class _Examination:
 
 
 def _disk(recipe: Recipe) -> Iterator[Finding]:
-    """Pictures are copied by ingest, and once more by an export that embeds them."""
+    """Images are copied by ingest, and once more by an export that embeds them."""
     copies = 2 if recipe.export.images == "embed" else 1
     wanted = copies * inputs.size_of((*recipe.web, *recipe.human))
     return installation.disk("disk", Path(recipe.output), recipe.shards.target, wanted)

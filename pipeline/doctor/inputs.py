@@ -26,9 +26,9 @@ from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, SourceKeys, settings_of
 from capfilt.stages.evaluation.calibrate import MINIMUM
 from capfilt.stages.ingest.fetch.address import check
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.url import Url
 from capfilt.stages.ingest.list_source import KINDS, first_rows
 from capfilt.stages.ingest.sources.entries import Notes
 from capfilt.stages.ingest.sources.folder import files_below
@@ -49,7 +49,7 @@ def spec_of(keys: SourceKeys) -> SourceSpec:
 
 
 def source(name: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Files) -> Iterator[Finding]:
-    """The first rows against their contract, and their pictures; adds hosts that are asked and files that are read.
+    """The first rows against their contract, and their images; adds hosts that are asked and files that are read.
 
     ``hosts`` are ports by name, ``files`` sizes by path.
     """
@@ -70,9 +70,9 @@ def source(name: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Fil
     if kind.reader is None:
         for place in places:
             try:
-                target = Target.parse(place)
+                target = Url.parse(place)
                 hosts[target.host] = target.port
-            except Refusal as refusal:
+            except FetchError as refusal:
                 left[str(refusal.reason)] += 1
                 bad.append(f"{place[:200]}: {refusal.detail}")
     else:
@@ -89,12 +89,12 @@ def source(name: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Fil
     reasons = ", ".join(f"{count} {reason}" for reason, count in left.most_common())
     verdict, remedy = "warn", "such rows leave the run, each with its reason: docs/rejects.md"
     if len(bad) == looked_at:
-        verdict, remedy = "fail", "see whether these are pictures, and whether the recipe's columns are right"
+        verdict, remedy = "fail", "see whether these are images, and whether the recipe's columns are right"
     yield Finding(name, verdict, f"{found}, {reasons}; {bad[0]}", remedy)  # type: ignore[arg-type]
 
 
 def _decoded(places: Sequence[str], read: Any, limits: Limits) -> dict[str, Refused]:
-    """Those whose picture is none, and why."""
+    """Those whose image is none, and why."""
     decoder, refused = Decoder(limits), dict[str, Refused]()
     for place in places:
         try:
@@ -119,7 +119,7 @@ def _files(spec: SourceSpec) -> Files:
 
 
 def size_of(sources: Iterable[SourceKeys]) -> int:
-    """Bytes of the files of sources that hold pictures; lists of urls hold none."""
+    """Bytes of the files of sources that hold images; lists of urls hold none."""
     total = 0
     for spec in map(spec_of, sources):
         if KINDS[spec.format].fetched:
@@ -132,7 +132,7 @@ def size_of(sources: Iterable[SourceKeys]) -> int:
 
 
 def calibration(recipe: Recipe) -> Iterator[Finding]:
-    """Whether a threshold can be set from the human set; of a small one every picture is read, to know its split."""
+    """Whether a threshold can be set from the human set; of a small one every image is read, to know its split."""
     threshold = recipe.select.threshold
     if not recipe.human or isinstance(threshold, float | int) or hasattr(threshold, "keep_fraction"):
         return
@@ -183,7 +183,7 @@ def dns_verdict(
         try:
             for address in answer:
                 check(address, port, policy.allowed)
-        except Refusal as refusal:
+        except FetchError as refusal:
             refused += 1
             bad.append(f"{host}: {refusal.reason} {refusal.detail}")
     found = f"{len(hosts) - len(bad)} of {len(hosts)} hosts of the first urls can be asked"

@@ -137,7 +137,7 @@ def disk(name: str, folder: Path, least: int, wanted: int = 0) -> Iterator[Findi
     if usage.free < least:
         yield Finding(name, "fail", f"{found}, less than one shard ({size(least)})", remedy)
     elif usage.free < wanted:
-        yield Finding(name, "warn", f"{found}; the run's copies of the pictures take {size(wanted)}", remedy)
+        yield Finding(name, "warn", f"{found}; the run's copies of the images take {size(wanted)}", remedy)
     elif name == "temporary" and usage.free < (1 - FULL) * usage.total:
         yield Finding(
             name, "warn", f"{found}; Ray takes no more objects on one that is {FULL:.0%} full", remedy

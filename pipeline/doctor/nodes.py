@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capfilt.data_contracts.errors import CapfiltError
 from capfilt.data_contracts.units import size
-from capfilt.pipeline.cluster.capacity import Node, Room, alive
+from capfilt.pipeline.cluster.capacity import Capacity, ClusterNode, alive
 from capfilt.pipeline.cluster.connection import Connection
 from capfilt.pipeline.cluster.jobs import Jobs
 from capfilt.pipeline.doctor import probe
@@ -112,24 +112,26 @@ def _question(wanted: Wanted, *, gpus: bool) -> probe.Question:
     )
 
 
-def _sum(nodes: Iterable[Node]) -> str:
+def _sum(nodes: Iterable[ClusterNode]) -> str:
     every = list(nodes)
     cpus, gpus = (sum(node.has.get(kind, 0) for node in every) for kind in ("CPU", "GPU"))
     return f"{len(every)} node{'s' * (len(every) != 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
 
 
-def _placement(recipe: Recipe, nodes: Mapping[str, Node]) -> Iterator[Finding]:
+def _placement(recipe: Recipe, nodes: Mapping[str, ClusterNode]) -> Iterator[Finding]:
     """Whether there is room for the workers of every stage, as a run asks before it begins."""
-    room = Room(nodes)
+    capacity = Capacity(nodes)
     try:
         plan = Plan(recipe)
     except CapfiltError:
         return  # what is wrong with it was said already
-    lacking = room.lacking(demands(plan, plan, room.most("GPU")))
+    lacking = capacity.lacking(demands(plan, plan, capacity.most("GPU")))
     yield Finding.of("placement", lacking) if lacking else Finding("placement", "ok", "every stage fits")
 
 
-def _judged(name: str, node: str, answer: probe.Answer, wanted: Wanted, facts: Node) -> Iterator[Finding]:
+def _judged(
+    name: str, node: str, answer: probe.Answer, wanted: Wanted, facts: ClusterNode
+) -> Iterator[Finding]:
     """What is wrong with a node."""
 
     def fail(found: str, remedy: str) -> Finding:
@@ -194,7 +196,7 @@ def _libraries(name: str, answer: probe.Answer) -> Iterator[Finding]:
             yield Finding(name, verdict, said, remedy)  # type: ignore[arg-type]
 
 
-def _well(name: str, answer: probe.Answer, facts: Node, wanted: Wanted) -> Finding:
+def _well(name: str, answer: probe.Answer, facts: ClusterNode, wanted: Wanted) -> Finding:
     sees = ["the output"] * bool(wanted.output and wanted.output.name)
     sees += [f"{len(wanted.files)} files of sources and models"] * bool(wanted.files)
     said = f"Python {answer['python']}, capfilt {answer['versions']['capfilt']}, {_sum([facts])[8:]}"

@@ -107,16 +107,16 @@ def code_of() -> tuple[str, str]:
 
 def resolved(hosts: Sequence[str]) -> dict[str, list[str] | str]:
     """The addresses of each name, or why there are none."""
-    from capfilt.stages.ingest.fetch.dns import Names
-    from capfilt.stages.ingest.fetch.error import Refusal
+    from capfilt.stages.ingest.fetch.dns import Resolver
+    from capfilt.stages.ingest.fetch.error import FetchError
 
-    names = Names()
+    names = Resolver()
 
     def one(host: str) -> list[str] | str:
         try:
             return list(names.addresses(host, DNS_SECONDS))
-        except Refusal as refusal:
-            return refusal.detail
+        except FetchError as fetch_error:
+            return fetch_error.detail
 
     with ThreadPoolExecutor(max(1, len(hosts))) as pool:
         return dict(zip(hosts, pool.map(one, hosts), strict=True))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from capfilt.data_contracts.errors import CapfiltError
 from capfilt.data_contracts.ledger import StageTotals
 from capfilt.pipeline.execution.schedule import Count
-from capfilt.pipeline.execution.task import Crumb, Task
+from capfilt.pipeline.execution.task import Heartbeat, Task
 from capfilt.pipeline.ledger.commit_index import Part
 
 Line = tuple[str, Mapping[str, Any]]
@@ -81,7 +81,7 @@ class Connected(Event):
 
 
 @dataclass(frozen=True)
-class Said(Event):
+class Message(Event):
     """A word to people."""
 
     text: str
@@ -104,7 +104,7 @@ class Waiting(Trouble):
 
 
 @dataclass(frozen=True)
-class Skipped(Event):
+class StageSkipped(Event):
     """A stage has nothing to do."""
 
     stage: str
@@ -115,7 +115,7 @@ class Skipped(Event):
 
 
 @dataclass(frozen=True)
-class Begun(Event):
+class StageBegun(Event):
     """A stage's first task has been handed out. ``shards`` are to do; null for a global stage."""
 
     stage: str
@@ -126,23 +126,23 @@ class Begun(Event):
 
 
 @dataclass(frozen=True)
-class Looked(Event):
+class ProgressSeen(Event):
     """What runs, told a few times a second: tasks and the process of each by label, how far they are, all counts."""
 
     running: Mapping[str, tuple[Task, int]]
-    crumbs: Mapping[str, Crumb]
+    heartbeats: Mapping[str, Heartbeat]
     counts: Mapping[str, Count]
 
-    def each(self) -> Iterator[tuple[Task, int, Crumb]]:
+    def each(self) -> Iterator[tuple[Task, int, Heartbeat]]:
         """Every running task, its process, and how far it is."""
         for label, (task, pid) in self.running.items():
-            yield task, pid, self.crumbs.get(label, Crumb())
+            yield task, pid, self.heartbeats.get(label, Heartbeat())
 
     def shares(self) -> dict[str, float]:
         """How much of each stage is done, 0 to 1: what is committed, and shares of the tasks in hand."""
         hand: Counter[str] = Counter()
-        for task, _, crumb in self.each():
-            hand[task.name] += crumb.done / crumb.total if crumb.total else 0  # type: ignore[assignment]
+        for task, _, heartbeat in self.each():
+            hand[task.name] += heartbeat.done / heartbeat.total if heartbeat.total else 0  # type: ignore[assignment]
         return {
             stage: 1.0 if count.ended else (count.done + hand[stage]) / max(1, count.shards or 0)
             for stage, count in self.counts.items()
@@ -194,7 +194,7 @@ class AttemptFailed(Trouble):
 
 
 @dataclass(frozen=True)
-class Quarantined(Trouble):
+class RowQuarantined(Trouble):
     """A row kills its process alone: it is poison, and leaves as a reject."""
 
     task: Task
@@ -206,8 +206,8 @@ class Quarantined(Trouble):
 
 
 @dataclass(frozen=True)
-class SetAside(Trouble):
-    """A part was buried. ``why`` is empty for one that is sound, but read what stands no more."""
+class PartQuarantined(Trouble):
+    """A part was quarantined. ``why`` is empty for one that is sound, but read what stands no more."""
 
     stage: str
     part: str
@@ -220,7 +220,7 @@ class SetAside(Trouble):
 
 
 @dataclass(frozen=True)
-class WorkerSaid(Event):
+class WorkerLogged(Event):
     """A worker logged something."""
 
     severity: int
@@ -241,7 +241,7 @@ class WorkerSaid(Event):
 
 
 @dataclass(frozen=True)
-class Ended(Event):
+class StageEnded(Event):
     """A stage is complete."""
 
     stage: str
@@ -317,12 +317,12 @@ class Listeners(Listener):
         self._stack.close()
 
     def hear(self, event: Event) -> None:
-        off: list[Said] = []
+        off: list[Message] = []
         for listener in tuple(self._all):
             try:
                 listener.hear(event)
             except Exception as error:
                 self._all.remove(listener)
-                off.append(Said(f"{type(listener).__name__} is off: {error!r}"))
+                off.append(Message(f"{type(listener).__name__} is off: {error!r}"))
         for said in off:
             self.hear(said)

@@ -17,7 +17,7 @@ from capfilt.data_contracts.records import Occurrence
 from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.execution.runner import demand_same
 from capfilt.pipeline.execution.task import PartWriter, Task
-from capfilt.pipeline.ledger.commit_index import Index
+from capfilt.pipeline.ledger.commit_index import CommitIndex
 from capfilt.pipeline.ledger.lease import Lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
@@ -78,7 +78,7 @@ def again(plan: Plan, ledger: Ledger, reasons: Collection[Reason]) -> Counter[Re
 
 
 def _failed(
-    ledger: Ledger, listed: Index, reasons: Collection[Reason], found: Counter[Reason]
+    ledger: Ledger, listed: CommitIndex, reasons: Collection[Reason], found: Counter[Reason]
 ) -> Iterator[pa.Table]:
     """The rows, out of core, in the order of their ids; ``found`` counts them."""
     held = listed.held()

@@ -14,27 +14,27 @@ from capfilt.data_contracts.fingerprint import fingerprint, first_difference
 from capfilt.data_contracts.ledger import RunRecord, StageTotals
 from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.execution.events import (
-    Begun,
     Committed,
     Connected,
-    Ended,
     Event,
     Listener,
     Listeners,
-    Looked,
+    Message,
+    PartQuarantined,
+    ProgressSeen,
     RunBegun,
     RunEnded,
-    Said,
-    SetAside,
-    Skipped,
+    StageBegun,
+    StageEnded,
+    StageSkipped,
 )
-from capfilt.pipeline.execution.schedule import Flow, Overtaken
+from capfilt.pipeline.execution.schedule import Overtaken, Schedule
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.lease import Doing, Lease
 from capfilt.pipeline.ledger.ledger import READERS, Ledger
 from capfilt.pipeline.planning.graph import Graph, Node
 from capfilt.pipeline.planning.placement import PATIENCE
-from capfilt.pipeline.planning.status import Standing, survey
+from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.storage.failpoints import failpoint
 from capfilt.pipeline.watching import log
 from capfilt.pipeline.watching.metrics import Metrics
@@ -185,20 +185,20 @@ class Runner:
                 self.ledger.sweep(name)
             self.ledger.storage.sweep()
 
-    def _mend(self, wanted: Sequence[Node]) -> dict[str, Standing]:
+    def _mend(self, wanted: Sequence[Node]) -> dict[str, StageStatus]:
         """Set aside what can be seen to be damaged or superseded without reading it; how the stages then stand."""
         while True:
-            standings = survey(self.plan, self.ledger)
+            statuses = stage_statuses(self.plan, self.ledger)
             bad = [
                 (node, name, why)
                 for node in wanted
                 for name, why in (
-                    *standings[node.name].damaged.items(),
-                    *((name, "") for name in standings[node.name].superseded.values()),
+                    *statuses[node.name].damaged.items(),
+                    *((name, "") for name in statuses[node.name].superseded.values()),
                 )
             ]
             if not bad:
-                return standings
+                return statuses
             with ThreadPoolExecutor(READERS) as pool:
                 list(pool.map(lambda one: self._set_aside(*one), bad))
 
@@ -206,22 +206,22 @@ class Runner:
         """Go through the plan once; whether it is done."""
         nodes = list(self.plan)
         wanted = nodes[: nodes.index(self.plan.nodes[until]) + 1] if until else nodes
-        standings = self._mend(wanted)
+        statuses = self._mend(wanted)
         for node in wanted:
-            standing = standings[node.name]
-            if standing.ended:
+            status = statuses[node.name]
+            if status.ended:
                 if not self._commits[node.name]:
-                    self._listeners.hear(Skipped(node.name, standing.stale or standing.why))
+                    self._listeners.hear(StageSkipped(node.name, status.stale or status.why))
                 self._demand_rows(node, self.ledger.totals(node.name))
-        flow = Flow(self.plan, wanted, self.ledger.url, standings, self._begun, self._close)
+        schedule = Schedule(self.plan, wanted, self.ledger.url, statuses, self._begun, self._close)
         try:
-            if not flow.finished:
-                self._connect().crew.run(flow, self._hear)
+            if not schedule.finished:
+                self._connect().pool.run(schedule, self._hear)
             # A listing, a model or figures that were made anew supersede what had read the old ones.
-            anew = any(isinstance(n.stage, GlobalStage) and not standings[n.name].ended for n in wanted)
-            return not (anew and any(len(s.index) for s in standings.values() if not s.ended))
+            anew = any(isinstance(n.stage, GlobalStage) and not statuses[n.name].ended for n in wanted)
+            return not (anew and any(len(s.index) for s in statuses.values() if not s.ended))
         except Overtaken as overtaken:
-            self._listeners.hear(Said(f"  another runner has set {overtaken} aside: looking again"))
+            self._listeners.hear(Message(f"  another runner has set {overtaken} aside: looking again"))
         except DamageError as error:
             if not error.part:
                 raise
@@ -229,7 +229,7 @@ class Runner:
         return False
 
     def _set_aside(self, node: Node, part: str, why: str) -> None:
-        """Bury a part. ``why`` is empty for one that is sound but superseded."""
+        """Quarantine a part. ``why`` is empty for one that is sound but superseded."""
         home = self.ledger.home(node.name)
         if home.url != self.ledger.url:
             raise home.damage(node.name, part, why)  # a parent's part: its own run has to mend it
@@ -238,11 +238,11 @@ class Runner:
         if self._repairs[node.name, shard] > REPAIRS:
             raise StageError(
                 what=f"{node.name}/{shard} was found damaged {REPAIRS} times",
-                evidence=f"{why}; see {self.ledger.url}/_damaged",
+                evidence=f"{why}; see {self.ledger.url}/_quarantine",
                 remedy="check the disk under the run, then resume",
             )
-        self.ledger.bury(node.name, part, Contract(node.stage.produces).schema)
-        self._listeners.hear(SetAside(node.name, part, why))
+        self.ledger.quarantine(node.name, part, Contract(node.stage.produces).schema)
+        self._listeners.hear(PartQuarantined(node.name, part, why))
 
     def _connect(self) -> "Cluster":
         if self._cluster is None:
@@ -259,7 +259,7 @@ class Runner:
     # -- as tasks end -------------------------------------------------------------------------------------
 
     def _begun(self, stage: str, shards: int | None) -> None:
-        self._listeners.hear(Begun(stage, shards))
+        self._listeners.hear(StageBegun(stage, shards))
 
     def _hear(self, event: Event) -> None:
         """What the scheduler tells: the listeners first, then what the runner itself has to do."""
@@ -271,10 +271,16 @@ class Runner:
                     if self._commits[task.name] % COMPACT == 0:
                         self.ledger.compact(task.name)
                 failpoint(f"ended.{task.name}")
-            case Looked():
+            case ProgressSeen():
                 self._doing = tuple(
-                    Doing(label=task.label, pid=pid, done=crumb.done, total=crumb.total, text=crumb.text)
-                    for task, pid, crumb in event.each()
+                    Doing(
+                        label=task.label,
+                        pid=pid,
+                        done=heartbeat.done,
+                        total=heartbeat.total,
+                        text=heartbeat.text,
+                    )
+                    for task, pid, heartbeat in event.each()
                 )
                 if self._lease is not None:
                     self._lease.check()
@@ -283,7 +289,7 @@ class Runner:
         self.ledger.compact(node.name)
         totals = self.ledger.index(node.name).totals(node.name, node.fingerprint)
         self.ledger.close(totals)
-        self._listeners.hear(Ended(node.name, totals))
+        self._listeners.hear(StageEnded(node.name, totals))
         self._demand_rows(node, totals)
 
     def _demand_rows(self, node: Node, totals: StageTotals | None) -> None:

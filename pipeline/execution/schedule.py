@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from capfilt.pipeline.execution.task import Task, Upstream
-from capfilt.pipeline.ledger.commit_index import Index, Part
+from capfilt.pipeline.ledger.commit_index import CommitIndex, Part
 from capfilt.pipeline.planning.graph import Graph, Node
 from capfilt.pipeline.planning.placement import Demand, PlacementKeys, Resources
-from capfilt.pipeline.planning.status import Standing, model_digest, sharded
-from capfilt.stages.stage import Checkpoint, CollectiveStage, GlobalStage, ModelRef
+from capfilt.pipeline.planning.status import StageStatus, model_digest, sharded
+from capfilt.stages.stage import BroughtModel, CollectiveStage, GlobalStage, ModelRef
 
 FEW = 100
 SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
@@ -24,7 +24,7 @@ SHARD_DEADLINE, STAGE_DEADLINE = 3600.0, 7 * 24 * 3600.0
 class _Held:
     """Name and sha256 of the parts that stand: those that the survey found, and those committed since."""
 
-    index: Index
+    index: CommitIndex
     new: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def one(self, shard: str) -> dict[str, tuple[str, str]]:
@@ -73,7 +73,7 @@ class Overtaken(Exception):  # noqa: N818 (not an error: the plan has to be look
     """Another runner has set aside what this one has just made."""
 
 
-class Flow:
+class Schedule:
     """The tasks of the wanted stages of a plan, one after the other as they become ready.
 
     ``begun`` is called with a stage's name and the number of its shards to do (null for a global stage) when its
@@ -85,7 +85,7 @@ class Flow:
         plan: Graph,
         wanted: Sequence[Node],
         run: str,
-        standings: Mapping[str, Standing],
+        statuses: Mapping[str, StageStatus],
         begun: Callable[[str, int | None], None],
         close: Callable[[Node], None],
     ) -> None:
@@ -94,19 +94,19 @@ class Flow:
         self._digests: dict[str, str] = {}
         sets: dict[int, Set[str]] = {}  # the stages of a chain have the same tuple of shards: one set for all
         for node in wanted:
-            standing = standings[node.name]
+            status = statuses[node.name]
             self._stages[node.name] = _Stage(
                 node,
                 isinstance(node.stage, GlobalStage),
-                standing.ended,
+                status.ended,
                 None
-                if standing.shards is None
-                else sets.setdefault(id(standing.shards), frozenset(standing.shards)),
-                _Held(standing.index),
-                set(standing.missing),
+                if status.shards is None
+                else sets.setdefault(id(status.shards), frozenset(status.shards)),
+                _Held(status.index),
+                set(status.missing),
             )
-            if isinstance(node.stage, GlobalStage) and standing.ended:
-                self._digests[node.name] = model_digest(standing.index)
+            if isinstance(node.stage, GlobalStage) and status.ended:
+                self._digests[node.name] = model_digest(status.index)
         for stage in self._stages.values():
             self._refill(stage, stage.todo)
         self._settle()
@@ -272,9 +272,9 @@ class Flow:
             fingerprint=node.fingerprint,
             shard=shard,
             upstream=tuple(upstream),
-            models={model: model.where for model in node.stage.models if isinstance(model, Checkpoint)},
+            models={model: model.where for model in node.stage.models if isinstance(model, BroughtModel)},
             digests={
-                model.where if isinstance(model, Checkpoint) else model.stage: self._digest(model)
+                model.where if isinstance(model, BroughtModel) else model.stage: self._digest(model)
                 for model in node.stage.models
             },
             needs=each if shared == 1 else Resources(0.0, 0.0),
@@ -292,7 +292,7 @@ class Flow:
         )
 
     def _digest(self, model: ModelRef) -> str:
-        return model.digest if isinstance(model, Checkpoint) else self._digests[model.stage]
+        return model.digest if isinstance(model, BroughtModel) else self._digests[model.stage]
 
 
 def ranks(placement: PlacementKeys, node: Node) -> int:

@@ -36,7 +36,7 @@ from capfilt.stages.stage import (
     ShardStage,
     Site,
     Stage,
-    Trained,
+    TrainedModel,
     Transform,
 )
 
@@ -64,7 +64,7 @@ class Task:
     has one for each model. ``suspects`` are the ids that a dead attempt had in hand: they are handled one by one.
     ``doubted`` of them were alone when their process was killed without a word, once. ``poison`` maps ids that killed
     their process alone to how it died: they leave as rejects. With ``fuse`` the worker keeps the shard's decoded
-    pictures for the next stage. ``ranks`` workers share the work of a :class:`~capfilt.stages.stage.CollectiveStage`,
+    images for the next stage. ``ranks`` workers share the work of a :class:`~capfilt.stages.stage.CollectiveStage`,
     each of which takes ``each``; one does it in the task's own process.
     """
 
@@ -97,7 +97,7 @@ class Task:
         return f"{self.name}-{self.shard}" if self.shard else self.name
 
 
-class Crumb(NamedTuple):
+class Heartbeat(NamedTuple):
     """The breadcrumb: the ids that an attempt has in hand, how far it is, a word and figures on how it goes."""
 
     ids: Sequence[str] = ()
@@ -107,16 +107,16 @@ class Crumb(NamedTuple):
     figures: Mapping[str, float] = {}
 
 
-Drop = Callable[[Crumb], None]
+Beat = Callable[[Heartbeat], None]
 Decode = Callable[[str, bytes], "Image"]
 
 
 class CommittedInput:
     """The committed parts that a task reads: a :class:`ShardInput` and a :class:`StageInput` in one."""
 
-    def __init__(self, task: Task, ledger: Ledger, drop: Drop) -> None:
+    def __init__(self, task: Task, ledger: Ledger, beat: Beat) -> None:
         self.shard = task.shard
-        self._task, self._ledger, self._drop = task, ledger, drop
+        self._task, self._ledger, self._beat = task, ledger, beat
         self._by_record = {upstream.record: upstream for upstream in task.upstream}
         self._buffers: dict[tuple[str, str], pa.BufferReader] = {}
         self.quarantined: list[str] = []
@@ -127,7 +127,7 @@ class CommittedInput:
         return self._ledger.storage.lasting(self.lasts)
 
     def progress(self, done: int, total: int, text: str, figures: Mapping[str, float] = {}) -> None:
-        self._drop(Crumb((), done, total, text, figures))
+        self._beat(Heartbeat((), done, total, text, figures))
 
     def _file(self, record: type[Record], shard: str, *, keep: bool) -> pq.ParquetFile:
         upstream = self._by_record[record]
@@ -162,7 +162,7 @@ class CommittedInput:
         for whole in file.iter_batches(batch_size=rows):
             for batch in self._cut(whole):
                 ids = batch["row_id"].to_pylist()
-                self._drop(Crumb(ids, done, total))
+                self._beat(Heartbeat(ids, done, total))
                 done += len(ids)
                 yield batch
 
@@ -276,7 +276,7 @@ Together = Callable[[Task], None]
 
 
 def decode_again(image_id: str, data: bytes) -> "Image":
-    """The picture in ``data``, decoded anew each time."""
+    """The image in ``data``, decoded anew each time."""
     from capfilt.models.images.decode import decode
 
     return decode(data)
@@ -285,14 +285,14 @@ def decode_again(image_id: str, data: bytes) -> "Image":
 def run_task(
     task: Task,
     open_stage: Opened,
-    drop: Drop = lambda crumb: None,
+    beat: Beat = lambda heartbeat: None,
     decode: Decode = decode_again,
     together: Together | None = None,
 ) -> list[tuple[Part, bool]]:
     """Do the work and commit it; the parts that stand now, and whether this attempt wrote each.
 
-    ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard. ``drop`` is
-    called with a breadcrumb before every batch, ``decode`` for every picture that a model looks at. ``together`` has
+    ``open_stage`` gives the transform of a shard stage: a worker keeps it from shard to shard. ``beat`` is
+    called with a breadcrumb before every batch, ``decode`` for every image that a model looks at. ``together`` has
     the ranks of a task work, if there are several.
 
     Raises:
@@ -301,14 +301,14 @@ def run_task(
         StorageError: the disk or the store fails.
     """
 
-    def dropping(crumb: Crumb) -> None:
-        drop(crumb)
+    def beating(heartbeat: Heartbeat) -> None:
+        beat(heartbeat)
         failpoint(f"batch.{task.name}")
 
     wait, until = 0.1, 0.0
     while True:
         try:
-            return _run_task(task, open_stage, dropping, decode, together)
+            return _run_task(task, open_stage, beating, decode, together)
         except OSError as error:
             if error.errno not in _DISK:
                 raise
@@ -326,12 +326,12 @@ def run_task(
 
 
 def _run_task(
-    task: Task, open_stage: Opened, drop: Drop, decode: Decode, together: Together | None
+    task: Task, open_stage: Opened, beat: Beat, decode: Decode, together: Together | None
 ) -> list[tuple[Part, bool]]:
     ledger = Ledger(task.run)
-    if task.shard and (stands := ledger.standing(task.name, task.shard, task.generation)):
+    if task.shard and (stands := ledger.committed(task.name, task.shard, task.generation)):
         return [(stands, False)]
-    inputs = CommittedInput(task, ledger, drop)
+    inputs = CommittedInput(task, ledger, beat)
     read = sorted(  # in the order in which an index says it, so that a record is the same from either
         (
             InputPart(stage=upstream.stage, name=name, sha256=sha256)
@@ -363,12 +363,12 @@ def _run_task(
         raise TypeError(type(task.stage))
 
 
-def run_rank(task: Task, drop: Drop) -> None:
+def run_rank(task: Task, beat: Beat) -> None:
     """One worker's part of a collective stage, in a process of its own."""
     ledger = Ledger(task.run)
     assert isinstance(task.stage, CollectiveStage)
     with ledger.storage.scratch() as scratch:
-        inputs = CommittedInput(task, ledger, drop)
+        inputs = CommittedInput(task, ledger, beat)
         task.stage.work(_site(task, ledger, inputs, scratch, decode_again), inputs)
 
 
@@ -394,7 +394,7 @@ def _site(task: Task, ledger: Ledger, inputs: CommittedInput, scratch: Path, dec
 
 def _place(ledger: Ledger, task: Task, model: ModelRef) -> str:
     """Where a model lies on this machine."""
-    if isinstance(model, Trained):
+    if isinstance(model, TrainedModel):
         return str(ledger.model(model.stage, task.digests[model.stage]))
     return task.models[model]
 

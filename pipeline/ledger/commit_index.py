@@ -16,7 +16,7 @@ from capfilt.data_contracts.rejects import Reason
 
 _PART = r"^part-(?P<shard>[a-z0-9]+)(?:\.g(?P<generation>\d+))?\.parquet$"
 _FEW = pa.dictionary(pa.int32(), pa.string())  # the same value in most rows
-# All of a record in columns. Of a tombstone there is only its name, size and digest.
+# All of a record in columns. Of a quarantined part there is only its name, size and digest.
 INDEX = pa.schema(
     [
         pa.field("shard", pa.string()),
@@ -48,7 +48,7 @@ INDEX = pa.schema(
 
 
 class Part(BaseModel):
-    """A committed part as the index knows it; ``record`` is null for a tombstone."""
+    """A committed part as the index knows it; ``record`` is null for a quarantined part."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,7 +79,7 @@ def _inputs_of(text: str) -> tuple[InputPart, ...]:
 
 
 def rows_of(parts: Iterable[Part]) -> pa.Table:
-    """Parts as rows of the index; of a tombstone only its name, size and digest."""
+    """Parts as rows of the index; of a quarantined part only its name, size and digest."""
     rows = []
     for part in parts:
         row: dict[str, object] = {"name": part.name, "size": part.size, "sha256": part.sha256}
@@ -143,7 +143,7 @@ def newest(parts: pa.Table) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Index:
+class CommitIndex:
     """The newest committed part of every shard of a stage that stands: a table of INDEX, sorted by shard.
 
     ``damaged`` are newest parts that cannot be used, by name, with the evidence. ``given`` is, of the shards that
@@ -255,13 +255,13 @@ class Index:
         row = self._row(shard)
         return self.given.get(shard, -1) + 1 if row is None else int(self.table["generation"][row].as_py())
 
-    def without(self, shards: Iterable[str]) -> "Index":
-        """The index without these shards' parts, as it is once they are buried."""
+    def without(self, shards: Iterable[str]) -> "CommitIndex":
+        """The index without these shards' parts, as it is once they are quarantined."""
         gone = pc.is_in(self.table["shard"], pa.array(list(shards), pa.string()))
         left = self.table.filter(gone)
         columns = (left[name].to_pylist() for name in ("shard", "generation"))
         given = {**self.given, **dict(zip(*columns, strict=True))}
-        return Index(self.table.filter(pc.invert(gone)).combine_chunks(), self.damaged, given)
+        return CommitIndex(self.table.filter(pc.invert(gone)).combine_chunks(), self.damaged, given)
 
     def totals(self, stage: str, fingerprint: str) -> StageTotals:
         """The sums over the parts."""

@@ -4,7 +4,7 @@ The visible data file is the commit. A part is put under its deterministic name 
 (:meth:`capfilt.pipeline.storage.Storage.create`): the first writer wins, and its footer holds the whole
 :class:`~capfilt.data_contracts.ledger.ShardRecord`. ``_commits`` is an index of what the footers say, with the size
 and digest of each part; it can be lost and is rebuilt. No name is ever given to other rows: a damaged or
-superseded part is copied to ``_damaged``, a valid part of zero rows takes its name, and its shard is redone
+superseded part is copied to ``_quarantine``, a valid part of zero rows takes its name, and its shard is redone
 under the next generation's name.
 """
 
@@ -23,13 +23,13 @@ from pydantic import ValidationError
 
 from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
 from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
-from capfilt.pipeline.ledger.commit_index import INDEX, Index, Part, named, newest, rows_of
+from capfilt.pipeline.ledger.commit_index import INDEX, CommitIndex, Part, named, newest, rows_of
 from capfilt.pipeline.storage import Storage, storage_at
 from capfilt.pipeline.storage.failpoints import failpoint
 
 RUN = "run.json"
 RECORD = b"capfilt.record"
-TOMBSTONE = b"capfilt.tombstone"
+QUARANTINED = b"capfilt.tombstone"
 READERS = 16
 AT_ONCE = 2000  # records that are in memory as objects before they become columns
 
@@ -127,19 +127,19 @@ class Ledger:
         """A shard of a complete stage has to be redone: its totals, which are derived, go."""
         self.storage.remove(f"{stage}/_stage.json")
 
-    def index(self, stage: str) -> Index:
-        """The committed parts of a stage: each shard's newest generation, tombstones left out.
+    def index(self, stage: str) -> CommitIndex:
+        """The committed parts of a stage: each shard's newest generation, quarantined parts left out.
 
         Storage is listed, and sizes compared with the index; only parts that the index does not know are read.
         """
         return self.look(stage)[1]
 
-    def look(self, stage: str) -> tuple[StageTotals | None, Index]:
+    def look(self, stage: str) -> tuple[StageTotals | None, CommitIndex]:
         """A stage's totals, if it is complete, and its index; the totals of a long stage are read once for both."""
         totals = self.totals(stage)
         return totals, self._home(stage, totals)._index(stage)
 
-    def _index(self, stage: str) -> Index:
+    def _index(self, stage: str) -> CommitIndex:
         files = self._listed(stage)
         listed = named(files["name"].combine_chunks())
         single = self._listed(f"{stage}/_commits")["name"].combine_chunks()
@@ -157,7 +157,7 @@ class Ledger:
         notes = self._suspicions(stage)
         wanted = set(last.filter(pc.is_in(last, pa.array(notes, pa.string()))).to_pylist())
         notes = {name: note for name, note in notes.items() if name in wanted}
-        return Index.of(pa.concat_tables([compacted, found]), files, {**damaged, **notes}, given)
+        return CommitIndex.of(pa.concat_tables([compacted, found]), files, {**damaged, **notes}, given)
 
     def _listed(self, folder: str) -> pa.Table:
         """Names and sizes of a folder's files, as columns."""
@@ -222,7 +222,7 @@ class Ledger:
             data = self.storage.read(f"{stage}/{name}")
             file = pq.ParquetFile(reader_of(data), page_checksum_verification=True)
             metadata = file.metadata.metadata or {}
-            record = None if TOMBSTONE in metadata else ShardRecord.model_validate_json(metadata[RECORD])
+            record = None if QUARANTINED in metadata else ShardRecord.model_validate_json(metadata[RECORD])
             if record and part_name(record.shard, record.generation) != name:
                 raise ValueError(f"it is the part of shard {record.shard}, generation {record.generation}")
             for group in range(file.num_row_groups):  # the digest noted now has to be that of a whole file
@@ -262,7 +262,7 @@ class Ledger:
         failpoint("part.indexed")
         return part, True
 
-    def standing(self, stage: str, shard: str, generation: int) -> Part | None:
+    def committed(self, stage: str, shard: str, generation: int) -> Part | None:
         """The part that somebody else has committed meanwhile, if any."""
         name = part_name(shard, generation)
         return None if self.storage.size(f"{stage}/{name}") is None else self.part(stage, name)
@@ -286,7 +286,7 @@ class Ledger:
 
     def suspect(self, stage: str, name: str, evidence: str) -> None:
         """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
-        note = f"_damaged/{stage}-{name}.found"
+        note = f"_quarantine/{stage}-{name}.found"
         storage = self.home(stage).storage
         if evidence:
             storage.replace(note, evidence.encode())
@@ -294,24 +294,26 @@ class Ledger:
             storage.remove(note)
 
     def _suspicions(self, stage: str) -> dict[str, str]:
-        notes = [name for name, _ in self.storage.entries("_damaged") if name.endswith(".found")]
+        notes = [name for name, _ in self.storage.entries("_quarantine") if name.endswith(".found")]
         own = [name for name in notes if name.startswith(f"{stage}-part-")]
         return {
             name.removeprefix(f"{stage}-").removesuffix(".found"): self.storage.read(
-                f"_damaged/{name}"
+                f"_quarantine/{name}"
             ).decode()
             for name in own
         }
 
-    def bury(self, stage: str, name: str, schema: pa.Schema) -> None:
+    def quarantine(self, stage: str, name: str, schema: pa.Schema) -> None:
         """Set a damaged or superseded part aside and leave a valid part of zero rows under its name."""
         aside = uuid.uuid4().hex[:8]
         with suppress(FileNotFoundError):
-            self.storage.replace(f"_damaged/{stage}-{name}-{aside}", self.storage.read(f"{stage}/{name}"))
+            self.storage.replace(f"_quarantine/{stage}-{name}-{aside}", self.storage.read(f"{stage}/{name}"))
         if self.storage.tree(f"models/{stage}"):
-            self.storage.move_tree(f"models/{stage}", f"_damaged/models/{stage}-{aside}")
+            self.storage.move_tree(f"models/{stage}", f"_quarantine/models/{stage}-{aside}")
         sink = pa.BufferOutputStream()
-        pq.write_table(schema.with_metadata({**(schema.metadata or {}), TOMBSTONE: b"1"}).empty_table(), sink)
+        pq.write_table(
+            schema.with_metadata({**(schema.metadata or {}), QUARANTINED: b"1"}).empty_table(), sink
+        )
         stone = sink.getvalue().to_pybytes()
         self.storage.replace(f"{stage}/{name}", stone)
         self._enter(
@@ -330,7 +332,7 @@ class Ledger:
         stray = [name for name, _ in self.storage.entries(folder) if f"_rejects/{name}" not in known]
         for name in stray:
             with suppress(FileNotFoundError):
-                self.storage.replace(f"_damaged/{stage}-{name}", self.storage.read(f"{folder}/{name}"))
+                self.storage.replace(f"_quarantine/{stage}-{name}", self.storage.read(f"{folder}/{name}"))
         if stray:
             self.storage.remove(*(f"{folder}/{name}" for name in stray))
 

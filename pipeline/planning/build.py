@@ -15,7 +15,7 @@ from capfilt.models.images.decode import Limits
 from capfilt.models.med.config import preset
 from capfilt.models.open import ENGINE, ModelFacts, check_model, digest_of
 from capfilt.models.protocols import Decoding, Inference
-from capfilt.models.statistics.threshold_target import Target
+from capfilt.models.statistics.threshold_target import ThresholdTarget
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.parent_run import cleaned_of
 from capfilt.pipeline.planning.schema import (
@@ -32,28 +32,27 @@ from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.clean.export import ExportIds, ExportPairs
 from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.clean.select import FractionThreshold, SelectPairs
-from capfilt.stages.dedup.embed import EmbedPictures
-from capfilt.stages.dedup.embed_held_out import EmbedHoldout
-from capfilt.stages.dedup.evaluation_images import EvaluationSet
-from capfilt.stages.dedup.find_duplicates import FindDuplicates, Likeness
+from capfilt.stages.dedup.embed import EmbedImages
+from capfilt.stages.dedup.embed_held_out import EmbedHeldOut
+from capfilt.stages.dedup.evaluation_images import EvaluationImages
+from capfilt.stages.dedup.find_duplicates import DedupSettings, FindDuplicates
 from capfilt.stages.dedup.neighbours import require_faiss
-from capfilt.stages.evaluation.audit_captions import CheckCaptions
+from capfilt.stages.evaluation.audit_captions import AuditCaptions
 from capfilt.stages.evaluation.calibrate import Calibrate
 from capfilt.stages.evaluation.evaluate import Evaluate
-from capfilt.stages.evaluation.score_held_out import JudgeHeldOut
+from capfilt.stages.evaluation.score_held_out import ScoreHeldOut
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
 from capfilt.stages.ingest.fetch.takedown import TakeDownFile
-from capfilt.stages.ingest.ingest import IngestHuman, IngestPictures
+from capfilt.stages.ingest.ingest import IngestHuman, IngestImages
 from capfilt.stages.ingest.list_source import KINDS, ListSource
 from capfilt.stages.ingest.placeholders import FindPlaceholders
 from capfilt.stages.ingest.preflight import Preflight
 from capfilt.stages.ingest.sources.recognise import format_of
 from capfilt.stages.ingest.sources.source import SourceSpec
-from capfilt.stages.ingest.texts import Rule as TextRule
-from capfilt.stages.ingest.texts import TextRules
-from capfilt.stages.stage import Checkpoint, ModelRef, Stage, Trained
-from capfilt.stages.training.rank_web import AlignTexts
-from capfilt.stages.training.screen_web import VetTexts
+from capfilt.stages.ingest.texts import TextRule, TextRules
+from capfilt.stages.stage import BroughtModel, ModelRef, Stage, TrainedModel
+from capfilt.stages.training.rank_web import RankWeb
+from capfilt.stages.training.screen_web import ScreenWeb
 from capfilt.stages.training.train import (
     FinetuneCaptioner,
     FinetuneFilter,
@@ -65,7 +64,7 @@ from capfilt.stages.training.train import (
     WarmUp,
     WarmUpOnLabels,
 )
-from capfilt.stages.training.word_coverage import CoverWords
+from capfilt.stages.training.word_coverage import MeasureWordCoverage
 
 
 class Plan(Graph):
@@ -101,18 +100,23 @@ class _Builder:
             fetched = tuple(source.name for source in web if KINDS[source.format].fetched)
             plan.add("preflight", Preflight(fetched, policy, keys.preflight), "list_web")
             upstream.append("preflight")
-        plan.add("ingest", IngestPictures(web, limits, texts, policy), *upstream)
+        plan.add("ingest", IngestImages(web, limits, texts, policy), *upstream)
         if recipe.images.placeholder:
             plan.add("placeholders", FindPlaceholders(recipe.images.placeholder), "ingest")
         filter, captioner = self._models()
         inference = inference_of(self.models)
         if recipe.human:
-            plan.add("judge", JudgeHeldOut(filter, recipe.seed, inference), "human")
+            plan.add("score_held_out", ScoreHeldOut(filter, recipe.seed, inference), "human")
         decoding = decoding_of(recipe.caption, recipe.seed, self.facts.get("captioner"))
         if recipe.human:
-            plan.add("check", CheckCaptions(filter, captioner, decoding, inference), "human")
+            plan.add("audit_captions", AuditCaptions(filter, captioner, decoding, inference), "human")
             plan.add(
-                "evaluate", Evaluate(filter, recipe.seed, inference), "human", "ingest", "judge", "check"
+                "evaluate",
+                Evaluate(filter, recipe.seed, inference),
+                "human",
+                "ingest",
+                "score_held_out",
+                "audit_captions",
             )
         guard = settings_of(CaptionGuard, recipe.caption.guard, recipe.seed)  # type: ignore[attr-defined]
         unique = self._unique(filter, inference)
@@ -163,8 +167,8 @@ class _Builder:
         start: Start | None = self._pretrained(fresh) if fresh else None
         for role in sorted(trained, reverse=True):  # the filter first
             self._demand_human(f"training the {role}")
-            if "coverage" not in self.plan.nodes:
-                self.plan.add("coverage", CoverWords(), "human", "ingest")
+            if "word_coverage" not in self.plan.nodes:
+                self.plan.add("word_coverage", MeasureWordCoverage(), "human", "ingest")
             begin = brought[role] or start
             assert begin is not None
             if role == "filter":
@@ -180,40 +184,40 @@ class _Builder:
                 settings = settings_of(CaptionerSettings, models.captioner, seed)
                 stage = FinetuneCaptioner(begin, settings, bool(rehearses))
             self.plan.add(role, stage, "human", *rehearses)
-        refs = {role: Trained(role) if role in trained else ref for role, ref in brought.items()}
+        refs = {role: TrainedModel(role) if role in trained else ref for role, ref in brought.items()}
         return refs["filter"], refs["captioner"]  # type: ignore[return-value]  # none is left None
 
     def _align(self, start: Start) -> tuple[str, ...]:
         """What the filter rehearses on: the web texts of which the pretrained model is sure, if there is one."""
-        if self.models.rehearsal == "off" or not isinstance(start, Checkpoint | Trained):
+        if self.models.rehearsal == "off" or not isinstance(start, BroughtModel | TrainedModel):
             return ()
-        if start == Trained("warmup"):  # its encoders have never been compared with each other
+        if start == TrainedModel("warmup"):  # its encoders have never been compared with each other
             return ()
         inference = replace(inference_of(self.models), itm_token=None)  # the encoders have no such token
-        self.plan.add("align", AlignTexts(start, inference, self._always), "ingest", "coverage")
-        return ("ingest", "align")
+        self.plan.add("rank_web", RankWeb(start, inference, self._always), "ingest", "word_coverage")
+        return ("ingest", "rank_web")
 
-    def _vet(self, trained: bool, brought: Checkpoint | None) -> tuple[str, ...]:
+    def _vet(self, trained: bool, brought: BroughtModel | None) -> tuple[str, ...]:
         """What the captioner rehearses on: the web texts that the filter keeps.
 
         A filter that was trained here on human pairs alone is as blind as the captioner would be, and one that
         gives no probability has no threshold.
         """
         facts = self.facts.get("filter")
-        usable = "align" in self.plan.nodes if trained else bool(facts and facts.probability)
+        usable = "rank_web" in self.plan.nodes if trained else bool(facts and facts.probability)
         if self.models.rehearsal == "off" or not usable:
             return ()
-        filter = Trained("filter") if trained else brought
+        filter = TrainedModel("filter") if trained else brought
         assert filter is not None
-        stage = VetTexts(filter, inference_of(self.models), self._always)
-        self.plan.add("vet", stage, "ingest", "coverage")
-        return ("ingest", "vet")
+        stage = ScreenWeb(filter, inference_of(self.models), self._always)
+        self.plan.add("screen_web", stage, "ingest", "word_coverage")
+        return ("ingest", "screen_web")
 
     @property
     def _always(self) -> bool:
         return bool(self.models.rehearsal == "on")
 
-    def _brought(self, role: Role, keys: Any) -> Checkpoint | None:
+    def _brought(self, role: Role, keys: Any) -> BroughtModel | None:
         """The checkpoint that the recipe names for a role, looked at before anything runs."""
         if not keys.checkpoint:
             return None
@@ -224,7 +228,7 @@ class _Builder:
                 evidence=f"{keys.checkpoint} is a {facts.model_type} checkpoint and steps is {keys.steps}",
                 remedy="use it as it is (steps: 0), or give `models.init` and train from there",
             )
-        return Checkpoint(digest_of(keys.checkpoint), facts.where)
+        return BroughtModel(digest_of(keys.checkpoint), facts.where)
 
     def _pretrained(self, trained: Sequence[Role]) -> Start:
         """The model that both finetunings start from, with the stages that make it."""
@@ -241,11 +245,13 @@ class _Builder:
             vision, text = models.init.vision, models.init.text
             locate_family(vision, "vit")
             locate_family(text, "bert")
-            start = Parents(Checkpoint(digest_of(vision), vision), Checkpoint(digest_of(text), text), seed)
+            start = Parents(
+                BroughtModel(digest_of(vision), vision), BroughtModel(digest_of(text), text), seed
+            )
         elif os.path.isdir(models.init) or "/" in models.init:
             for role in ROLES if models.pretrain is not None else trained:
                 facts = check_model(models.init, role)
-            start = Checkpoint(digest_of(models.init), facts.where)
+            start = BroughtModel(digest_of(models.init), facts.where)
         else:
             preset(models.init)  # refuses an unknown name here, not on a worker
             start = Fresh(models.init, self._tokenizer(), seed)
@@ -259,7 +265,7 @@ class _Builder:
                 self.plan.add("warmup", WarmUpOnLabels(start, settings, images, labels, digest))
             else:
                 self.plan.add("warmup", WarmUp(start, settings), "human")
-            start = Trained("warmup")
+            start = TrainedModel("warmup")
         if models.pretrain is not None:
             from capfilt.models.training.jobs import PretrainSettings
 
@@ -271,14 +277,14 @@ class _Builder:
                 self.plan.add("cleaned", cleaned, "list_cleaned")
                 upstream.append("cleaned")
             self.plan.add("pretrain", Pretrain(start, settings), *upstream)
-            start = Trained("pretrain")
+            start = TrainedModel("pretrain")
         return start
 
     def _tokenizer(self) -> ModelRef:
         given = self.models.tokenizer
         if match := re.fullmatch(r"wordpiece:(\d+)", given):
             self.plan.add("tokenizer", TrainTokenizer(int(match[1])), "human", "ingest")
-            return Trained("tokenizer")
+            return TrainedModel("tokenizer")
         path = Path(given) / "tokenizer.json"
         if not path.is_file():
             raise RecipeError(
@@ -286,29 +292,29 @@ class _Builder:
                 evidence=f"there is no {path}",
                 remedy="give wordpiece:SIZE, or a directory with tokenizer.json",
             )
-        return Checkpoint(hashlib.sha256(path.read_bytes()).hexdigest(), given)
+        return BroughtModel(hashlib.sha256(path.read_bytes()).hexdigest(), given)
 
     # -- what goes on -------------------------------------------------------------------------------------
 
     def _unique(self, filter: ModelRef, inference: Inference) -> tuple[str, ...]:
-        """The stages that say which pictures are captioned at all; none when the recipe asks for no such thing."""
+        """The stages that say which images are captioned at all; none when the recipe asks for no such thing."""
         recipe, keys = self.recipe, self.recipe.dedup
         asked: Any = keys
         if keys is None and not recipe.decontaminate:
             return ()
         require_faiss()
-        model = Trained("pretrain") if "pretrain" in self.plan.nodes else filter
+        model = TrainedModel("pretrain") if "pretrain" in self.plan.nodes else filter
         if asked is not None and asked.model:
             facts = check_model(asked.model, "filter")
-            model = Checkpoint(digest_of(asked.model), facts.where)
-        self.plan.add("embed", EmbedPictures(model, inference), "ingest")
+            model = BroughtModel(digest_of(asked.model), facts.where)
+        self.plan.add("embed", EmbedImages(model, inference), "ingest")
         upstream = ["embed"]
         if recipe.human or recipe.decontaminate:
-            sets = tuple(map(EvaluationSet.of, recipe.decontaminate))
+            sets = tuple(map(EvaluationImages.of, recipe.decontaminate))
             human = ("human",) if recipe.human else ()
-            self.plan.add("holdout", EmbedHoldout(model, sets, inference), *human)
-            upstream.append("holdout")
-        like: Likeness = settings_of(Likeness, keys, recipe.seed)
+            self.plan.add("embed_held_out", EmbedHeldOut(model, sets, inference), *human)
+            upstream.append("embed_held_out")
+        like: DedupSettings = settings_of(DedupSettings, keys, recipe.seed)
         merge = bool(asked and asked.merge_texts)
         upstream += ["ingest"] if merge else []
         self.plan.add("dedup", FindDuplicates(like, keys is not None, merge), *upstream)
@@ -336,12 +342,12 @@ class _Builder:
 
     def _calibrate(self, threshold: Literal["calibrated"] | PrecisionTarget | RecallTarget) -> None:
         self._demand_human(f"select.threshold: {threshold if threshold == 'calibrated' else 'a target'}")
-        target, upstream = None, ["judge"]
+        target, upstream = None, ["score_held_out"]
         if isinstance(threshold, PrecisionTarget):
-            target = Target("precision", threshold.precision)
+            target = ThresholdTarget("precision", threshold.precision)
             upstream.append("score")  # what is precise depends on how many of the crawl's texts match
         elif isinstance(threshold, RecallTarget):
-            target = Target("recall", threshold.recall)
+            target = ThresholdTarget("recall", threshold.recall)
         self.plan.add("calibrate", Calibrate(self.recipe.seed, target), *upstream)
 
     def _demand_probability(self) -> None:
@@ -384,7 +390,7 @@ def decoding_of(keys: Any, seed: int, facts: ModelFacts | None) -> Decoding:
 
 
 def _digest_of_files(images: Path, labels: Path) -> str:
-    """sha256 over the label table's bytes and the names and sizes of the pictures, hex."""
+    """sha256 over the label table's bytes and the names and sizes of the images, hex."""
     if not images.is_dir() or not labels.is_file():
         missing = labels if images.is_dir() else images
         raise RecipeError(

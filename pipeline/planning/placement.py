@@ -67,7 +67,7 @@ class PlacementKeys(BaseModel):
     ``actors`` of a training are the workers that share it: they have the cluster to themselves. It checkpoints every
     ``checkpoint_steps`` or ``checkpoint_minutes``, whatever comes first.
 
-    ``fuse``: right after the stage before it, on the same worker, which keeps a shard's decoded pictures for it.
+    ``fuse``: right after the stage before it, on the same worker, which keeps a shard's decoded images for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

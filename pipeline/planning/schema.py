@@ -34,12 +34,11 @@ from capfilt.models.training.jobs import (
 from capfilt.pipeline.planning.placement import PlacementKeys
 from capfilt.pipeline.storage import is_url
 from capfilt.stages.clean.caption_guard import CaptionGuard
-from capfilt.stages.clean.select import Rule
-from capfilt.stages.dedup.find_duplicates import Likeness
+from capfilt.stages.clean.select import SelectRule
+from capfilt.stages.dedup.find_duplicates import DedupSettings
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
 from capfilt.stages.ingest.sources.source import Format
-from capfilt.stages.ingest.texts import Rule as TextRule
-from capfilt.stages.ingest.texts import TextRules
+from capfilt.stages.ingest.texts import TextRule, TextRules
 
 
 def _switch(value: object) -> object:
@@ -52,7 +51,7 @@ class Strict(BaseModel):
 
 
 class SourceKeys(Strict):
-    """Where pictures and texts are. ``path`` and ``captions`` are relative to the recipe's folder.
+    """Where images and texts are. ``path`` and ``captions`` are relative to the recipe's folder.
 
     Without a ``format`` the plan looks at what is there. ``keep_columns`` go along to the export, in `extra`.
     """
@@ -151,12 +150,12 @@ class BalanceKeys(Strict):
 
 class SelectKeys(Strict):
     threshold: Threshold = "calibrated"
-    rule: Rule = Rule.BOTH
+    rule: SelectRule = SelectRule.BOTH
     balance: BalanceKeys | None = None
 
 
 class ImagesKeys(Strict):
-    """Which pictures are taken. ``placeholder``: in so many rows, under unrelated texts, it is one; 0: never."""
+    """Which images are taken. ``placeholder``: in so many rows, under unrelated texts, it is one; 0: never."""
 
     max_pixels: int = Field(default=Limits.max_pixels, ge=1, le=MOST_PIXELS)
     max_aspect: float = Field(default=Limits.max_aspect, ge=1.0)
@@ -179,11 +178,11 @@ class TextsKeys(Strict):
     max_length: int = Field(default=TextRules.max_length, ge=1)
 
 
-# When two pictures are one; without the section nothing is deduplicated. ``model`` embeds them: a checkpoint, by
-# default the run's own. ``merge_texts`` gathers what a group's pictures said on the one that stays.
+# When two images are one; without the section nothing is deduplicated. ``model`` embeds them: a checkpoint, by
+# default the run's own. ``merge_texts`` gathers what a group's images said on the one that stays.
 DedupKeys = _keys(
     "DedupKeys",
-    Likeness,
+    DedupSettings,
     memory=(Annotated[int, BeforeValidator(bytes_of)] | None, None),
     model=(str | None, None),
     merge_texts=(bool, False),
@@ -198,7 +197,7 @@ class ExportKeys(Strict):
 
 
 class ShardKeys(Strict):
-    """How much a shard holds: ``target`` bytes of pictures, or ``rows`` of a list of urls."""
+    """How much a shard holds: ``target`` bytes of images, or ``rows`` of a list of urls."""
 
     target: Annotated[int, Field(ge=1), BeforeValidator(bytes_of)] = 256 * 10**6
     rows: int = Field(default=10_000, ge=1)
@@ -206,9 +205,9 @@ class ShardKeys(Strict):
 
 STAGES = (
     *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
-    *("tokenizer", "warmup", "pretrain", "coverage", "align", "filter", "vet", "captioner"),
-    *("judge", "calibrate", "check", "evaluate"),
-    *("embed", "holdout", "dedup", "caption", "score", "threshold", "select", "balance", "export"),
+    *("tokenizer", "warmup", "pretrain", "word_coverage", "rank_web", "filter", "screen_web", "captioner"),
+    *("score_held_out", "calibrate", "audit_captions", "evaluate"),
+    *("embed", "embed_held_out", "dedup", "caption", "score", "threshold", "select", "balance", "export"),
 )
 
 

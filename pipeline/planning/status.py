@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt.data_contracts.ledger import StageTotals
-from capfilt.pipeline.ledger.commit_index import Index, models_text
+from capfilt.pipeline.ledger.commit_index import CommitIndex, models_text
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph, Node
 from capfilt.stages.stage import GlobalStage
@@ -24,7 +24,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class StageStatus:
     """How one stage stands.
 
     ``shards`` are those that it has or will have, once they are known. ``index`` has the committed parts that
@@ -36,7 +36,7 @@ class Standing:
     state: State
     why: str
     shards: tuple[str, ...] | None = None
-    index: Index = field(default_factory=Index, repr=False)
+    index: CommitIndex = field(default_factory=CommitIndex, repr=False)
     missing: tuple[str, ...] = ()
     superseded: Mapping[str, str] = field(default_factory=dict)
     stale: str = ""
@@ -59,30 +59,30 @@ def sharded(node: Node) -> bool:
     return not isinstance(node.stage, GlobalStage) or node.stage.lists
 
 
-def survey(plan: Graph, ledger: Ledger) -> dict[str, Standing]:
+def stage_statuses(plan: Graph, ledger: Ledger) -> dict[str, StageStatus]:
     """Every stage's standing, in the plan's order. Nothing is raised for damage: it is in the standings."""
-    standings: dict[str, Standing] = {}
+    statuses: dict[str, StageStatus] = {}
     for node in plan:
         totals, index = ledger.look(node.name)
-        waiting = [need for need in node.needs if not standings[need].ended]
+        waiting = [need for need in node.needs if not statuses[need].ended]
         if totals is not None and totals.refers_to and not index.damaged:
             why = f"same fingerprint as in {totals.refers_to}"
-            standings[node.name] = Standing(State.PARENT, why, tuple(index.shards), index)
+            statuses[node.name] = StageStatus(State.PARENT, why, tuple(index.shards), index)
         elif isinstance(node.stage, GlobalStage):
-            standings[node.name] = _whole(plan, node, totals, index, waiting, standings)
+            statuses[node.name] = _whole(plan, node, totals, index, waiting, statuses)
         else:
-            standings[node.name] = _by_shard(plan, node, totals, index, waiting, standings)
-    return standings
+            statuses[node.name] = _by_shard(plan, node, totals, index, waiting, statuses)
+    return statuses
 
 
 def _whole(
     plan: Graph,
     node: Node,
     totals: StageTotals | None,
-    index: Index,
+    index: CommitIndex,
     waiting: Sequence[str],
-    standings: Mapping[str, Standing],
-) -> Standing:
+    statuses: Mapping[str, StageStatus],
+) -> StageStatus:
     """A global stage: it stands as long as its own parts do; what it read may have changed since."""
     shards = tuple(index.shards)
     lost = set(totals.shards) - set(shards) if totals else set()
@@ -91,46 +91,46 @@ def _whole(
             f"{len(lost | index.damaged.keys())} parts are damaged or gone" if totals else "has not finished"
         )
         if waiting:
-            return Standing(State.WAITING, f"after {', '.join(waiting)}", None, index)
-        return Standing(State.TO_RUN, why, None, index)
+            return StageStatus(State.WAITING, f"after {', '.join(waiting)}", None, index)
+        return StageStatus(State.TO_RUN, why, None, index)
     stale = ""
     if len(index):
         read = index.table["inputs"][0].as_py()
         for name in node.upstream:
-            now = set(standings[name].index.text(name).to_pylist())
+            now = set(statuses[name].index.text(name).to_pylist())
             before = {f"{one};" for one in read.split(";") if one.startswith(f"{name}/")}
-            if now != before and standings[name].ended:
+            if now != before and statuses[name].ended:
                 stale = f"{name} has parts that it did not see"
                 break
-    return Standing(State.DONE, "complete", shards, index, stale=stale)
+    return StageStatus(State.DONE, "complete", shards, index, stale=stale)
 
 
 def _by_shard(
     plan: Graph,
     node: Node,
     totals: StageTotals | None,
-    index: Index,
+    index: CommitIndex,
     waiting: Sequence[str],
-    standings: Mapping[str, Standing],
-) -> Standing:
+    statuses: Mapping[str, StageStatus],
+) -> StageStatus:
     """A shard stage: a part stands if everything that it read still does."""
     above = [name for name in node.upstream if sharded(plan.nodes[name])]
-    if unlisted := [name for name in above if standings[name].shards is None]:
+    if unlisted := [name for name in above if statuses[name].shards is None]:
         first = next((need for need in waiting if need in unlisted), unlisted[0])
-        return Standing(State.WAITING, f"after {first}", None, index)
-    shards = _union([standings[name].shards or () for name in above])
-    superseded = _superseded(plan, node, index, standings)
+        return StageStatus(State.WAITING, f"after {first}", None, index)
+    shards = _union([statuses[name].shards or () for name in above])
+    superseded = _superseded(plan, node, index, statuses)
     sound = index.without(superseded) if superseded else index
     missing = sound.missing(shards)
     if not missing and totals is not None:
-        return Standing(State.DONE, "complete", shards, sound)
+        return StageStatus(State.DONE, "complete", shards, sound)
     why = f"{len(missing)} of {len(shards)} shards to do"
     if superseded:
         why += f", {len(superseded)} because their input was redone"
     if index.damaged:
         why += f", {len(index.damaged)} because their part is damaged"
     state = State.WAITING if waiting else State.TO_RUN
-    return Standing(state, why, shards, sound, missing, superseded)
+    return StageStatus(state, why, shards, sound, missing, superseded)
 
 
 def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -141,11 +141,13 @@ def _union(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(sorted(set().union(*lists)))
 
 
-def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, Standing]) -> dict[str, str]:
+def _superseded(
+    plan: Graph, node: Node, index: CommitIndex, statuses: Mapping[str, StageStatus]
+) -> dict[str, str]:
     """The parts, by shard, that read something which stands no more, or that another recipe made."""
     gone: dict[str, str] = {}
-    expected = [_expected(plan.nodes[name], standings[name]) for name in sorted(node.upstream)]
-    trained = {stage: model_digest(standings[stage].index) for stage in node.stage.trained}
+    expected = [_expected(plan.nodes[name], statuses[name]) for name in sorted(node.upstream)]
+    trained = {stage: model_digest(statuses[stage].index) for stage in node.stage.trained}
     for start in range(0, len(index), AT_ONCE):
         table = index.table.slice(start, AT_ONCE).combine_chunks()
         own = table["shard"].combine_chunks()
@@ -163,23 +165,23 @@ def _superseded(plan: Graph, node: Node, index: Index, standings: Mapping[str, S
     return gone
 
 
-def _expected(above: Node, standing: Standing) -> Callable[[pa.Array], pa.Array]:
+def _expected(above: Node, status: StageStatus) -> Callable[[pa.Array], pa.Array]:
     """For shards of the stage below, the text of what they have to have read of the one above."""
     if not sharded(above):
-        text = standing.index.text(above.name)
+        text = status.index.text(above.name)
         whole = pa.scalar("".join(sorted(text.to_pylist())) if len(text) else None, pa.large_string())
         return lambda own: pa.repeat(whole, len(own))
-    listed = standing.index.table["shard"].combine_chunks()
-    shards = pa.array(standing.shards or (), pa.string())
+    listed = status.index.table["shard"].combine_chunks()
+    shards = pa.array(status.shards or (), pa.string())
 
     def of(own: pa.Array) -> pa.Array:
-        text = standing.index.text(above.name, pc.index_in(own, listed))
+        text = status.index.text(above.name, pc.index_in(own, listed))
         return pc.if_else(pc.is_in(own, shards), text, pa.scalar("", pa.large_string()))
 
     return of
 
 
-def model_digest(index: Index) -> str:
+def model_digest(index: CommitIndex) -> str:
     """The digest of the model that a stage made; empty when it has not."""
     record = index.first_record()
     return str(record.facts.get("model", "")) if record else ""

@@ -41,8 +41,8 @@ def lines(found: dict[str, Any]) -> list[str]:
             how += f", recall {dedup['recall']:.3f} of {dedup['recall_pairs']:,} pairs of a sample"
         said.append(
             f"duplicates: {dedup['same_bytes']:,} by bytes, {dedup['near']:,} nearly, in {dedup['groups']:,} groups "
-            f"(largest {dedup['largest_group']:,}); {dedup['held_out']:,} like one of {dedup['holdout']:,} held-out "
-            f"pictures ({how})"
+            f"(largest {dedup['largest_group']:,}); {dedup['held_out']:,} like one of {dedup['held_out_set']:,} "
+            f"held-out images ({how})"
         )
     if balance := found.get("balance"):
         said.append(
@@ -62,8 +62,8 @@ def warnings(found: dict[str, Any]) -> list[str]:
         )
     if dedup.get("largest_group", 0) > max(1000, dedup.get("rows", 0) // 20):
         said.append(
-            f"{dedup['largest_group']:,} of {dedup['rows']:,} pictures are one group of duplicates: a chain of "
-            "pictures each like the next. Look at them (`capfilt inspect RUN dedup --rejects`), "
+            f"{dedup['largest_group']:,} of {dedup['rows']:,} images are one group of duplicates: a chain of "
+            "images each like the next. Look at them (`capfilt inspect RUN dedup --rejects`), "
             "and raise dedup.similarity."
         )
     if "recall" in dedup and dedup["recall"] < 0.9:

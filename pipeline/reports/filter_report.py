@@ -53,8 +53,8 @@ def demand(ledger: Ledger) -> dict[str, Any]:
     if card is None:
         raise UsageError(
             what="the run has no test pairs to judge its filter by",
-            evidence="its stage `judge` has nothing of them yet"
-            if "judge" in ledger.record().fingerprints
+            evidence="its stage `score_held_out` has nothing of them yet"
+            if "score_held_out" in ledger.record().fingerprints
             else "the recipe has no `human` source",
             remedy="capfilt resume RUN, or human pairs in the recipe: a tenth of them is the test split",
         )
@@ -95,7 +95,7 @@ def _pairs(ledger: Ledger) -> _Pairs:
     others = {"crawl": crawl} if crawl.paths else {}
     leaked = "AND NOT (split = 'test' AND image_id IN (SELECT image_id FROM crawl))" if others else ""
     sql = f"SELECT split, image_id, kind, itm FROM files WHERE true {leaked} ORDER BY image_id, kind, text"
-    rows = query(sql, files(ledger, "judge"), **others)
+    rows = query(sql, files(ledger, "score_held_out"), **others)
     columns = [[row[name] for row in rows] for name in ("split", "image_id", "kind")]
     split, image, kind = (np.array(column, dtype=str) for column in columns)
     return _Pairs(split, image, kind, np.array([row["itm"] for row in rows], dtype=np.float64))
@@ -134,7 +134,7 @@ def _checked(ledger: Ledger, best: bool) -> _Checked:
         else ""
     )
     sql = f"SELECT image_id, author, coalesce(itm, 0) AS itm, unsaid <> '' AS unsaid FROM files {first} ORDER BY ALL"
-    checked = files(ledger, "check")
+    checked = files(ledger, "audit_captions")
     rows = query(sql, checked) if checked.paths else []
     image, author = (np.array([row[name] for row in rows], dtype=str) for name in ("image_id", "author"))
     itm, unsaid = ([row[name] for row in rows] for name in ("itm", "unsaid"))
@@ -156,7 +156,7 @@ class _Card:
             "calibration": self._calibration(),
             "threshold": self._threshold(),
             "curve": self._curve(),
-            "check": self.check,
+            "audit": self.check,
             "crawl": self._crawl(),
         }
         card["blind"] = [kind for kind, auc in card["auc"].items() if auc["value"] < BLIND]
@@ -357,7 +357,7 @@ class _Card:
 
     def _narrow(self) -> bool:
         """Whether the human captions know too little of the web's words to speak for its texts."""
-        words = files(self.ledger, "coverage")
+        words = files(self.ledger, "word_coverage")
         return bool(words.paths) and keep_rates.covered(words) < NARROW
 
     def _mixed(self, held: Held, count: Floats, kept: Floats) -> tuple[_Estimate, _Estimate | None]:
@@ -478,7 +478,7 @@ def show(card: Mapping[str, Any], console: Console) -> None:
             matches, noise = _said(row["matches"], ".1%"), _said(row["kept_noise"], ".1%")
             table.add_row(source, f"{row['texts']:,}", matches, f"{row['kept']:,}", noise)
         console.print(table)
-        say(_method(card["check"]))
+        say(_method(card["audit"]))
     for warning in card["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 

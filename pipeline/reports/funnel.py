@@ -10,7 +10,7 @@ from capfilt.pipeline.reports import query
 from capfilt.stages.ingest.placeholders import HOST
 
 HOSTS = 10
-_SAMPLE = 2000  # pictures whose bytes are measured: a count of them all would read the whole crawl
+_SAMPLE = 2000  # images whose bytes are measured: a count of them all would read the whole crawl
 _QUANTILES = (0.05, 0.5, 0.95)
 _HOST = f"coalesce(nullif(regexp_extract(lower(url), '{HOST}', 1), ''), source_name)"
 
@@ -70,11 +70,11 @@ def _sizes(kept: query.Files) -> dict[str, Any]:
         kept,
     )
     formats = query.query(
-        "SELECT format, count(*) AS pictures FROM files GROUP BY format ORDER BY 2 DESC, 1", kept
+        "SELECT format, count(*) AS images FROM files GROUP BY format ORDER BY 2 DESC, 1", kept
     )
     sample = query.query(
         f"SELECT quantile_disc(octet_length(image), {at}) AS bytes, avg(octet_length(image)) AS mean, "
-        f"count(*) AS pictures FROM (SELECT image FROM files LIMIT {_SAMPLE})",
+        f"count(*) AS images FROM (SELECT image FROM files LIMIT {_SAMPLE})",
         kept,
     )
     count = sum(row["pictures"] for row in formats)
@@ -108,13 +108,13 @@ def show(funnel: dict[str, Any], console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     texts = funnel["texts"]
-    line(f"  texts: {texts['kept']:,} kept, {texts['pictures_without']:,} pictures without one")
+    line(f"  texts: {texts['kept']:,} kept, {texts['pictures_without']:,} images without one")
     if sizes := funnel["sizes"]:
         width, height, size = (sizes[name] for name in ("width", "height", "bytes"))
         line(
             f"  sizes (5%, half, 95%): width {_three(width)}, height {_three(height)}, bytes {_three(size)}; "
             f"{sizes['bytes_in_all'] / 1e6:,.1f} MB in all, "
-            f"by {'the first ' if sizes['bytes_sampled'] < funnel['kept'] else ''}{sizes['bytes_sampled']:,} pictures"
+            f"by {'the first ' if sizes['bytes_sampled'] < funnel['kept'] else ''}{sizes['bytes_sampled']:,} images"
         )
         line("  formats: " + ", ".join(f"{count:,} {name}" for name, count in sizes["formats"].items()))
     for host in funnel["hosts"]:

@@ -17,8 +17,8 @@ FEW = 50  # likely texts on either side from which their rates are compared
 SHOWN = 12  # words
 
 _COVERED = pa.schema([pa.field("web_texts", pa.int64()), pa.field("covered", pa.bool_())])
-# The words of a text as `capfilt.models.text.normalise.content_words` finds them; only those that `coverage` lists
-# matter.
+# The words of a text as `capfilt.models.text.normalise.content_words` finds them; only those that `word_coverage`
+# lists matter.
 _TOLD = """, told AS (
     SELECT pair_id, itc, unnest(list_distinct(list_slice(
         regexp_extract_all(regexp_replace(lower(text), '[.!"()*#:;~]', ' ', 'g'), '\\S+'), 1, 30))) AS word
@@ -53,15 +53,15 @@ def keep_rates(ledger: Ledger) -> dict[str, Any]:
     """Web texts that were judged and kept: by whether they have a word that the human captions lack, and by word.
 
     `likely` are, on either side, the texts that ITC finds most like their images: boilerplate is dropped with good
-    reason, and has words that nobody captions with. Only the words that the stage `coverage` lists count. Empty where
-    there is none, or nothing is selected yet.
+    reason, and has words that nobody captions with. Only the words that the stage `word_coverage` lists count. Empty
+    where there is none, or nothing is selected yet.
     """
-    words, scores, decisions = (files(ledger, stage) for stage in ("coverage", "score", "select"))
+    words, scores, decisions = (files(ledger, stage) for stage in ("word_coverage", "score", "select"))
     return rates(words, scores, decisions) if words.paths and decisions.paths else {}
 
 
 def covered(words: Files) -> float:
-    """The share of the web's word occurrences that the human captions know, by the files of `coverage`."""
+    """The share of the web's word occurrences that the human captions know, by the files of `word_coverage`."""
     return covered_share(pa.Table.from_pylist(query("SELECT web_texts, covered FROM files", words), _COVERED))
 
 
@@ -102,7 +102,7 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
     remedy = (
         "Set models.rehearsal to auto or on (docs/rehearsal.md), or caption pictures of such things."
         if rehearsal == "off"
-        else "Look at them with capfilt inspect RUN select --rejects; if they are true, caption such pictures."
+        else "Look at them with capfilt inspect RUN select --rejects; if they are true, caption such images."
     )
     return [
         f"The filter drops what people did not caption: of the web texts most like their images it kept "

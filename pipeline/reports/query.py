@@ -18,7 +18,7 @@ from capfilt.data_contracts.errors import CapfiltError, SourceError, StorageErro
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.ledger import StageTotals
 from capfilt.pipeline.ledger import lease
-from capfilt.pipeline.ledger.commit_index import Index, Part
+from capfilt.pipeline.ledger.commit_index import CommitIndex, Part
 from capfilt.pipeline.ledger.ledger import Ledger, reader_of
 
 BATCH = 10_000
@@ -262,7 +262,7 @@ def _account(ledger: Ledger, stage: str, part: Part) -> str:
     return "" if rows == left else f"{record.rejects} has {rows} rejects instead of {left}"
 
 
-def _unaccounted(totals: StageTotals | None, index: Index) -> Iterator[str]:
+def _unaccounted(totals: StageTotals | None, index: CommitIndex) -> Iterator[str]:
     """Shards that the stage's totals name and that are not there."""
     if totals is not None:
         bad = {name.removeprefix("part-").partition(".")[0] for name in index.damaged}

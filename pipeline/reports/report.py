@@ -16,7 +16,7 @@ from capfilt.pipeline.reports.query import figures, files, query, stages
 from capfilt.stages.training.train import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7
-# A captioner worth its name beats the human caption of another picture by far.
+# A captioner worth its name beats the human caption of another image by far.
 POOR_CIDER = 1.5
 # A stock phrase: one caption, or one phrase of so many words, under a larger share of the images than people
 # would write it. Among human captions of 1,500 photos the largest shares are 0.1% and 0.9%.

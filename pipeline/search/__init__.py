@@ -1,1 +1,1 @@
-"""A run's pictures and texts by meaning: an index of their vectors, search in all four directions, labels."""
+"""A run's images and texts by meaning: an index of their vectors, search in all four directions, labels."""

@@ -1,4 +1,4 @@
-"""Zero-shot classification: a picture's label is the one whose prompt is nearest to it (CLIP, arXiv 2103.00020)."""
+"""Zero-shot classification: an image's label is the one whose prompt is nearest to it (CLIP, arXiv 2103.00020)."""
 
 import csv
 from collections import Counter
@@ -53,7 +53,7 @@ def probabilities(
 
 
 class Evaluation(NamedTuple):
-    """``confusion[true][said]`` counts pictures; ``unknown`` are those whose true label is none of those asked."""
+    """``confusion[true][said]`` counts images; ``unknown`` are those whose true label is none of those asked."""
 
     accuracy: float
     chance: float
@@ -64,16 +64,16 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(said: Mapping[str, str], truth: Mapping[str, str], labels: Sequence[str]) -> Evaluation:
-    """Against the true label of each picture, by its row. Chance is a guess at random, majority the commonest label.
+    """Against the true label of each image, by its row. Chance is a guess at random, majority the commonest label.
 
     Raises:
-        UsageError: no picture has a true label among those asked.
+        UsageError: no image has a true label among those asked.
     """
     known = {name: truth[name] for name in said if truth.get(name) in labels}
     if not known:
         some = list(dict.fromkeys(truth.get(name, "") for name in said))[:5]
         raise UsageError(
-            what="no picture has a true label that was asked for",
+            what="no image has a true label that was asked for",
             evidence=f"labels: {', '.join(labels)}; the column has {', '.join(map(repr, some)) or 'nothing'}",
             remedy="write --labels as the column does",
         )

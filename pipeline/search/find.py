@@ -1,4 +1,4 @@
-"""Search an index: pictures or texts, by a text or by a picture."""
+"""Search an index: images or texts, by a text or by an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
 
 
 def see_picture(embedder: Embedder, path: Path) -> NDArray[np.float32]:
-    """The picture's vector, shape (1, dim). Raises :class:`UsageError` when the file is no picture."""
+    """The image's vector, shape (1, dim). Raises :class:`UsageError` when the file is no image."""
     from capfilt.models.images.decode import UndecodableImage, decode
 
     try:
@@ -42,7 +42,7 @@ def see_picture(embedder: Embedder, path: Path) -> NDArray[np.float32]:
         raise UsageError(
             what=f"{path} cannot be searched for",
             evidence=getattr(error, "strerror", None) or str(error),
-            remedy="give --image with a picture",
+            remedy="give --image with an image",
         ) from error
     return embed_images(embedder, [picture], [str(path)]).astype(np.float32)
 

@@ -26,7 +26,7 @@ def thumbnails(ledger: Ledger, rows: Sequence[str]) -> dict[str, str]:
 
 
 def thumbnail(data: bytes) -> str:
-    """A JPEG of at most SIDE pixels as a data url; empty when the bytes are no picture."""
+    """A JPEG of at most SIDE pixels as a data url; empty when the bytes are no image."""
     from capfilt.models.images.decode import UndecodableImage, decode
 
     try:

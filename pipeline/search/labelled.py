@@ -1,4 +1,4 @@
-"""Pictures to be labelled, with their vectors and with what is known of them."""
+"""Images to be labelled, with their vectors and with what is known of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A name (url or path), a row id (of files: their path) and a vector each; vectors have shape (pictures, dim)."""
+    """A name (url or path), a row id (of files: their path) and a vector each; vectors have shape (images, dim)."""
 
     names: list[str]
     rows: list[str]
@@ -47,10 +47,10 @@ def of_run(
 
 
 def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[Unreadable]]:
-    """The pictures in files and below folders, and what is none.
+    """The images in files and below folders, and what is none.
 
     Raises:
-        UsageError: nothing is a picture.
+        UsageError: nothing is an image.
     """
     names: list[str] = []
     found: list[NDArray[np.float16]] = []
@@ -74,7 +74,7 @@ def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[U
     if not found:
         said = "; ".join(f"{one.file}: {one.reason}" for one in unreadable[:3])
         raise UsageError(
-            what="there is no picture to label", evidence=said, remedy="give pictures, or folders of them"
+            what="there is no image to label", evidence=said, remedy="give images, or folders of them"
         )
     return Pictures(names, names, np.concatenate(found).astype(np.float32), names), unreadable
 
@@ -82,7 +82,7 @@ def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[U
 def truth(
     ledger: Ledger | None, stage: str, pictures: Pictures, column: str, table: Path | None
 ) -> dict[str, str]:
-    """The true label of each picture by its row: from a table, else from the stage's column or its `extra`.
+    """The true label of each image by its row: from a table, else from the stage's column or its `extra`.
 
     Raises:
         UsageError: there is no such column.
@@ -93,7 +93,7 @@ def truth(
         return {row: known.get(name, known.get(Path(name).name, "")) for name, row in named}
     if ledger is None:
         raise UsageError(
-            what=f"--evaluate {column} needs a table of what the pictures show",
+            what=f"--evaluate {column} needs a table of what the images show",
             remedy=f"give --table with a CSV that has the columns file and {column}",
         )
     own = files(ledger, stage)

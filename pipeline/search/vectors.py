@@ -1,4 +1,4 @@
-"""The index of a stage: its pictures' and its texts' vectors in faiss, and beside them what they are.
+"""The index of a stage: its images' and its texts' vectors in faiss, and beside them what they are.
 
 It lies in the run's ``_index/STAGE``: derived, made again at will, no part of the run's record.
 """
@@ -103,12 +103,12 @@ def model_behind(ledger: Ledger, facts: IndexFacts, given: str | None) -> str:
 
 
 def build(ledger: Ledger, stage: str, embedder: Embedder, where: str, *, threads: int = 1) -> IndexFacts:
-    """Index a stage's pictures and texts by the model at ``where``, and put the index into the run.
+    """Index a stage's images and texts by the model at ``where``, and put the index into the run.
 
     What the run's own `embed` stage has of the same model is not embedded again.
 
     Raises:
-        SourceError: the run has no such stage, or the stage has no pictures and texts.
+        SourceError: the run has no such stage, or the stage has no images and texts.
         UsageError: faiss is not installed.
     """
     faiss = require_faiss()
@@ -135,7 +135,7 @@ def build(ledger: Ledger, stage: str, embedder: Embedder, where: str, *, threads
                 if of == "images":
                     raise SourceError(
                         what=f"there is nothing to index in {stage}",
-                        evidence="none of its rows has a picture",
+                        evidence="none of its rows has an image",
                         remedy="index ingest, human, dedup, caption, score, select or export, once it has rows",
                     )
                 continue
@@ -174,7 +174,7 @@ def open_index(ledger: Ledger, stage: str, of: Of) -> Opened:
         facts = IndexFacts.model_validate_json(ledger.storage.read(f"{folder}/index.json"))
         if of not in facts.kinds:
             raise UsageError(
-                what=f"the index of {stage} has no {of}", evidence=f"it has {facts.images:,} pictures"
+                what=f"the index of {stage} has no {of}", evidence=f"it has {facts.images:,} images"
             )
         with ledger.storage.scratch() as scratch:
             path = Path(scratch) / "index.faiss"
@@ -211,7 +211,7 @@ def state_of(ledger: Ledger, stage: str) -> str:
 
 
 def pictures(ledger: Ledger) -> Files:
-    """The files that have pictures' bytes: those of the crawl and of the human set."""
+    """The files that have images' bytes: those of the crawl and of the human set."""
     crawl = files(ledger, "ingest")
     human = files(ledger, "human") if "human" in ledger.record().fingerprints else Files([])
     return Files([*crawl.paths, *human.paths], crawl.filesystem or human.filesystem)
@@ -237,7 +237,7 @@ def _rows_of(ledger: Ledger, stage: str) -> Files:
     columns = query("SELECT column_name FROM (DESCRIBE FROM files)", found._replace(paths=found.paths[:1]))
     if not {"row_id"} <= {row["column_name"] for row in columns}:
         raise SourceError(
-            what=f"{stage} has no pictures to search",
+            what=f"{stage} has no images to search",
             evidence=f"its columns: {', '.join(row['column_name'] for row in columns)}",
             remedy="index ingest, human, dedup, caption, score, select or export",
         )
@@ -247,19 +247,21 @@ def _rows_of(ledger: Ledger, stage: str) -> Files:
 def _images(
     ledger: Ledger, stage: str, embedder: Embedder, known: Files
 ) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
-    """The stage's distinct pictures, with their vectors."""
+    """The stage's distinct images, with their vectors."""
     own, others = _rows_of(ledger, stage), {"pictures": pictures(ledger)}
-    shown = "SELECT image_id, min(row_id) AS row_id FROM pictures SEMI JOIN files USING (row_id) GROUP BY image_id"
+    shown = (
+        "SELECT image_id, min(row_id) AS row_id FROM images SEMI JOIN files USING (row_id) GROUP BY image_id"
+    )
     if known.paths:
         others["known"] = known
         sql = (
             "SELECT s.image_id, s.row_id, p.url, CASE WHEN k.image IS NULL THEN p.image END AS image, "
-            f"k.image AS vector FROM ({shown}) s JOIN pictures p USING (row_id) LEFT JOIN known k USING (row_id)"
+            f"k.image AS vector FROM ({shown}) s JOIN images p USING (row_id) LEFT JOIN known k USING (row_id)"
         )
     else:
         sql = (
             "SELECT s.image_id, s.row_id, p.url, p.image, NULL AS vector "
-            f"FROM ({shown}) s JOIN pictures p USING (row_id)"
+            f"FROM ({shown}) s JOIN images p USING (row_id)"
         )
     yield from _embedded(batches(sql, own, **others), "image", partial(_see, embedder))
 
@@ -275,16 +277,16 @@ def _texts(
         others["judged"] = files(ledger, "score")
         said = "SELECT row_id, text FROM judged SEMI JOIN files USING (pair_id)"
     else:
-        said = "SELECT row_id, unnest(texts) AS text FROM pictures SEMI JOIN files USING (row_id)"
+        said = "SELECT row_id, unnest(texts) AS text FROM images SEMI JOIN files USING (row_id)"
     rows = (
         "SELECT p.image_id, min(t.row_id) AS row_id, min(p.url) AS url, t.text "
-        f"FROM ({said}) t JOIN pictures p USING (row_id) GROUP BY p.image_id, t.text"
+        f"FROM ({said}) t JOIN images p USING (row_id) GROUP BY p.image_id, t.text"
     )
     if known.paths:
         others["known"] = known
         seen = (
             "SELECT text, any_value(vector) AS vector FROM (SELECT unnest(p.texts) AS text, "
-            "unnest(k.texts) AS vector FROM pictures p JOIN known k USING (row_id)) GROUP BY text"
+            "unnest(k.texts) AS vector FROM images p JOIN known k USING (row_id)) GROUP BY text"
         )
         sql = f"SELECT r.*, s.vector FROM ({rows}) r LEFT JOIN ({seen}) s USING (text)"
     else:
@@ -321,9 +323,7 @@ def _see(embedder: Embedder, data: list[bytes]) -> tuple[NDArray[np.float16], in
 
     if not data:
         return embed_texts(embedder, []), 0
-    return embed_images(
-        embedder, [decode(one) for one in data], [f"picture {n}" for n in range(len(data))]
-    ), 0
+    return embed_images(embedder, [decode(one) for one in data], [f"image {n}" for n in range(len(data))]), 0
 
 
 def _read(embedder: Embedder, texts: list[str]) -> tuple[NDArray[np.float16], int]:

@@ -17,15 +17,15 @@ from rich.progress import (
 )
 
 from capfilt.pipeline.execution.events import (
-    Begun,
     Committed,
-    Ended,
     Event,
     Listener,
-    Looked,
-    Said,
-    SetAside,
-    Skipped,
+    Message,
+    PartQuarantined,
+    ProgressSeen,
+    StageBegun,
+    StageEnded,
+    StageSkipped,
     Waiting,
 )
 from capfilt.pipeline.ledger.commit_index import Part
@@ -91,24 +91,24 @@ class Progress(Listener):
 
     def hear(self, event: Event) -> None:
         match event:
-            case Said(text=text):
+            case Message(text=text):
                 self._say(text)
-            case SetAside(stage=stage, part=part, why=why) if why:
+            case PartQuarantined(stage=stage, part=part, why=why) if why:
                 self._say(f"  {stage}/{part} is damaged ({why}): set aside, its shard is redone")
             case Waiting():
                 for line, _ in event.lines():
                     self._say(f"  {line}")
-            case Skipped(stage=stage, why=why):
+            case StageSkipped(stage=stage, why=why):
                 self.console.print(f"  [dim]{stage:<11} {why}[/dim]", highlight=False, soft_wrap=True)
-            case Begun(stage=stage, shards=shards) if stage not in self._bars:
+            case StageBegun(stage=stage, shards=shards) if stage not in self._bars:
                 row = self._live.add_task(stage, total=shards or None, facts="")
                 self._bars[stage] = _Bar(row, shards)
-            case Looked():
+            case ProgressSeen():
                 self._look(event)
             case Committed(task=task, parts=parts) if bar := self._bars.get(task.name):
                 for one, won in parts:
                     self._count(bar, one, won)
-            case Ended(stage=stage) if bar := self._bars.pop(stage, None):
+            case StageEnded(stage=stage) if bar := self._bars.pop(stage, None):
                 self._live.remove_task(bar.row)
                 self.console.print(
                     f"  [green]{stage:<11}[/green] {bar.summary()}", highlight=False, soft_wrap=True
@@ -117,17 +117,19 @@ class Progress(Listener):
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _look(self, looked: Looked) -> None:
+    def _look(self, looked: ProgressSeen) -> None:
         """Shards that are done, and shares of those in hand."""
         shares: Counter[str] = Counter()
-        for task, _, crumb in looked.each():
+        for task, _, heartbeat in looked.each():
             if bar := self._bars.get(task.name):
-                bar.text = crumb.text or bar.text
-                bar.figures = bar.figures or bool(crumb.figures)
-                if bar.shards is None and crumb.total:
-                    self._live.update(bar.row, total=crumb.total, completed=crumb.done, facts=crumb.text)
-                elif crumb.total:
-                    shares[task.name] += crumb.done / crumb.total  # type: ignore[assignment]  # a sum of shares
+                bar.text = heartbeat.text or bar.text
+                bar.figures = bar.figures or bool(heartbeat.figures)
+                if bar.shards is None and heartbeat.total:
+                    self._live.update(
+                        bar.row, total=heartbeat.total, completed=heartbeat.done, facts=heartbeat.text
+                    )
+                elif heartbeat.total:
+                    shares[task.name] += heartbeat.done / heartbeat.total  # type: ignore[assignment]  # a sum of shares
         for stage, bar in self._bars.items():
             if bar.shards is not None:
                 self._live.update(bar.row, completed=bar.ended + shares[stage], facts=bar.facts())

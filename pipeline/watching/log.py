@@ -22,7 +22,7 @@ from typing import Any
 
 from capfilt.data_contracts.errors import StorageError
 from capfilt.pipeline.cluster import submission
-from capfilt.pipeline.execution.events import Event, Listener, Looked
+from capfilt.pipeline.execution.events import Event, Listener, ProgressSeen
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import Storage
@@ -111,17 +111,17 @@ class RunLog(Listener):
         self._stored.close()
 
     def hear(self, event: Event) -> None:
-        lines = self._standing(event) if isinstance(event, Looked) else event.lines()
+        lines = self._standing(event) if isinstance(event, ProgressSeen) else event.lines()
         for message, facts in lines:
             extra = {"facts": {"event": event.name, **facts}, "at": event.time}
             self._logger.log(event.level, "%s", message, extra=extra)
 
-    def _standing(self, looked: Looked) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _standing(self, looked: ProgressSeen) -> Iterator[tuple[str, dict[str, Any]]]:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
         shares = looked.shares()
-        said = {task.name: crumb for task, _, crumb in looked.each() if crumb.text}
+        said = {task.name: heartbeat for task, _, heartbeat in looked.each() if heartbeat.text}
         for stage, count in looked.counts.items():
             if count.running:
                 text = f", {said[stage].text}" if stage in said else ""

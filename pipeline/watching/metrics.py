@@ -15,10 +15,10 @@ from capfilt.pipeline.execution.events import (
     Connected,
     Event,
     Listener,
-    Looked,
-    Quarantined,
+    PartQuarantined,
+    ProgressSeen,
+    RowQuarantined,
     RunEnded,
-    SetAside,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Metrics(Listener):
         "parts_committed": ("Parts committed.", ()),
         "attempts_failed": ("Tasks that did not end: died, error or node (lost).", ("kind",)),
         "rows_poison": ("Rows that killed their process alone, and left.", ()),
-        "parts_set_aside": ("Parts found damaged, and redone.", ()),
+        "parts_quarantined": ("Parts found damaged, and redone.", ()),
     }
     GAUGES: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "progress": ("How much of the stage is done, 0 to 1.", ()),
@@ -85,11 +85,11 @@ class Metrics(Listener):
                         self._committed(part.record)
             case AttemptFailed(task=task, kind=kind):
                 self._add("attempts_failed", task.name, 1, kind=kind)
-            case Quarantined(task=task):
+            case RowQuarantined(task=task):
                 self._add("rows_poison", task.name, 1)
-            case SetAside(stage=stage, why=why) if why:
-                self._add("parts_set_aside", stage, 1)
-            case Looked():
+            case PartQuarantined(stage=stage, why=why) if why:
+                self._add("parts_quarantined", stage, 1)
+            case ProgressSeen():
                 self._look(event)
             case RunEnded():
                 for stage in self._stages:
@@ -108,14 +108,14 @@ class Metrics(Listener):
         if self._seconds is not None:
             self._seconds.observe(record.seconds, self._tags(stage))
 
-    def _look(self, looked: Looked) -> None:
+    def _look(self, looked: ProgressSeen) -> None:
         self._stages |= looked.counts.keys()
         for stage, share in looked.shares().items():
             self._set("progress", stage, share)
             self._set("tasks_running", stage, looked.counts[stage].running)
             self._set("tasks_queued", stage, looked.counts[stage].queued)
-        for task, _, crumb in looked.each():
-            for figure, value in crumb.figures.items():
+        for task, _, heartbeat in looked.each():
+            for figure, value in heartbeat.figures.items():
                 self._set("training", task.name, value, figure=figure)
 
     def _tags(self, stage: str, **more: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import Caption, Picture, Record, Unique
+from capfilt.data_contracts.records import Caption, IngestedImage, Record, UniqueImage
 from capfilt.data_contracts.rejects import Reject
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
 from capfilt.stages.clean.caption_guard import CaptionGuard
@@ -15,12 +15,12 @@ from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, Sh
 
 @dataclass(frozen=True)
 class WriteCaptions(ShardStage):
-    """``decoding.per_image`` captions for each picture (BLIP, arXiv 2201.12086, section 3.3).
+    """``decoding.per_image`` captions for each image (BLIP, arXiv 2201.12086, section 3.3).
 
     What ``guard`` calls no caption leaves with the reason, and with the text for those who doubt it.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Unique)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage, UniqueImage)
     produces: ClassVar[type[Record]] = Caption
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
 

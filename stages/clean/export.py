@@ -10,8 +10,8 @@ from capfilt.data_contracts.records import (
     CleanId,
     CleanPair,
     Decision,
-    HumanPicture,
-    Picture,
+    HumanImage,
+    IngestedImage,
     Record,
     Score,
     Source,
@@ -27,17 +27,17 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class ExportPairs(ShardStage):
-    """The join of a shard's pictures, scores and decisions; a shard of the human set goes in whole.
+    """The join of a shard's images, scores and decisions; a shard of the human set goes in whole.
 
     ``embed`` puts the image bytes beside every pair; without it ``image`` is null and the bytes stay where
-    they are, in the `ingest` and `human` stages under the same row_id. ``takedown`` names pictures that must not be
+    they are, in the `ingest` and `human` stages under the same row_id. ``takedown`` names images that must not be
     published, whenever they were fetched: another list is another export, and nothing before it runs again.
     ``balance`` leaves out selected pairs of which every word is in too many.
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (
-        Picture,
-        HumanPicture,
+        IngestedImage,
+        HumanImage,
         Score,
         Decision,
         WordCount,
@@ -61,7 +61,7 @@ class ExportPairs(ShardStage):
             for row in shard.table(Decision, ["row_id", "pair_id"]).to_pylist():
                 units.setdefault(row["row_id"], []).append(row["pair_id"])
         else:
-            for row in shard.table(HumanPicture, ["row_id", "image_id", "texts"]).to_pylist():
+            for row in shard.table(HumanImage, ["row_id", "image_id", "texts"]).to_pylist():
                 units[row["row_id"]] = [pair_id(row["image_id"], text) for text in row["texts"]]
         return units
 
@@ -81,7 +81,7 @@ class ExportPairs(ShardStage):
         for score in shard.table(Score).to_pylist():
             if score["pair_id"] in decided:
                 texts.setdefault(score["row_id"], []).append(score)
-        for batch in shard.stream(Picture, BATCH):
+        for batch in shard.stream(IngestedImage, BATCH):
             pairs, rejected = [], []
             for picture in batch.to_pylist():
                 own = texts.get(picture["row_id"], ())
@@ -104,7 +104,7 @@ class ExportPairs(ShardStage):
     def _human(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
         seen: set[str] = set()
         unjudged = {"source": Source.HUMAN, "itm": None, "itc": None, "caption_index": None}
-        for batch in shard.stream(HumanPicture, BATCH):
+        for batch in shard.stream(HumanImage, BATCH):
             pairs, rejected = [], []
             for picture in batch.to_pylist():
                 gone = takedown.names(picture["url"], picture["image_id"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import Caption, Picture, Record, Score, Source, Unique
+from capfilt.data_contracts.records import Caption, IngestedImage, Record, Score, Source, UniqueImage
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.models.protocols import FLOAT32, Inference
 from capfilt.stages.dedup.unique import gathered_texts, unique_pictures, unique_rows
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
 class ScorePairs(ShardStage):
     """One :class:`Score` a text: the ITM probability that decides, and the ITC cosine beside it."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Caption, Unique)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage, Caption, UniqueImage)
     produces: ClassVar[type[Record]] = Score
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "text"
@@ -63,7 +63,7 @@ class ScorePairs(ShardStage):
         """The texts of each row: its web texts and those of its duplicates, then its captions."""
         texts: dict[str, list[_Text]] = {}
         kept, gathered = set(unique_rows(shard)), gathered_texts(shard)
-        for row in shard.table(Picture, ["row_id", "image_id", "texts"]).to_pylist():
+        for row in shard.table(IngestedImage, ["row_id", "image_id", "texts"]).to_pylist():
             if row["row_id"] in kept:
                 own = [*row["texts"], *gathered.get(row["row_id"], ())]
                 texts[row["row_id"]] = [

@@ -16,7 +16,7 @@ from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
 
 
-class Rule(StrEnum):
+class SelectRule(StrEnum):
     """What stays of the texts of one image that reach the threshold.
 
     ``both``: all of them (BLIP, section 4.2). ``best``: the one with the highest ITM probability.
@@ -66,7 +66,7 @@ class SelectPairs(ShardStage):
     produces: ClassVar[type[Record]] = Decision
     unit: ClassVar[str] = "text"
 
-    rule: Rule
+    rule: SelectRule
     threshold: float | None
     best_synthetic: bool = False
 
@@ -119,9 +119,9 @@ class SelectPairs(ShardStage):
             beaten = passing & ~web & ~_best(itm, row, ~web)
             reasons[beaten] = Reason.NOT_BEST
             passing &= ~beaten
-        if self.rule is Rule.BEST:
+        if self.rule is SelectRule.BEST:
             reasons[passing & ~_best(itm, row, passing)] = Reason.NOT_BEST
-        elif self.rule is Rule.RAW_ELSE_SYNTHETIC:
+        elif self.rule is SelectRule.RAW_ELSE_SYNTHETIC:
             has_web = np.isin(row, row[passing & web])
             reasons[passing & ~web & has_web] = Reason.WEB_TEXT_KEPT
         return reasons

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import matrix
 from capfilt.data_contracts.errors import ContractError, StageError
-from capfilt.data_contracts.records import Embedding, Holdout
+from capfilt.data_contracts.records import Embedding, HeldOutImage
 from capfilt.models.images.perceptual_hash import bits
 from capfilt.stages.dedup.neighbours import Flat, Pairs, require_faiss
 from capfilt.stages.stage import StageInput
@@ -22,7 +22,7 @@ _BLOCK = 1 << 16
 
 
 class Compared(NamedTuple):
-    """Of pairs of pictures: the cosine, how many bits of the hashes differ, and whether both hashes say anything."""
+    """Of pairs of images: the cosine, how many bits of the hashes differ, and whether both hashes say anything."""
 
     cosine: NDArray[np.float64]
     differ: NDArray[np.int64]
@@ -107,7 +107,7 @@ class CrawlVectors:
         if not row_ids:
             raise StageError(
                 what="there is nothing to deduplicate",
-                evidence="no picture was embedded",
+                evidence="no image was embedded",
                 remedy="see what ingest kept: capfilt inspect RUN ingest --rejects",
             )
         rows = np.concatenate(row_ids)
@@ -172,7 +172,7 @@ class CrawlVectors:
 
 @dataclass(frozen=True)
 class HeldOutVectors:
-    """Pictures that are held out, in the order of their ids."""
+    """Images that are held out, in the order of their ids."""
 
     names: tuple[str, ...]
     image_ids: NDArray[np.bytes_]
@@ -182,7 +182,7 @@ class HeldOutVectors:
     @classmethod
     def read(cls, inputs: StageInput, dim: int) -> "HeldOutVectors":
         """Raises :class:`ContractError` when their vectors are not as long as the crawl's."""
-        parts = list(inputs.parts(Holdout)) if inputs.has(Holdout) else []
+        parts = list(inputs.parts(HeldOutImage)) if inputs.has(HeldOutImage) else []
         table = pa.concat_tables(parts) if parts else None
         if table is None or not len(table):
             return cls((), np.empty(0, "S32"), np.empty((0, 32), np.uint8), np.empty((0, dim), np.float16))
@@ -190,7 +190,7 @@ class HeldOutVectors:
         found = matrix(table["image"])
         if found.shape[1] != dim:
             raise ContractError(
-                what="held-out pictures were embedded by another model than the crawl",
+                what="held-out images were embedded by another model than the crawl",
                 evidence=f"their vectors have {found.shape[1]} components, the crawl's {dim}",
                 remedy="both stages belong to one recipe: fork the run, which embeds them again",
             )
@@ -198,7 +198,7 @@ class HeldOutVectors:
         return cls(tuple(table["name"].to_pylist()), unhex(table["image_id"]), hashes, found)
 
     def near(self, crawl: CrawlVectors, flat: Flat, similarity: float, most: int) -> Iterator[Pairs]:
-        """Pairs (image of the crawl, held-out picture) that may be alike: by bytes, by hash, by embedding."""
+        """Pairs (image of the crawl, held-out image) that may be alike: by bytes, by hash, by embedding."""
         if not self.names:
             return
         for image in np.flatnonzero(np.isin(crawl.image_ids, self.image_ids)):

@@ -1,4 +1,4 @@
-"""Embed pictures and their texts: the vectors that deduplication, decontamination and search compare."""
+"""Embed images and their texts: the vectors that deduplication, decontamination and search compare."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.errors import ModelError
-from capfilt.data_contracts.records import Embedding, Picture, Record
+from capfilt.data_contracts.records import Embedding, IngestedImage, Record
 from capfilt.models.protocols import FLOAT32, Embedder, Inference
 from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # What goes through the model together, always, filled up with copies: batched arithmetic of another size may differ
-# in the last digit, and whether two pictures are duplicates must not depend on how the crawl was cut.
+# in the last digit, and whether two images are duplicates must not depend on how the crawl was cut.
 TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class EmbedPictures(ShardStage):
+class EmbedImages(ShardStage):
     """ITC embeddings in float16 (BLIP, arXiv 2201.12086, section 3.2; CLIP's are of the same kind), and a hash.
 
     Texts longer than the model reads are cut; ``facts`` of each part say how many.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage,)
     produces: ClassVar[type[Record]] = Embedding
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
 
@@ -51,7 +51,7 @@ class EmbedPictures(ShardStage):
         texts_seen = truncated = 0
         none = embed_texts(embedder, [])
         yield Rows(_table(Contract(Embedding).schema, {}, none, none, []))
-        for batch in shard.stream(Picture, TOGETHER):
+        for batch in shard.stream(IngestedImage, TOGETHER):
             images = batch["image_id"].to_pylist()
             shown = zip(images, batch["image"], strict=True)
             pictures = [site.decode(image, data.as_py()) for image, data in shown]
@@ -96,10 +96,10 @@ def _table(
 
 
 def embed_images(embedder: Embedder, pictures: Sequence["Image"], ids: Sequence[str]) -> NDArray[np.float16]:
-    """Shape (pictures, dim), float16, L2-normalised.
+    """Shape (images, dim), float16, L2-normalised.
 
     Raises:
-        ModelError: the model gives a vector that is zero or not finite; ``ids`` name the picture.
+        ModelError: the model gives a vector that is zero or not finite; ``ids`` name the image.
     """
     found = [
         embedder.embed_images([*some, *[some[-1]] * (TOGETHER - len(some))])[: len(some)]

@@ -1,4 +1,4 @@
-"""Embed what must not be in the crawl: the human pictures that nothing is trained on, and evaluation sets."""
+"""Embed what must not be in the crawl: the human images that nothing is trained on, and evaluation sets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.identity import image_id
-from capfilt.data_contracts.records import Holdout, HumanPicture, Record, Split
+from capfilt.data_contracts.records import HeldOutImage, HumanImage, Record, Split
 from capfilt.models.protocols import FLOAT32, Embedder, Inference
 from capfilt.stages.dedup.embed import TOGETHER, embed_images, embed_texts
-from capfilt.stages.dedup.evaluation_images import EvaluationSet
+from capfilt.stages.dedup.evaluation_images import EvaluationImages
 from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ ONLY = "0000000"
 
 
 @dataclass(frozen=True)
-class EmbedHoldout(GlobalStage):
-    """Vectors and hashes of the human calibrate and test splits and of all pictures in ``sets``.
+class EmbedHeldOut(GlobalStage):
+    """Vectors and hashes of the human calibrate and test splits and of all images in ``sets``.
 
-    A file of an evaluation set that is no picture is noted and left out.
+    A file of an evaluation set that is no image is noted and left out.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
-    produces: ClassVar[type[Record]] = Holdout
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage,)
+    produces: ClassVar[type[Record]] = HeldOutImage
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     may_find_nothing: ClassVar[bool] = True
 
     model: ModelRef
-    sets: tuple[EvaluationSet, ...] = ()
+    sets: tuple[EvaluationImages, ...] = ()
     inference: Inference = FLOAT32
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
@@ -59,16 +59,16 @@ class EmbedHoldout(GlobalStage):
             seen.add(key)
             if len(held) == TOGETHER:
                 made.append(_rows(embedder, held))
-                site.progress(len(seen), 0, f"{len(seen):,} held-out pictures")
+                site.progress(len(seen), 0, f"{len(seen):,} held-out images")
                 held = {}
         made.append(_rows(embedder, held))
-        notes = (f"{len(unreadable)} files are no picture: {unreadable[0]}",) if unreadable else ()
+        notes = (f"{len(unreadable)} files are no image: {unreadable[0]}",) if unreadable else ()
         kept = pa.concat_tables(made)
         yield Rows(kept, shard=ONLY, units=len(kept), notes=notes)
 
     def _pictures(self, inputs: StageInput) -> Iterator[tuple[str, bytes]]:
-        if inputs.has(HumanPicture):
-            for part in inputs.parts(HumanPicture, ["url", "image", "split"]):
+        if inputs.has(HumanImage):
+            for part in inputs.parts(HumanImage, ["url", "image", "split"]):
                 for url, data, split in zip(part["url"], part["image"], part["split"], strict=True):
                     if split.as_py() != Split.TRAIN:
                         yield f"human {split.as_py()} {url.as_py()}", data.as_py()
@@ -82,7 +82,7 @@ def _rows(embedder: Embedder, held: "dict[tuple[str, str], Image]") -> pa.Table:
     found = embed_images(embedder, list(held.values()), [name for _, name in held])
     if not held:
         found = embed_texts(embedder, [])
-    column, schema = vectors(found), Contract(Holdout).schema
+    column, schema = vectors(found), Contract(HeldOutImage).schema
     arrays = [
         pa.array([image for image, _ in held], pa.string()),
         pa.array([name for _, name in held], pa.string()),

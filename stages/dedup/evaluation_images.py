@@ -16,8 +16,8 @@ _HOLDS = (*IMAGE_ENDINGS, ".parquet", ".tar")
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """A picture, a Parquet file with an image column, a tar of pictures, or a folder of such files at any depth.
+class EvaluationImages:
+    """An image, a Parquet file with an image column, a tar of images, or a folder of such files at any depth.
 
     ``digest`` stands for the names and sizes of its files; where it lies is not identity.
     """
@@ -27,14 +27,14 @@ class EvaluationSet:
     digest: str = ""
 
     @classmethod
-    def of(cls, path: str) -> "EvaluationSet":
-        """Raises :class:`RecipeError` when nothing is there that can hold pictures."""
+    def of(cls, path: str) -> "EvaluationImages":
+        """Raises :class:`RecipeError` when nothing is there that can hold images."""
         found = _files(Path(path))
         if not found:
             raise RecipeError(
-                what="decontaminate: no picture is there",
+                what="decontaminate: no image is there",
                 evidence=f"{path} " + ("holds none" if Path(path).exists() else "does not exist"),
-                remedy=f"give a folder or a file; what can hold pictures ends in {', '.join(sorted(_HOLDS))}",
+                remedy=f"give a folder or a file; what can hold images ends in {', '.join(sorted(_HOLDS))}",
             )
         seen = hashlib.sha256()
         for file in found:
@@ -43,7 +43,7 @@ class EvaluationSet:
         return cls(Path(path).name, path, seen.hexdigest())
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """The name of every picture, and its bytes."""
+        """The name of every image, and its bytes."""
         for file in _files(Path(self.path)):
             if file.suffix.lower() == ".parquet":
                 yield from _in_parquet(file)

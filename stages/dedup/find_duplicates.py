@@ -1,4 +1,4 @@
-"""Find pictures that are the same, or nearly, and those that are held out: what goes on is unique.
+"""Find images that are the same, or nearly, and those that are held out: what goes on is unique.
 
 Everything is decided in one order of the rows, that of the keeper rule, so neither shards nor workers matter: a
 group's keeper is its first member.
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import RecipeError
-from capfilt.data_contracts.records import Embedding, Holdout, Picture, Record, Unique
+from capfilt.data_contracts.records import Embedding, HeldOutImage, IngestedImage, Record, UniqueImage
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.stages.dedup.crawl_vectors import Compared, CrawlVectors, HeldOutVectors, hexes
 from capfilt.stages.dedup.neighbours import Flat, InvertedFile, Pairs, hash_pairs, require_faiss, search_of
-from capfilt.stages.dedup.union_find import Groups
+from capfilt.stages.dedup.union_find import UnionFind
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
-SAMPLE = 1000  # pictures whose like is also looked for exactly, to say what the inverted file misses
-MOST_TEXTS = 100  # that a picture gathers of its duplicates
+SAMPLE = 1000  # images whose like is also looked for exactly, to say what the inverted file misses
+MOST_TEXTS = 100  # that an image gathers of its duplicates
 NO_ONE = -1
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """When two pictures are one: their hashes differ in at most ``hash_alone`` of 256 bits; or their embeddings have
+class DedupSettings:
+    """When two images are one: their hashes differ in at most ``hash_alone`` of 256 bits; or their embeddings have
     a cosine of ``similarity`` and their hashes differ in at most ``hash_beside`` bits.
 
     An embedding sees what is shown, so alone it would call two photos of one thing the same: the layout has to
@@ -54,8 +54,8 @@ class Likeness:
             raise RecipeError(
                 what=f"dedup.{wrong[0]} cannot be {getattr(self, wrong[0])!r}",
                 evidence="similarity is a cosine in (0, 1]; of the hash's 256 bits hash_alone may be 64 at most, "
-                "above which unlike pictures agree by chance; memory is 64MB at least",
-                remedy=f"leave it out for its default, {getattr(Likeness, wrong[0])!r}",
+                "above which unlike images agree by chance; memory is 64MB at least",
+                remedy=f"leave it out for its default, {getattr(DedupSettings, wrong[0])!r}",
             )
 
 
@@ -69,18 +69,18 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class FindDuplicates(GlobalStage):
-    """Pictures to those that go on, shard by shard; the others leave with whom they are like, and how much.
+    """Images to those that go on, shard by shard; the others leave with whom they are like, and how much.
 
-    Held-out pictures' like leave first. Of a group of duplicates one stays: the largest, then the one whose web text
+    Held-out images' like leave first. Of a group of duplicates one stays: the largest, then the one whose web text
     fits best (ITC), then the smallest row_id. ``merge_texts`` gathers on it what the others said. Without
-    ``duplicates`` only what is like a held-out picture leaves.
+    ``duplicates`` only what is like a held-out image leaves.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Embedding, Holdout, Picture)
-    produces: ClassVar[type[Record]] = Unique
+    consumes: ClassVar[tuple[type[Record], ...]] = (Embedding, HeldOutImage, IngestedImage)
+    produces: ClassVar[type[Record]] = UniqueImage
     lists: ClassVar[bool] = True
 
-    like: Likeness = Likeness()
+    like: DedupSettings = DedupSettings()
     duplicates: bool = True
     merge_texts: bool = False
 
@@ -90,7 +90,7 @@ class FindDuplicates(GlobalStage):
         memory = max(64 * 10**6, (self.like.memory - crawl.held) // 4)
         flat = Flat(memory, site.threads, site.device != "cpu")
         held = HeldOutVectors.read(inputs, crawl.dim)
-        site.progress(0, 0, f"{crawl.images:,} distinct pictures")
+        site.progress(0, 0, f"{crawl.images:,} distinct images")
         holdout = self._held_out(crawl, held, flat)
         found = self._groups(crawl, holdout, flat, site)
         yield from self._rows(inputs, crawl, held, found)
@@ -98,7 +98,7 @@ class FindDuplicates(GlobalStage):
     # -- deciding -----------------------------------------------------------------------------------------
 
     def _held_out(self, crawl: CrawlVectors, held: HeldOutVectors, flat: Flat) -> NDArray[np.int64]:
-        """For each distinct image the held-out picture that it is most like; NO_ONE of most."""
+        """For each distinct image the held-out image that it is most like; NO_ONE of most."""
         best = np.full(crawl.images, NO_ONE, np.int64)
         cosine = np.full(crawl.images, -np.inf)
         for rows, others in held.near(crawl, flat, self.like.similarity, self.like.hash_alone):
@@ -116,7 +116,7 @@ class FindDuplicates(GlobalStage):
         return near | (pairs.told & (pairs.differ <= self.like.hash_alone))
 
     def _groups(self, crawl: CrawlVectors, holdout: NDArray[np.int64], flat: Flat, site: Site) -> _Found:
-        groups = Groups(crawl.images)
+        groups = UnionFind(crawl.images)
         kind = search_of(self.like.search, crawl.images)
         facts: dict[str, Any] = {"search": kind, "images": crawl.images, "rows": crawl.rows}
         if not self.duplicates:
@@ -206,7 +206,7 @@ class FindDuplicates(GlobalStage):
             "near": int((~out & ~stays).sum()) - same_bytes,
             "groups": int((counts > 1).sum()),
             "largest_group": int(counts.max(initial=0)),
-            "holdout": len(held.names),
+            "held_out_set": len(held.names),
         }
         texts, too_many = self._gathered(inputs, crawl, keeper, stays) if self.merge_texts else ({}, 0)
         if too_many:
@@ -219,10 +219,10 @@ class FindDuplicates(GlobalStage):
                 "image_id": hexes(crawl.image_ids[image[own]]),
                 "rows": pa.array(counts[root[own]] if self.duplicates else np.ones(len(own), np.int64)),
                 "texts": pa.array(
-                    [texts.get(int(row), []) for row in own], Contract(Unique).schema.field("texts").type
+                    [texts.get(int(row), []) for row in own], Contract(UniqueImage).schema.field("texts").type
                 ),
             }
-            kept = pa.table(list(columns.values()), schema=Contract(Unique).schema)
+            kept = pa.table(list(columns.values()), schema=Contract(UniqueImage).schema)
             left = [*self._duplicates(crawl, keeper, rows[~out[rows] & ~stays[rows]])]
             left += self._like_held_out(crawl, held, found, rows[out[rows]])
             yield Rows(kept, left, shard=shard, units=len(rows), notes=notes, facts=facts)
@@ -261,14 +261,14 @@ class FindDuplicates(GlobalStage):
     ) -> tuple[dict[int, list[str]], int]:
         """By keeper what its duplicates said, in the order of the keeper rule, without its own texts.
 
-        And how many texts are beyond MOST_TEXTS: of a picture that stands under a million not all can be judged.
+        And how many texts are beyond MOST_TEXTS: of an image that stands under a million not all can be judged.
         """
         many = np.zeros(crawl.rows, bool)
         many[keeper[~stays & (keeper != np.arange(crawl.rows))]] = True
         said: dict[int, list[tuple[int, list[str]]]] = {}
         place = dict(crawl.shards())
-        for shard in inputs.names(Picture):
-            part = inputs.part(Picture, shard, ["row_id", "texts"])
+        for shard in inputs.names(IngestedImage):
+            part = inputs.part(IngestedImage, shard, ["row_id", "texts"])
             rows = place.get(shard, np.empty(0, np.int64))
             at = dict(zip(hexes(crawl.row_ids[rows]).to_pylist(), rows.tolist(), strict=True))
             for row, texts in zip(part["row_id"].to_pylist(), part["texts"].to_pylist(), strict=True):
@@ -294,14 +294,14 @@ def _note(facts: dict[str, Any]) -> str:
         "exact": "all pairs were compared",
         "ivf": f"by an inverted file of {facts.get('lists')} lists, which found {facts.get('recall', 1):.1%} of the "
         f"{facts.get('recall_pairs', 0)} pairs of a sample",
-        "none": "only held-out pictures were looked for",
+        "none": "only held-out images were looked for",
     }[facts["search"]]
     return (
         f"{facts['same_bytes']:,} rows repeat bytes, {facts['near']:,} nearly, in {facts['groups']:,} groups "
         f"(the largest of {facts['largest_group']:,} rows); {facts['held_out']:,} are like one of "
-        f"{facts['holdout']:,} held-out pictures; {how}"
+        f"{facts['held_out_set']:,} held-out images; {how}"
         + (
-            f"; {facts['texts_left_out']:,} texts were too many for one picture"
+            f"; {facts['texts_left_out']:,} texts were too many for one image"
             if "texts_left_out" in facts
             else ""
         )

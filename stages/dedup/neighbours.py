@@ -49,7 +49,7 @@ def require_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise UsageError(
-            what="comparing pictures needs faiss, which is not installed",
+            what="comparing images needs faiss, which is not installed",
             evidence=str(error),
             remedy="pip install 'capfilt[cpu]', or 'capfilt[gpu]' where there is a GPU",
         ) from error

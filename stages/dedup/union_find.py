@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 
-class Groups:
+class UnionFind:
     """``count`` members, each alone at first. What groups come out does not depend on the order of the unions."""
 
     def __init__(self, count: int) -> None:

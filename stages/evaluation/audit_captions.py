@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import Author, CheckedCaption, HumanPicture, Record, Split
+from capfilt.data_contracts.records import AuditedCaption, Author, HumanImage, Record, Split
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
 from capfilt.models.text.edits import Edits
 from capfilt.models.text.normalise import normalise_caption
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CheckCaptions(GlobalStage):
+class AuditCaptions(GlobalStage):
     """One part for each of the two splits. The captioner writes as it does for the crawl, the filter judges, and
     whatever a caption says and no person does is written down (:meth:`capfilt.models.text.edits.Edits.unsaid`).
 
@@ -27,8 +27,8 @@ class CheckCaptions(GlobalStage):
     how far people's captions may judge. ``most`` images of a split are captioned.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
-    produces: ClassVar[type[Record]] = CheckedCaption
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage,)
+    produces: ClassVar[type[Record]] = AuditedCaption
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "caption"
     may_find_nothing: ClassVar[bool] = True
@@ -50,11 +50,11 @@ class CheckCaptions(GlobalStage):
         for number, split in enumerate(SPLITS):
             pairs = held_out(inputs, split, most=self.most)
             rows = [*people(pairs, split, edits), *self._written(pairs, split, edits, captioner, filter)]
-            yield Rows(Contract(CheckedCaption).table(rows), shard=f"{number:07}", units=len(rows))
+            yield Rows(Contract(AuditedCaption).table(rows), shard=f"{number:07}", units=len(rows))
 
     def _written(
         self, pairs: HeldOut, split: Split, edits: Edits, captioner: Captioner, filter: "Filter"
-    ) -> Iterator[CheckedCaption]:
+    ) -> Iterator[AuditedCaption]:
         if not pairs.pictures:
             return
         written = captioner.caption(pairs.pictures, pairs.image_ids, self.decoding)
@@ -68,7 +68,7 @@ class CheckCaptions(GlobalStage):
         for image, said, own, matches in zip(pairs.image_ids, pairs.texts, texts, found, strict=True):
             for text, match in zip(own, matches, strict=True):
                 unsaid = ", ".join(edits.unsaid(text, said))
-                yield CheckedCaption(
+                yield AuditedCaption(
                     split=split,
                     image_id=image,
                     author=Author.CAPTIONER,
@@ -78,7 +78,7 @@ class CheckCaptions(GlobalStage):
                 )
 
 
-def people(pairs: HeldOut, split: Split, edits: Edits) -> Iterator[CheckedCaption]:
+def people(pairs: HeldOut, split: Split, edits: Edits) -> Iterator[AuditedCaption]:
     """Every human caption against the others of its image, if there are, and against those of the next image."""
     for at, (image, own) in enumerate(zip(pairs.image_ids, pairs.texts, strict=True)):
         said = {Author.PERSON: [(text, [one for one in own if one != text]) for text in own]}
@@ -88,6 +88,6 @@ def people(pairs: HeldOut, split: Split, edits: Edits) -> Iterator[CheckedCaptio
             for text, others in some:
                 if others:
                     unsaid = ", ".join(edits.unsaid(text, others))
-                    yield CheckedCaption(
+                    yield AuditedCaption(
                         split=split, image_id=image, author=author, text=text, itm=None, unsaid=unsaid
                     )

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import CalibrationError
-from capfilt.data_contracts.records import JudgedPair, Metric, PairKind, Record, Score, Split
+from capfilt.data_contracts.records import HeldOutScore, Metric, PairKind, Record, Score, Split
 from capfilt.models.statistics.mixture import Held
-from capfilt.models.statistics.threshold_target import Target, reach
+from capfilt.models.statistics.threshold_target import ThresholdTarget, reach
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ class Calibrate(GlobalStage):
     which the filter is blind are not in it: the report card names them.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (JudgedPair, Score)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HeldOutScore, Score)
     produces: ClassVar[type[Record]] = Metric
     libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     unit: ClassVar[str] = "figure"
 
     seed: int
-    target: Target | None = None
+    target: ThresholdTarget | None = None
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from capfilt.models.statistics.calibration import calibrate
 
-        pairs = pa.concat_tables(inputs.parts(JudgedPair))
+        pairs = pa.concat_tables(inputs.parts(HeldOutScore))
         pairs = pairs.filter(
             pa.array([split == Split.CALIBRATE for split in pairs["split"].to_pylist()], pa.bool_())
         )

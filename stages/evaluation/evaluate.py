@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import (
+    AuditedCaption,
     Author,
-    CheckedCaption,
-    HumanPicture,
-    JudgedPair,
+    HeldOutScore,
+    HumanImage,
+    IngestedImage,
     Metric,
     PairKind,
-    Picture,
     Record,
     Split,
 )
@@ -43,7 +43,7 @@ class Evaluate(GlobalStage):
     with the human captions of *other* images as the level that a captioner must beat to be worth anything.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, JudgedPair, CheckedCaption)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage, HeldOutScore, AuditedCaption)
     produces: ClassVar[type[Record]] = Metric
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "figure"
@@ -58,7 +58,9 @@ class Evaluate(GlobalStage):
 
         use_threads(site.threads)
         crawled = frozenset(
-            image for part in inputs.parts(Picture, ["image_id"]) for image in part["image_id"].to_pylist()
+            image
+            for part in inputs.parts(IngestedImage, ["image_id"])
+            for image in part["image_id"].to_pylist()
         )
         pairs = held_out(inputs, Split.TEST, besides=crawled)
         figures = [_figure("test_images", len(pairs.pictures), len(pairs.pictures))]
@@ -72,7 +74,7 @@ class Evaluate(GlobalStage):
         """None when all test images have the same texts, so that nothing mismatches."""
         from capfilt.models.statistics.bootstrap import over_images, weighted_auc
 
-        table = pa.concat_tables(inputs.parts(JudgedPair))
+        table = pa.concat_tables(inputs.parts(HeldOutScore))
         rows = [
             row for row in table.to_pylist() if row["split"] == Split.TEST and row["image_id"] not in crawled
         ]
@@ -98,7 +100,7 @@ class Evaluate(GlobalStage):
         from capfilt.models.statistics.metrics import caption_metrics, words
 
         written: dict[str, str] = {}
-        for part in inputs.parts(CheckedCaption, ["image_id", "author", "text"]):
+        for part in inputs.parts(AuditedCaption, ["image_id", "author", "text"]):
             for row in part.to_pylist():
                 text = row["text"] if row["author"] == Author.CAPTIONER else ""
                 written[row["image_id"]] = written.get(row["image_id"]) or text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from capfilt.data_contracts.records import HumanPicture, Split
+from capfilt.data_contracts.records import HumanImage, Split
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.stage import StageInput
 
@@ -42,7 +42,7 @@ def held_out(
     from capfilt.models.images.decode import decode
 
     found: dict[str, tuple[str, ...]] = {}
-    for part in inputs.parts(HumanPicture, ["image_id", "texts", "split"]):
+    for part in inputs.parts(HumanImage, ["image_id", "texts", "split"]):
         for row in part.to_pylist():
             texts = tuple(dict.fromkeys(text for text in map(normalise_caption, row["texts"]) if text))
             image = row["image_id"]
@@ -50,7 +50,7 @@ def held_out(
                 found.setdefault(image, texts)
     chosen = found if most is None else dict.fromkeys(sorted(found)[:most])
     pictures: dict[str, Image] = {}
-    for part in inputs.parts(HumanPicture, ["image_id", "image"]):
+    for part in inputs.parts(HumanImage, ["image_id", "image"]):
         for image, data in zip(*map(part.column, ("image_id", "image")), strict=True):
             if image.as_py() in chosen and image.as_py() not in pictures:
                 pictures[image.as_py()] = decode(data.as_py())

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Record, Split
+from capfilt.data_contracts.records import HeldOutScore, HumanImage, PairKind, Record, Split
 from capfilt.models.protocols import FLOAT32, Inference
-from capfilt.models.text.edits import Edits, Kind
+from capfilt.models.text.edits import EditKind, Edits
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.evaluation.human_pairs import HeldOut, held_out
 from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, Site, StageInput
@@ -29,7 +29,7 @@ CANDIDATES = 5
 
 
 @dataclass(frozen=True)
-class JudgeHeldOut(GlobalStage):
+class ScoreHeldOut(GlobalStage):
     """One part for each of the two splits. Images that the crawl has too are judged like the others: whoever reads
     the test split leaves them out.
 
@@ -37,8 +37,8 @@ class JudgeHeldOut(GlobalStage):
     edited in each way that the rules find, with its own image again. ``most`` images of a split are judged.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
-    produces: ClassVar[type[Record]] = JudgedPair
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage,)
+    produces: ClassVar[type[Record]] = HeldOutScore
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "pair"
     may_find_nothing: ClassVar[bool] = True
@@ -57,20 +57,20 @@ class JudgeHeldOut(GlobalStage):
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         for number, split in enumerate(SPLITS):
             rows = judge(held_out(inputs, split, most=self.most), split, model, edits, self.seed)
-            yield Rows(Contract(JudgedPair).table(rows), shard=f"{number:07}", units=len(rows))
+            yield Rows(Contract(HeldOutScore).table(rows), shard=f"{number:07}", units=len(rows))
 
 
 def human_edits(inputs: StageInput) -> Edits:
     """The rules with the vocabulary of all human captions."""
     return Edits.of(
         normalise_caption(text)
-        for part in inputs.parts(HumanPicture, ["texts"])
+        for part in inputs.parts(HumanImage, ["texts"])
         for texts in part["texts"].to_pylist()
         for text in texts
     )
 
 
-def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int) -> list[JudgedPair]:
+def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int) -> list[HeldOutScore]:
     """Every pair once. An image that has the same text, or whose captions say all that a text says, is never taken
     for a mismatch.
     """
@@ -80,7 +80,7 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
     for image, (own, name) in enumerate(zip(pairs.texts, pairs.image_ids, strict=True)):
         for text in own:
             wanted[image][PairKind.OWN, text] = None
-            for edit in Kind:
+            for edit in EditKind:
                 edited = edits.edit(text, edit, Random(f"{seed} {name} {edit} {text}"), own)
                 if edited is not None:
                     wanted[image][PairKind(edit), edited] = None
@@ -93,7 +93,7 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
         matches = dict(zip(texts[image], found[image], strict=True))
         for kind, text in some:
             rows.append(
-                JudgedPair(
+                HeldOutScore(
                     split=split,
                     image_id=pairs.image_ids[image],
                     text=text,

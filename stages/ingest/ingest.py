@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import image_id, pair_id, split_of
-from capfilt.data_contracts.records import HumanPicture, Metric, Occurrence, Picture, Record
+from capfilt.data_contracts.records import HumanImage, IngestedImage, Metric, Occurrence, Record
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.models.images.decode import Limits, Measured
 from capfilt.models.images.decoder import Decoder, Refused
@@ -23,15 +23,15 @@ from capfilt.stages.ingest.texts import TextRules, clean
 from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 128
-AT_ONCE = 64 * 10**6  # bytes of pictures that are held together
+AT_ONCE = 64 * 10**6  # bytes of images that are held together
 Row = Mapping[str, Any]
 Found = bytes | Refused
 Readers = Mapping[str, Callable[[str], bytes]]
 
 
 @dataclass(frozen=True)
-class IngestPictures(ShardStage):
-    """Occurrences to pictures: the original bytes, what they are, and the texts, cleaned.
+class IngestImages(ShardStage):
+    """Occurrences to images: the original bytes, what they are, and the texts, cleaned.
 
     Rows of sources without bytes are fetched, a shard at once, as ``policy`` says; ``policy`` is null when no
     source has such rows. What was fetched before a kill is not fetched again. When far fewer rows succeed than the
@@ -41,7 +41,7 @@ class IngestPictures(ShardStage):
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (Occurrence, Metric)
-    produces: ClassVar[type[Record]] = Picture
+    produces: ClassVar[type[Record]] = IngestedImage
     libraries: ClassVar[tuple[str, ...]] = ("ftfy", "pillow")
 
     sources: tuple[SourceSpec, ...]
@@ -103,10 +103,10 @@ class IngestPictures(ShardStage):
         return Rows(Contract(self.produces).table(kept), rejected)
 
     def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
-        """The picture, and the texts that leave it."""
+        """The image, and the texts that leave it."""
         image = image_id(data)
         texts, left = self._texts(row, image)
-        made = Picture(
+        made = IngestedImage(
             row_id=row["row_id"],
             image_id=image,
             source_name=row["source_name"],
@@ -155,20 +155,20 @@ class IngestPictures(ShardStage):
 
 
 @dataclass(frozen=True)
-class IngestHuman(IngestPictures):
-    """The human set: a picture without a caption leaves, and every image is told what it is for.
+class IngestHuman(IngestImages):
+    """The human set: an image without a caption leaves, and every image is told what it is for.
 
-    Its captions are cleaned, but no rule is held against them: people wrote them for their picture.
+    Its captions are cleaned, but no rule is held against them: people wrote them for their image.
     """
 
-    produces: ClassVar[type[Record]] = HumanPicture
+    produces: ClassVar[type[Record]] = HumanImage
 
     def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
         made, left = super()._picture(row, data, measured)
-        assert isinstance(made, Picture)
+        assert isinstance(made, IngestedImage)
         if not made.texts:
             return None, [*left, self._reject(row, Refused(Reason.EMPTY, "no human caption"))]
-        return HumanPicture(**made.model_dump(), split=split_of(made.image_id)), left
+        return HumanImage(**made.model_dump(), split=split_of(made.image_id)), left
 
     def _refuse(self, cleaned: str) -> Reason | None:
         return None if cleaned else Reason.EMPTY_TEXT

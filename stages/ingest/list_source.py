@@ -19,7 +19,7 @@ from capfilt.stages.ingest.sources.source import Format, SourceSpec
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
     """What a format can do: a digest for the plan, the rows as a stream of batches, and how bytes are read.
 
     A kind without a reader holds no bytes: its rows are fetched.
@@ -34,13 +34,13 @@ class Kind(NamedTuple):
         return self.reader is None
 
 
-KINDS: dict[Format, Kind] = {
-    "urls": Kind(urls.digest, urls.entries, None),
-    "folder": Kind(folder.digest, folder.entries, folder.reader),
-    "coco": Kind(coco.digest, coco.entries, coco.reader),
-    "webdataset": Kind(webdataset.digest, webdataset.entries, webdataset.reader),
-    "img2dataset": Kind(img2dataset.digest, img2dataset.entries, img2dataset.reader),
-    "parquet": Kind(parquet.digest, parquet.entries, parquet.reader),
+KINDS: dict[Format, SourceKind] = {
+    "urls": SourceKind(urls.digest, urls.entries, None),
+    "folder": SourceKind(folder.digest, folder.entries, folder.reader),
+    "coco": SourceKind(coco.digest, coco.entries, coco.reader),
+    "webdataset": SourceKind(webdataset.digest, webdataset.entries, webdataset.reader),
+    "img2dataset": SourceKind(img2dataset.digest, img2dataset.entries, img2dataset.reader),
+    "parquet": SourceKind(parquet.digest, parquet.entries, parquet.reader),
 }
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import duckdb
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import Picture, Placeholder, Record
+from capfilt.data_contracts.records import IngestedImage, Placeholder, Record
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 ALIKE = 0.1  # the line: of two texts, mean share of common trigrams up to which they count as unrelated
@@ -29,20 +29,20 @@ _FOUND = """
 
 @dataclass(frozen=True)
 class FindPlaceholders(GlobalStage):
-    """Pictures to placeholders: bytes that are in at least ``rows`` rows, with as many different texts, unrelated.
+    """Images to placeholders: bytes that are in at least ``rows`` rows, with as many different texts, unrelated.
 
     How alike two texts are is the share of their trigrams of letters that both have (Jaccard), which asks for no
     spaces between words. Texts of one thing share its name: a shop's one picture of a shirt under `Cotton shirt,
     blue, size S` and eleven like it (about 0.7), a painting under twelve descriptions that name it (0.2 and more), a
     logo under texts that name the firm. They are no placeholder. Names of things that have nothing to do with each
     other share endings and articles (below 0.05). The mean over all pairs of texts has to be at most ALIKE. So a
-    placeholder passes that has its site's name in every text, rather than a picture that deserves its texts is lost.
+    placeholder passes that has its site's name in every text, rather than an image that deserves its texts is lost.
 
     It does not ask for several hosts: most placeholders are those of one shop. An image without texts is not judged.
     Counted by DuckDB out of core, so memory does not grow with the crawl.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage,)
     produces: ClassVar[type[Record]] = Placeholder
     unit: ClassVar[str] = "placeholder"
     may_find_nothing: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class FindPlaceholders(GlobalStage):
             database.execute(
                 "CREATE TABLE seen (image_id VARCHAR, row_id VARCHAR, host VARCHAR, url VARCHAR, text VARCHAR)"
             )
-            for part in inputs.parts(Picture, ["image_id", "row_id", "url", "texts"]):
+            for part in inputs.parts(IngestedImage, ["image_id", "row_id", "url", "texts"]):
                 database.register("part", part)
                 database.execute(
                     "INSERT INTO seen SELECT image_id, row_id, regexp_extract(lower(url), ?, 1), url, "

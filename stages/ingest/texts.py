@@ -1,4 +1,4 @@
-"""What the web writes beside its pictures, made readable; and which of it says nothing of a picture.
+"""What the web writes beside its images, made readable; and which of it says nothing of an image.
 
 Cleaning repairs, it does not translate: no letter is put into ASCII, no accent, no fullwidth sign and no quotation
 mark is replaced, because these are how a language is written. Rules judge the cleaned text.
@@ -78,8 +78,8 @@ zoom in
 _STOCK = frozenset(" ".join(phrase.split()) for phrase in _PHRASES.split("|"))
 
 
-class Rule(StrEnum):
-    """Which texts say nothing of a picture: a file's name, an address, what any page says."""
+class TextRule(StrEnum):
+    """Which texts say nothing of an image: a file's name, an address, what any page says."""
 
     FILE_NAME = "file_name"
     URL = "url"
@@ -90,7 +90,7 @@ class Rule(StrEnum):
 class TextRules:
     """Which cleaned web texts leave. Lengths are in characters; all of it is identity."""
 
-    rules: tuple[Rule, ...] = tuple(Rule)
+    rules: tuple[TextRule, ...] = tuple(TextRule)
     min_length: int = 2
     max_length: int = 1000
 
@@ -109,9 +109,9 @@ class TextRules:
         if len(text) > self.max_length:
             return Reason.TEXT_TOO_LONG
         for rule, says, reason in (
-            (Rule.URL, is_address, Reason.TEXT_URL),
-            (Rule.FILE_NAME, names_file, Reason.TEXT_FILE_NAME),
-            (Rule.BOILERPLATE, is_boilerplate, Reason.TEXT_BOILERPLATE),
+            (TextRule.URL, is_address, Reason.TEXT_URL),
+            (TextRule.FILE_NAME, names_file, Reason.TEXT_FILE_NAME),
+            (TextRule.BOILERPLATE, is_boilerplate, Reason.TEXT_BOILERPLATE),
         ):
             if rule in self.rules and says(text):
                 return reason

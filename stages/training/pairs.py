@@ -1,4 +1,4 @@
-"""Committed pictures as pairs to train on: read shard by shard, decoded once while there is room to keep them."""
+"""Committed images as pairs to train on: read shard by shard, decoded once while there is room to keep them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.data_contracts.records import HumanPicture, Record, Split
+from capfilt.data_contracts.records import HumanImage, Record, Split
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.stages.stage import Site, StageInput
 
@@ -33,7 +33,7 @@ class CommittedPairs:
     """The images of a record's parts that have a usable text (:class:`~capfilt.models.training.pairs.Pairs`).
 
     Pixels (size, size, 3), uint8, go to a file of the attempt's own when they are first decoded: memory does not
-    grow with the set, and no picture is decoded twice unless all would take more than ``KEPT`` bytes. ``split``
+    grow with the set, and no image is decoded twice unless all would take more than ``KEPT`` bytes. ``split``
     keeps that of the human images; ``trusted`` says which of an image's texts count, by its image_id.
 
     Raises :class:`TrainingError` when nothing is left.
@@ -122,7 +122,7 @@ class _Pixels:
 
 
 class _Shard:
-    """One part, open. Its pictures are read when the first one is asked for that is not kept."""
+    """One part, open. Its images are read when the first one is asked for that is not kept."""
 
     def __init__(self, pairs: CommittedPairs, rows: _Rows) -> None:
         self._pairs, self._rows = pairs, rows
@@ -159,6 +159,6 @@ class _Shard:
 def held_out_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs | None:
     """The human pairs of the calibrate split; ``None`` when it is empty."""
     try:
-        return CommittedPairs(inputs, HumanPicture, size, site, Split.CALIBRATE)
+        return CommittedPairs(inputs, HumanImage, size, site, Split.CALIBRATE)
     except TrainingError:
         return None

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-from capfilt.data_contracts.records import Alignment, Record
+from capfilt.data_contracts.records import Record, WebSimilarity
 from capfilt.stages.clean.score import Shown
-from capfilt.stages.training.screen_web import VetTexts
+from capfilt.stages.training.screen_web import ScreenWeb
 
 if TYPE_CHECKING:
     from capfilt.models.open import Filter
 
 
 @dataclass(frozen=True)
-class AlignTexts(VetTexts):
-    """One :class:`Alignment` a web text, by the unimodal encoders of ``filter``: here the pretrained model."""
+class RankWeb(ScreenWeb):
+    """One :class:`WebSimilarity` a web text, by the unimodal encoders of ``filter``: here the pretrained model."""
 
-    produces: ClassVar[type[Record]] = Alignment
-    name: ClassVar[str] = "align"
+    produces: ClassVar[type[Record]] = WebSimilarity
+    name: ClassVar[str] = "rank_web"
 
     def _judge(self, shown: Sequence[Shown], model: "Filter") -> Sequence[Record]:
         if not shown:
@@ -27,7 +27,7 @@ class AlignTexts(VetTexts):
         texts = model.embed_texts([reading for one in shown for reading in one.readings])
         spans = pairwise(accumulate((len(one.texts) for one in shown), initial=0))
         return [
-            Alignment(pair_id=text.pair, row_id=one.row_id, itc=float(cosine))
+            WebSimilarity(pair_id=text.pair, row_id=one.row_id, itc=float(cosine))
             for one, image, (start, end) in zip(shown, images, spans, strict=True)
             for text, cosine in zip(one.texts, texts[start:end] @ image, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Read what a parent run kept, as pictures to pretrain on."""
+"""Read what a parent run kept, as images to pretrain on."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.identity import image_id, pair_id
-from capfilt.data_contracts.records import CleanedPart, CleanedPicture, Picture, Record, Source, Split
+from capfilt.data_contracts.records import CleanedImage, CleanedPart, IngestedImage, Record, Source, Split
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.models.images.decode import MOST_PIXELS, Limits, measure
 from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
@@ -26,7 +26,7 @@ _Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ReadCleaned(ShardStage):
-    """The pairs of a part of the parent's export, by picture; human ones only of the train split.
+    """The pairs of a part of the parent's export, by image; human ones only of the train split.
 
     Where the export holds no bytes, or no texts either (a subset list), those of the parent's own stages are read.
     ``homes`` are the folders of the runs that hold them, by stage: a fork refers to its parents'. ``round`` is the
@@ -34,7 +34,7 @@ class ReadCleaned(ShardStage):
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (CleanedPart,)
-    produces: ClassVar[type[Record]] = CleanedPicture
+    produces: ClassVar[type[Record]] = CleanedImage
     libraries: ClassVar[tuple[str, ...]] = ("pillow",)
 
     parent: str
@@ -76,11 +76,11 @@ class ReadCleaned(ShardStage):
                             detail=detail,
                         )
                     )
-            yield Rows(Contract(CleanedPicture).table(kept), rejected)
+            yield Rows(Contract(CleanedImage).table(kept), rejected)
 
-    def _row(self, picture: _Row, pairs: Sequence[_Row]) -> CleanedPicture:
-        return CleanedPicture(
-            **{name: picture[name] for name in Picture.model_fields if name != "texts"},
+    def _row(self, picture: _Row, pairs: Sequence[_Row]) -> CleanedImage:
+        return CleanedImage(
+            **{name: picture[name] for name in IngestedImage.model_fields if name != "texts"},
             texts=[pair["text"] for pair in pairs],
             sources=[pair["source"] for pair in pairs],
             pair_ids=[pair["pair_id"] for pair in pairs],
@@ -89,7 +89,7 @@ class ReadCleaned(ShardStage):
         )
 
     def _pairs(self, export: pa.Table, part: _Row, pictures: Mapping[str, _Row]) -> list[_Row]:
-        """The pairs with their texts, sorted by picture and otherwise in their order."""
+        """The pairs with their texts, sorted by image and otherwise in their order."""
         columns = [
             name for name in ("pair_id", "row_id", "source", "text", "round") if name in export.column_names
         ]
@@ -125,7 +125,7 @@ class ReadCleaned(ShardStage):
         pictures = {row["row_id"]: {"split": None, **row} for row in table.to_pylist()}
         for row, image in zip(export["row_id"].to_pylist(), export["image_id"].to_pylist(), strict=True):
             if row not in pictures or image_id(pictures[row]["image"]) != image:
-                raise self._gone(f"{part['pictures']} has no picture {row} with the bytes of the export")
+                raise self._gone(f"{part['pictures']} has no image {row} with the bytes of the export")
         return pictures
 
     def _file(self, name: str | None) -> Path:
@@ -146,7 +146,7 @@ class ReadCleaned(ShardStage):
 
     def _gone(self, evidence: str) -> SourceError:
         return SourceError(
-            what=f"the cleaned set of the parent run {self.parent} cannot be read: pictures or texts are gone",
+            what=f"the cleaned set of the parent run {self.parent} cannot be read: images or texts are gone",
             evidence=evidence,
             remedy="bring back the parent's folder as it was, or leave models.pretrain.from_run out; "
             "a parent with export.images: embed needs its export alone",

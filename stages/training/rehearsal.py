@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import Alignment, Score
+from capfilt.data_contracts.records import Score, WebSimilarity
 from capfilt.stages.stage import StageInput
 
 NARROW = 0.8  # a human set is narrow whose captions know a smaller share of the web's word occurrences
@@ -24,7 +24,7 @@ EVEN = 0.5  # the filter's probability from which the captioner rehearses on a w
 def covered_share(words: pa.Table) -> float:
     """The share of the web's word occurrences whose word is covered; 1 without a frequent word.
 
-    ``words`` has the columns `web_texts` and `covered` of :class:`~capfilt.data_contracts.records.Word`.
+    ``words`` has the columns `web_texts` and `covered` of :class:`~capfilt.data_contracts.records.WordCoverage`.
     """
     every = pc.sum(words["web_texts"]).as_py() or 0
     covered = pc.sum(words.filter(words["covered"])["web_texts"]).as_py() or 0
@@ -57,21 +57,21 @@ class Trusted:
 def confident(inputs: StageInput, share: float = SHARE) -> Trusted:
     """The ``share`` of the web texts that the pretrained model finds most like their images, of all shards.
 
-    None when the stage `align` found that there is no need to rehearse. Two passes: cosines, then ids.
+    None when the stage `rank_web` found that there is no need to rehearse. Two passes: cosines, then ids.
     """
-    cosines = [part["itc"].to_numpy().astype(np.float32) for part in inputs.parts(Alignment, ["itc"])]
+    cosines = [part["itc"].to_numpy().astype(np.float32) for part in inputs.parts(WebSimilarity, ["itc"])]
     every = np.concatenate(cosines) if cosines else np.empty(0, np.float32)
     if not len(every):
         return Trusted(_packed([]))
     place = len(every) - max(1, round(share * len(every)))
     cut = np.partition(every, place)[place]
     return _trusted(
-        part.filter(_from(part["itc"], cut)) for part in inputs.parts(Alignment, ["pair_id", "itc"])
+        part.filter(_from(part["itc"], cut)) for part in inputs.parts(WebSimilarity, ["pair_id", "itc"])
     )
 
 
 def vetted(inputs: StageInput, threshold: float = EVEN) -> Trusted:
-    """The web texts that the finetuned filter gives at least this probability, as the stage `vet` scored them.
+    """The web texts that the finetuned filter gives at least this probability, as the stage `screen_web` scored them.
 
     None when there is no need to rehearse.
     """

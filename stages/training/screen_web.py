@@ -4,21 +4,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from capfilt.data_contracts.records import Picture, Record, Word
+from capfilt.data_contracts.records import IngestedImage, Record, WordCoverage
 from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.stage import Rows, ShardInput, Site, Transform
 from capfilt.stages.training.rehearsal import is_narrow
 
 
 @dataclass(frozen=True)
-class VetTexts(ScorePairs):
+class ScreenWeb(ScorePairs):
     """Scores of the web texts alone; none, and no model is opened, where there is no need to rehearse.
 
     There is if the human captions know too little of what the web says, or ``always``.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture, Word)
-    name: ClassVar[str] = "vet"
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage, WordCoverage)
+    name: ClassVar[str] = "screen_web"
     may_find_nothing: ClassVar[bool] = True
 
     always: bool = False
@@ -31,7 +31,7 @@ class VetTexts(ScorePairs):
             if not self._needed(shard):
                 return
             if not opened:
-                opened.append(super(VetTexts, self).open(site))
+                opened.append(super(ScreenWeb, self).open(site))
             yield from opened[0](shard)
 
         return transform
@@ -40,4 +40,4 @@ class VetTexts(ScorePairs):
         return super().units(shard) if self._needed(shard) else {}
 
     def _needed(self, shard: ShardInput) -> bool:
-        return self.always or is_narrow(shard.table(Word, ["web_texts", "covered"]))
+        return self.always or is_narrow(shard.table(WordCoverage, ["web_texts", "covered"]))

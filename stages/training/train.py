@@ -18,15 +18,15 @@ import pyarrow.csv as pacsv
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.records import (
-    Alignment,
-    CleanedPicture,
-    HumanPicture,
+    CleanedImage,
+    HumanImage,
+    IngestedImage,
     Metric,
-    Picture,
     Record,
     Score,
     Split,
     TrainingStep,
+    WebSimilarity,
 )
 from capfilt.stages.stage import (
     MODEL_LIBRARIES,
@@ -43,7 +43,7 @@ from capfilt.stages.training.rehearsal import Trusted, confident, vetted
 
 if TYPE_CHECKING:
     from capfilt.models.med.checkpoint import Checkpoint as Loaded
-    from capfilt.models.training.data import Source
+    from capfilt.models.training.data import PairSource
     from capfilt.models.training.jobs import (
         CaptionerSettings,
         FilterSettings,
@@ -84,7 +84,7 @@ Start = Fresh | Parents | ModelRef
 class TrainTokenizer(GlobalStage):
     """A WordPiece vocabulary of at most ``size`` pieces from all human and web texts."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage)
     produces: ClassVar[type[Record]] = Metric
     unit: ClassVar[str] = "figure"
 
@@ -95,7 +95,7 @@ class TrainTokenizer(GlobalStage):
 
         texts = [
             text
-            for record in (HumanPicture, Picture)
+            for record in (HumanImage, IngestedImage)
             for part in inputs.parts(record, ["texts"])
             for own in part["texts"].to_pylist()
             for text in own
@@ -115,7 +115,7 @@ class TrainTokenizer(GlobalStage):
 class _Training(CollectiveStage):
     """What the four trainings share: a start, data, a loop that checkpoints, a model directory at the end."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage,)
     produces: ClassVar[type[Record]] = TrainingStep
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "step"
@@ -134,10 +134,10 @@ class _Training(CollectiveStage):
 
     def work(self, site: Site, inputs: StageInput) -> None:
         from capfilt.models.med import checkpoint
-        from capfilt.models.training.distributed import World
+        from capfilt.models.training.distributed import WorkerGroup
         from capfilt.models.training.loop import Execution
 
-        world = World.here()
+        world = WorkerGroup.here()
         loaded = self._load(site)
         lasting = site.lasting()
         with (lasting / CURVE).open(
@@ -219,7 +219,7 @@ class WarmUp(_Training):
 
 @dataclass(frozen=True)
 class WarmUpOnLabels(_Training):
-    """The image encoder first classifies other pictures: a folder, and a table with columns file and label.
+    """The image encoder first classifies other images: a folder, and a table with columns file and label.
 
     ``digest`` stands for both; where they lie is not identity.
     """
@@ -244,7 +244,7 @@ class WarmUpOnLabels(_Training):
                 pixels[row] = square(decode((Path(self.images) / str(file)).read_bytes()), size)
             except (OSError, UndecodableImage) as error:
                 raise SourceError(
-                    what=f"warm-up picture {file} cannot be read",
+                    what=f"warm-up image {file} cannot be read",
                     evidence=str(error),
                     remedy=f"take it out of {self.labels}",
                 ) from error
@@ -258,32 +258,32 @@ class WarmUpOnLabels(_Training):
 class Pretrain(_Training):
     """ITC + ITM + LM on human and web pairs (BLIP, section 3.2), and on those that another run has cleaned."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, CleanedPicture)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage, CleanedImage)
 
     settings: "PretrainSettings"
 
     def train(self, loaded: "Loaded", site: Site, inputs: StageInput, execution: "Execution") -> str:
-        from capfilt.models.training.data import Source
+        from capfilt.models.training.data import PairSource
         from capfilt.models.training.jobs import pretrain
 
         size, settings = loaded.model.config.image_size, self.settings
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
-        web = CommittedPairs(inputs, Picture, size, site)
-        others = [Source(web, len(web))]
+        web = CommittedPairs(inputs, IngestedImage, size, site)
+        others = [PairSource(web, len(web))]
         what = f"Pretrained with ITC, ITM and LM on {len(human)} human and {len(web)} web images"
         beside = 0
-        if inputs.has(CleanedPicture):
+        if inputs.has(CleanedImage):
             aside = _held_out_ids(inputs)
             cleaned = CommittedPairs(
                 inputs,
-                CleanedPicture,
+                CleanedImage,
                 size,
                 site,
                 trusted=lambda image, texts: () if image in aside else texts,
             )
             beside = len(cleaned)
             weights = settings.other_shares(len(web), beside)
-            others = [Source(web, weights[0]), Source(cleaned, weights[1])]
+            others = [PairSource(web, weights[0]), PairSource(cleaned, weights[1])]
             what += f", and on {beside} that another run has cleaned"
         passes = web_passes(vars(settings), len(web), beside)
         if passes > MOST_PASSES and execution.world.first:
@@ -316,7 +316,7 @@ def learnt_by_heart(passes: float, web: int) -> str:
 class FinetuneFilter(_Training):
     """ITC + ITM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on confident web pairs, too."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Alignment)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage, WebSimilarity)
 
     settings: "FilterSettings"
     rehearsal: bool = False
@@ -337,7 +337,7 @@ class FinetuneFilter(_Training):
 class FinetuneCaptioner(_Training):
     """LM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on web pairs that the filter vetted, too."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture, Score)
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage, Score)
 
     settings: "CaptionerSettings"
     rehearsal: bool = False
@@ -356,14 +356,14 @@ class FinetuneCaptioner(_Training):
 
 def human_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs:
     """The human images of the train split."""
-    return CommittedPairs(inputs, HumanPicture, size, site, Split.TRAIN)
+    return CommittedPairs(inputs, HumanImage, size, site, Split.TRAIN)
 
 
 def _held_out_ids(inputs: StageInput) -> frozenset[str]:
     """The images of the human set that no training may see."""
     return frozenset(
         image
-        for part in inputs.parts(HumanPicture, ["image_id", "split"])
+        for part in inputs.parts(HumanImage, ["image_id", "split"])
         for image, split in zip(part["image_id"].to_pylist(), part["split"].to_pylist(), strict=True)
         if split != Split.TRAIN
     )
@@ -371,10 +371,10 @@ def _held_out_ids(inputs: StageInput) -> frozenset[str]:
 
 def _trusted_pairs(inputs: StageInput, trusted: Trusted, size: int, site: Site) -> CommittedPairs | None:
     """The web images with a trusted text, and only these texts; ``None`` where there is nothing to rehearse."""
-    return CommittedPairs(inputs, Picture, size, site, trusted=trusted.of) if len(trusted) else None
+    return CommittedPairs(inputs, IngestedImage, size, site, trusted=trusted.of) if len(trusted) else None
 
 
-def _only(pairs: CommittedPairs | None) -> "list[Source]":
-    from capfilt.models.training.data import Source
+def _only(pairs: CommittedPairs | None) -> "list[PairSource]":
+    from capfilt.models.training.data import PairSource
 
-    return [Source(pairs, 1.0)] if pairs is not None else []
+    return [PairSource(pairs, 1.0)] if pairs is not None else []

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import HumanPicture, Picture, Record, Split, Word
+from capfilt.data_contracts.records import HumanImage, IngestedImage, Record, Split, WordCoverage
 from capfilt.models.text.normalise import content_words
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 from capfilt.stages.training.rehearsal import NARROW, covered_share
@@ -22,15 +22,16 @@ ENOUGH = 10  # human captions from which a word can be learnt
 
 
 @dataclass(frozen=True)
-class CoverWords(GlobalStage):
-    """One :class:`Word` for each that is frequent in the web texts; the human captions are those of the train split.
+class MeasureWordCoverage(GlobalStage):
+    """One :class:`WordCoverage` for each that is frequent in the web texts; the human captions are those of the train
+    split.
 
     The facts of the part have `covered_share`, that of the web's word occurrences whose word is covered. Words
     are summed up by DuckDB out of core, so memory does not grow with the crawl.
     """
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (HumanPicture, Picture)
-    produces: ClassVar[type[Record]] = Word
+    consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage)
+    produces: ClassVar[type[Record]] = WordCoverage
     unit: ClassVar[str] = "word"
     may_find_nothing: ClassVar[bool] = True
 
@@ -40,16 +41,18 @@ class CoverWords(GlobalStage):
             database.execute("SET memory_limit = '1GB'")
             database.execute(f"SET temp_directory = '{site.scratch}/spill'")
             database.execute("CREATE TABLE seen (word VARCHAR, web BIGINT, human BIGINT)")
-            for part in inputs.parts(HumanPicture, ["texts", "split"]):
+            for part in inputs.parts(HumanImage, ["texts", "split"]):
                 own = part.filter(pc.equal(part["split"], str(Split.TRAIN)))
                 _add(database, own["texts"], "0, count")
-            web = sum(_add(database, part["texts"], "count, 0") for part in inputs.parts(Picture, ["texts"]))
+            web = sum(
+                _add(database, part["texts"], "count, 0") for part in inputs.parts(IngestedImage, ["texts"])
+            )
             words = database.sql(
                 "SELECT word, sum(web)::BIGINT AS web_texts, sum(human)::BIGINT AS human_texts, "
                 "sum(human) >= ? AS covered FROM seen GROUP BY word HAVING sum(web) BETWEEN ? AND ? ORDER BY word",
                 params=[ENOUGH, max(RARE, RARE_SHARE * web), COMMON * web],
             ).to_arrow_table()
-        schema = Contract(Word).schema
+        schema = Contract(WordCoverage).schema
         words = pa.table([words[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
         share = covered_share(words)
         note = f"human captions know {share:.0%} of what {web:,} web texts say; narrow: under {NARROW:.0%}"

@@ -19,8 +19,8 @@ from capfilt.data_contracts.records import (
     CleanPair,
     Decision,
     Embedding,
+    IngestedImage,
     Occurrence,
-    Picture,
     Record,
     Score,
     Source,
@@ -219,12 +219,12 @@ def test_a_record_refuses_unknown_columns_and_never_changes() -> None:
 
 
 def test_an_enum_is_stored_as_its_value() -> None:
-    made = records.HumanPicture(
+    made = records.HumanImage(
         **{"row_id": A, "image_id": IMAGE, "source_name": "h", "url": "u", "texts": ["t"], "image": b"x"},
         **{"format": "PNG", "width": 1, "height": 1, "split": Split.TEST},
     )
-    assert Contract(records.HumanPicture).table([made])["split"].to_pylist() == ["test"]
-    assert issubclass(records.HumanPicture, Picture)
+    assert Contract(records.HumanImage).table([made])["split"].to_pylist() == ["test"]
+    assert issubclass(records.HumanImage, IngestedImage)
 
 
 def seen(image: list[float], *texts: list[float], row: int = 0) -> Embedding:

@@ -50,7 +50,7 @@ def test_texts_that_leave_images_which_stay_are_counted_apart(kept: int, missing
     assert totals.rejected == {Reason.MISSING: 2 * missing}
 
 
-def test_three_captions_a_picture() -> None:
+def test_three_captions_a_image() -> None:
     assert record(units_in=2, fan_out=3, kept=5, rejected={Reason.EMPTY_CAPTION: 1}).conserved
     assert not record(units_in=2, fan_out=3, kept=2).conserved
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.cluster import end, free_ports
-from tests.runs.command import descendants, wait_until
+from tests.scenarios.cluster import end, free_ports
+from tests.scenarios.command import descendants, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "docker/entrypoint.sh"
 TOKEN = "a-token-of-the-tests"

@@ -1,10 +1,11 @@
-"""Runs in this process, without Ray, with models that know what a picture shows."""
+"""Runs in this process, without Ray, with models that know what an image shows."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from tests.pipeline.pool import LocalCluster
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
@@ -13,21 +14,20 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import parse
 from capfilt.pipeline.watching.console import Progress
-from tests.pipeline.crew import LocalCluster
 from tests.stages.rows import png
 
 HUMAN, TEST, WEB = 24, 6, 9
 
 
 def _human() -> list[int]:
-    """Numbers of human pictures, of which TEST are for testing."""
+    """Numbers of human images, of which TEST are for testing."""
     test = [number for number in range(1000, 1200) if split_of(image_id(png(number))) is Split.TEST]
     other = [number for number in range(1000, 1200) if number not in test]
     return sorted(test[:TEST] + other[: HUMAN - TEST])
 
 
 def write_data(folder: Path) -> None:
-    """Human pictures that say what they show; web pictures: even ones true, odd ones false; two bad ones."""
+    """Human images that say what they show; web images: even ones true, odd ones false; two bad ones."""
     for name, numbers in (("human", _human()), ("web", range(1, 1 + WEB))):
         (folder / name).mkdir(parents=True)
         rows = ["file,text"]
@@ -36,7 +36,7 @@ def write_data(folder: Path) -> None:
             true = name == "human" or number % 2 == 0
             rows.append(f"{number}.png,{number if true else 999} thing of {name}")
         if name == "web":
-            (folder / "web/broken.png").write_bytes(b"not a picture")
+            (folder / "web/broken.png").write_bytes(b"not an image")
             rows += ["broken.png,1 broken", "gone.png,1 gone"]
         (folder / name / "captions.csv").write_text("\n".join(rows) + "\n")
 

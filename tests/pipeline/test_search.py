@@ -1,4 +1,4 @@
-"""Index, search and labels by a model that knows what a picture shows, and texts that would like to run."""
+"""Index, search and labels by a model that knows what an image shows, and texts that would like to run."""
 
 import json
 import shutil
@@ -16,13 +16,13 @@ from capfilt.pipeline.search import gallery, vectors
 from capfilt.pipeline.search.find import find
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
-from tests.runs.command import here
+from tests.scenarios.command import here
 from tests.stages.rows import FakeFilter, png
 
 
 @pytest.fixture
 def indexed(copied: Ledger) -> Ledger:
-    """A finished run whose pictures 1 to 9 and texts are indexed."""
+    """A finished run whose images 1 to 9 and texts are indexed."""
     here("index", copied.url, "--stage", "ingest")
     return copied
 
@@ -49,7 +49,7 @@ def test_all_four_directions_find_what_is_nearest(indexed: Ledger, tmp_path: Pat
 
 
 @pytest.mark.parametrize("stage", ["human", "caption", "score", "select", "export"])
-def test_any_stage_with_pictures_can_be_searched(copied: Ledger, stage: str) -> None:
+def test_any_stage_with_images_can_be_searched(copied: Ledger, stage: str) -> None:
     facts = json.loads(here("index", copied.url, "--stage", stage, "--json").out)
     of = {"human": "human", "export": "export"}.get(stage, stage)
     rows = query.query("SELECT count(DISTINCT row_id) AS n FROM files", query.files(copied, of))
@@ -100,13 +100,13 @@ def test_what_cannot_be_searched_is_refused_with_a_remedy(
         return here(*arguments, expect=expect).said
 
     assert "capfilt index" in says("search", copied.url, "--text", "a dog")
-    assert "has no pictures to search" in says("index", copied.url, "--stage", "evaluate")
+    assert "has no images to search" in says("index", copied.url, "--stage", "evaluate")
     assert "no stage 'slect'" in says("index", copied.url, "--stage", "slect")
     here("index", copied.url, "--stage", "ingest")
     on = ("--stage", "ingest")
     assert "one of --text and --image" in says("search", copied.url, *on)
     assert "nothing to search for" in says("search", copied.url, *on, "--text", "!!")
-    (tmp_path / "no.png").write_bytes(b"no picture")
+    (tmp_path / "no.png").write_bytes(b"no image")
     assert "cannot be searched for" in says("search", copied.url, *on, "--image", tmp_path / "no.png")
     other = shutil.copytree(blip_filter, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
@@ -209,7 +209,7 @@ def test_labels_of_a_run_and_of_files_and_how_right_they_are(
     assert "chance 0.500" in shown
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/2.png").write_bytes(png(2))
-    (tmp_path / "photos/no.png").write_bytes(b"no picture")
+    (tmp_path / "photos/no.png").write_bytes(b"no image")
     page = tmp_path / "labels.html"
     arguments = ("classify", tmp_path / "photos", *labels, "--model", blip_filter, *evaluated, "--html", page)
     by_hand = here(*arguments, "--json", expect=1)
@@ -230,8 +230,8 @@ def test_a_column_of_the_stage_can_be_the_truth(indexed: Ledger) -> None:
     [
         (("--labels", "dog"), "cannot be told apart"),
         (("--labels", "dog,dog"), "cannot be told apart"),
-        (("--labels", "a,b", "--template", "a picture"), "needs one place for the label"),
-        (("--labels", "a,b", "--evaluate", "url"), "no picture has a true label"),
+        (("--labels", "a,b", "--template", "an image"), "needs one place for the label"),
+        (("--labels", "a,b", "--evaluate", "url"), "no image has a true label"),
     ],
 )
 def test_labels_that_mean_nothing_are_refused(indexed: Ledger, arguments: tuple[str, ...], says: str) -> None:

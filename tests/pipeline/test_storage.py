@@ -184,9 +184,9 @@ def test_trees_are_published_moved_and_fetched(where: Storage, tmp_path: Path):
             "config.json": "one",
             "weights": "one",
         }
-    where.move_tree("models/filter", "_damaged/models/filter-1")
+    where.move_tree("models/filter", "_quarantine/models/filter-1")
     assert where.tree("models/filter") == []
-    assert where.tree("_damaged/models/filter-1") == ["config.json", "sub/weights"]
+    assert where.tree("_quarantine/models/filter-1") == ["config.json", "sub/weights"]
 
 
 def test_a_fetched_tree_that_lost_a_file_is_fetched_again(bucket: Storage):

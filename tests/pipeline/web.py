@@ -1,4 +1,4 @@
-"""A crawl by urls, on a loopback server whose pictures say what they show."""
+"""A crawl by urls, on a loopback server whose images say what they show."""
 
 import csv
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ LOOPBACK = ["127.0.0.1/32"]
 
 
 def serve(server: Hostile) -> None:
-    """show/3: the picture that shows 3."""
+    """show/3: the image that shows 3."""
     server.on("show", lambda connection, rest: answer(connection, 200, png(int(rest))))
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from capfilt.data_contracts.identity import image_id, pair_id, row_id
 from capfilt.data_contracts.records import (
     Caption,
-    HumanPicture,
+    HumanImage,
+    IngestedImage,
     Occurrence,
-    Picture,
     Record,
     Score,
     Source,
@@ -47,9 +47,9 @@ def occurrence(place: str, *texts: str, source: str = "web", extra: str | None =
     )
 
 
-def picture(number: int, *texts: str, url: str = "") -> Picture:
+def picture(number: int, *texts: str, url: str = "") -> IngestedImage:
     data, url = png(number), url or f"{number}.png"
-    return Picture(
+    return IngestedImage(
         row_id=row_id("web", url),
         image_id=image_id(data),
         source_name="web",
@@ -62,10 +62,10 @@ def picture(number: int, *texts: str, url: str = "") -> Picture:
     )
 
 
-def human(number: int, *texts: str, split: Split = Split.TRAIN) -> HumanPicture:
+def human(number: int, *texts: str, split: Split = Split.TRAIN) -> HumanImage:
     made = picture(number, *texts)
     values = {**made.model_dump(), "source_name": "human", "row_id": row_id("human", made.url)}
-    return HumanPicture(**values, split=split)
+    return HumanImage(**values, split=split)
 
 
 def caption(number: int, text: str, index: int = 0) -> Caption:
@@ -127,7 +127,7 @@ def run_global(stage: GlobalStage, where: Site, inputs: StageInput) -> tuple[lis
 
 
 class FakeFilter:
-    """A filter for pictures of :func:`png`: the text `n ...` is about picture n, everything else is not."""
+    """A filter for pictures of :func:`png`: the text `n ...` is about image n, everything else is not."""
 
     def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         return [
@@ -159,7 +159,7 @@ class FakeFilter:
 
 
 class FakeCaptioner:
-    """Writes `n seen i`; of a picture whose number ends in 7 it writes nothing but spaces."""
+    """Writes `n seen i`; of an image whose number ends in 7 it writes nothing but spaces."""
 
     def caption(self, images: Images, image_ids: Sequence[str], decoding: Decoding) -> list[list[Written]]:
         return [

@@ -1,14 +1,16 @@
 import pytest
 
-from capfilt.data_contracts.records import Caption, Picture
+from capfilt.data_contracts.records import Caption, IngestedImage
 from capfilt.stages.in_memory import MemoryInput
 from tests.stages.rows import caption, picture
 
 
 def test_rows_by_their_kind() -> None:
     inputs = MemoryInput.of(picture(1), picture(2), picture(3), caption(1, "a"))
-    assert [batch.num_rows for batch in inputs.stream(Picture, 2)] == [2, 1]
-    assert inputs.table(Picture, ["url"]).to_pylist() == [{"url": f"{number}.png"} for number in (1, 2, 3)]
+    assert [batch.num_rows for batch in inputs.stream(IngestedImage, 2)] == [2, 1]
+    assert inputs.table(IngestedImage, ["url"]).to_pylist() == [
+        {"url": f"{number}.png"} for number in (1, 2, 3)
+    ]
     assert [part.num_rows for part in inputs.parts(Caption)] == [1]
 
 

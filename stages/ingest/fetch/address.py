@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,9 +29,9 @@ def check(address: str, port: int, allowed: Sequence[Network]) -> None:
     if any(parsed in network for network in allowed if network.version == parsed.version):
         return
     if not is_public(parsed):
-        raise Refusal(Reason.PRIVATE_ADDRESS, address)
+        raise FetchError(Reason.PRIVATE_ADDRESS, address)
     if port < 1024 and port not in (80, 443):
-        raise Refusal(Reason.BAD_URL, f"port {port}")
+        raise FetchError(Reason.BAD_URL, f"port {port}")
 
 
 def is_public(address: Address) -> bool:

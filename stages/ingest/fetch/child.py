@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Later, Refusal, read
+from capfilt.stages.ingest.fetch.error import FetchError, Later, read
 from capfilt.stages.ingest.fetch.opener import GuardedOpener
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
 from capfilt.stages.ingest.fetch.spool import SpoolWriter
@@ -46,16 +46,16 @@ def main(path: str) -> None:
     listed = policy.pop("takedown")
     policy["allow_private"] = tuple(policy["allow_private"])
     fetch = FetchPolicy(**policy, takedown=TakeDownFile(**listed) if listed else None)
-    crumbs = Crumbs(folder / "crumbs", {url: number for number, url in job["rows"]})
-    opener = GuardedOpener(fetch, began=crumbs.began, put_off=crumbs.put_off)
+    heartbeats = RowsInHand(folder / "heartbeats", {url: number for number, url in job["rows"]})
+    opener = GuardedOpener(fetch, began=heartbeats.began, put_off=heartbeats.put_off)
     urllib.request.install_opener(opener)
-    rows = Rows(job["rows"], job["threads"], SpoolWriter(folder / "spool"), opener.takedown)
+    rows = RowQueue(job["rows"], job["threads"], SpoolWriter(folder / "spool"), opener.takedown)
     for number, (batch, threads) in enumerate(rows.batches()):
         lane = Lane(rows, len(batch))
         threading.Thread(target=lane.run, args=(number, batch, threads, fetch, folder), daemon=True).start()
 
 
-class Crumbs:
+class RowsInHand:
     """Which rows are in hand: `+3` when row 3 is begun, `-3` when it is put off. Finished ones are in the spool."""
 
     def __init__(self, path: Path, numbers: dict[str, int]) -> None:
@@ -68,12 +68,12 @@ class Crumbs:
     def put_off(self, url: str) -> None:
         self._leave(b"-%d\n" % self._numbers[url])
 
-    def _leave(self, crumb: bytes) -> None:
+    def _leave(self, heartbeat: bytes) -> None:
         with _written():
-            os.write(self._file, crumb)
+            os.write(self._file, heartbeat)
 
 
-class Rows:
+class RowQueue:
     """The rows that are still to end: in img2dataset's hands, or waiting until they may be asked for again."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Rows:
             if isinstance(end, Later):
                 self._waiting.append((end.ready, number, url))
             elif image is not None and self._takedown.refuses_bytes(image):
-                self._spool.write(number, None, Refusal(Reason.TAKEN_DOWN, "its bytes"))
+                self._spool.write(number, None, FetchError(Reason.TAKEN_DOWN, "its bytes"))
             else:
                 self._spool.write(number, image, end)
             self._out -= 1
@@ -118,7 +118,7 @@ class Rows:
 class Lane:
     """One call of img2dataset's downloader, and the writer that it is given."""
 
-    def __init__(self, rows: Rows, count: int) -> None:
+    def __init__(self, rows: RowQueue, count: int) -> None:
         self._rows, self._missing = rows, count
 
     def run(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.error import FetchError
+from capfilt.stages.ingest.fetch.url import Url
 
 _GRACE = 6  # the minimum rate counts after this fraction of the time limit
 
@@ -29,17 +29,17 @@ class Clock:
         """Raises Refusal TIMEOUT when none are."""
         left = self._ends - time.monotonic()
         if left <= 0:
-            raise Refusal(Reason.TIMEOUT, f"{self.limit:g} s")
+            raise FetchError(Reason.TIMEOUT, f"{self.limit:g} s")
         return left
 
 
-def connect(target: Target, addresses: Sequence[str], clock: Clock, context: ssl.SSLContext) -> socket.socket:
+def connect(target: Url, addresses: Sequence[str], clock: Clock, context: ssl.SSLContext) -> socket.socket:
     """Connects to one of the addresses themselves; TLS is checked against the name.
 
     Raises:
         Refusal: CONNECT or TIMEOUT, of the last address that was tried.
     """
-    last = Refusal(Reason.CONNECT, "no address")
+    last = FetchError(Reason.CONNECT, "no address")
     for number, address in enumerate(addresses):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
@@ -51,19 +51,19 @@ def connect(target: Target, addresses: Sequence[str], clock: Clock, context: ssl
                 connection = context.wrap_socket(connection, server_hostname=target.host)
             return connection
         except TimeoutError:
-            last = Refusal(Reason.TIMEOUT, "no connection")
+            last = FetchError(Reason.TIMEOUT, "no connection")
         except ssl.SSLError as error:
-            last = Refusal(Reason.CONNECT, f"TLS: {error.reason or type(error).__name__}")
+            last = FetchError(Reason.CONNECT, f"TLS: {error.reason or type(error).__name__}")
         except OSError as error:
-            last = Refusal(Reason.CONNECT, error.strerror or type(error).__name__)
-        except Refusal:
+            last = FetchError(Reason.CONNECT, error.strerror or type(error).__name__)
+        except FetchError:
             connection.close()
             raise
         connection.close()
     raise last
 
 
-class Wire(io.RawIOBase):
+class TimedConnection(io.RawIOBase):
     """What http.client reads from instead of a socket. ``cap`` bounds all bytes together, headers included."""
 
     def __init__(self, connection: socket.socket, clock: Clock, min_rate: int, cap: int) -> None:
@@ -83,7 +83,7 @@ class Wire(io.RawIOBase):
             self._connection.settimeout(self._clock.left())
             self._connection.sendall(request)
         except TimeoutError:
-            raise Refusal(Reason.TIMEOUT, "the request was not taken") from None
+            raise FetchError(Reason.TIMEOUT, "the request was not taken") from None
 
     def readinto(self, buffer: Any) -> int:
         left = self._clock.left()
@@ -93,12 +93,12 @@ class Wire(io.RawIOBase):
             received = self._connection.recv_into(buffer)
         except TimeoutError:
             raise (
-                self._slow() if due < left else Refusal(Reason.TIMEOUT, f"{self._clock.limit:g} s")
+                self._slow() if due < left else FetchError(Reason.TIMEOUT, f"{self._clock.limit:g} s")
             ) from None
         self._began = self._began or time.monotonic()
         self._received += received
         if self._received > self._cap:
-            raise Refusal(Reason.TOO_LARGE, f"over {self._cap} bytes with headers")
+            raise FetchError(Reason.TOO_LARGE, f"over {self._cap} bytes with headers")
         if received and self._due() < 0:
             raise self._slow()
         return received
@@ -110,9 +110,9 @@ class Wire(io.RawIOBase):
         lasts = max(self._clock.limit / _GRACE, self._received / self._min_rate)
         return self._began + lasts - time.monotonic()
 
-    def _slow(self) -> Refusal:
+    def _slow(self) -> FetchError:
         seconds = time.monotonic() - self._began
-        return Refusal(Reason.TOO_SLOW, f"{self._received} bytes in {seconds:.1f} s")
+        return FetchError(Reason.TOO_SLOW, f"{self._received} bytes in {seconds:.1f} s")
 
     def close(self) -> None:
         if not self.closed:

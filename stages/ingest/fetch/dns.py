@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 
 Lookup = Callable[[str], Sequence[str]]
 
@@ -19,7 +19,7 @@ def look_up(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Names:
+class Resolver:
     """Each name is looked up once for all threads, and again after ``lasting`` seconds.
 
     A look-up that hangs keeps a thread of its own, which nobody waits for.
@@ -42,17 +42,17 @@ class Names:
         try:
             addresses = self._asked(host).result(within)
         except TimeoutError:
-            raise Refusal(Reason.DNS, f"{host}: no answer within {within:.0f} s") from None
+            raise FetchError(Reason.DNS, f"{host}: no answer within {within:.0f} s") from None
         except socket.gaierror as error:
             soon = error.errno == socket.EAI_AGAIN
             if soon:
                 with self._lock:
                     self._found.pop(host, None)
-            raise Refusal(Reason.DNS, f"{host}: {error.strerror}", again=soon) from None
+            raise FetchError(Reason.DNS, f"{host}: {error.strerror}", again=soon) from None
         except (OSError, UnicodeError) as error:
-            raise Refusal(Reason.DNS, f"{host}: {type(error).__name__}") from None
+            raise FetchError(Reason.DNS, f"{host}: {type(error).__name__}") from None
         if not addresses:
-            raise Refusal(Reason.DNS, f"{host}: no address")
+            raise FetchError(Reason.DNS, f"{host}: no address")
         return addresses
 
     def _asked(self, host: str) -> "Future[Sequence[str]]":

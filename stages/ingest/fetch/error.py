@@ -7,7 +7,7 @@ _LATER = "later"
 _OPT_OUT = "Use of image disallowed by X-Robots-Tag directive"
 
 
-class Refusal(Exception):  # noqa: N818 - an end, not an error
+class FetchError(Exception):
     """A row's end without bytes. ``again`` says that another try may cure it, ``wait`` after how many seconds.
 
     ``detail`` is short and names no more of a url than its host: what a redirect adds may be a secret.
@@ -32,15 +32,15 @@ class Later(Exception):  # noqa: N818
         return f"{_LATER}{_MARK}{self.ready!r}"
 
 
-def read(message: str) -> Refusal | Later:
+def read(message: str) -> FetchError | Later:
     """What an error's text stands for."""
     if message == _OPT_OUT:
-        return Refusal(Reason.OPT_OUT, "X-Robots-Tag")
+        return FetchError(Reason.OPT_OUT, "X-Robots-Tag")
     kind, mark, rest = message.partition(_MARK)
     if mark and kind == _LATER:
         return Later(float(rest))
     if mark:
-        return Refusal(Reason(kind), rest)
-    return Refusal(
+        return FetchError(Reason(kind), rest)
+    return FetchError(
         Reason.POISON, "not by the opener"
     )  # the text could repeat the url, and what is secret in it

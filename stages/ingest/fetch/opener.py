@@ -14,14 +14,14 @@ from typing import Any
 
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.fetch import address, robots
-from capfilt.stages.ingest.fetch.connection import Clock, Wire, connect
-from capfilt.stages.ingest.fetch.dns import Names
-from capfilt.stages.ingest.fetch.error import Later, Refusal
+from capfilt.stages.ingest.fetch.connection import Clock, TimedConnection, connect
+from capfilt.stages.ingest.fetch.dns import Resolver
+from capfilt.stages.ingest.fetch.error import FetchError, Later
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
-from capfilt.stages.ingest.fetch.rate_limit import PATIENCE, Hosts, Place
-from capfilt.stages.ingest.fetch.response import Answer
+from capfilt.stages.ingest.fetch.rate_limit import PATIENCE, RateLimiter, Turn
+from capfilt.stages.ingest.fetch.response import Response
 from capfilt.stages.ingest.fetch.takedown import TakeDown
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.url import Url
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (429, 500, 502, 503, 504)
@@ -37,7 +37,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
     def __init__(
         self,
         policy: FetchPolicy,
-        names: Names | None = None,
+        names: Resolver | None = None,
         context: ssl.SSLContext | None = None,
         began: Callable[[str], None] = lambda url: None,
         put_off: Callable[[str], None] = lambda url: None,
@@ -46,15 +46,15 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self._policy = policy
         self._allowed = policy.allowed
         self.takedown = policy.takedown.load() if policy.takedown else TakeDown()
-        self._names = names or Names()
+        self._names = names or Resolver()
         self._context = context or ssl.create_default_context()
-        self._hosts = Hosts(policy.per_host, policy.timeout)
+        self._hosts = RateLimiter(policy.per_host, policy.timeout)
         self._robots = robots.Robots(policy.token, self._robots_txt) if policy.robots else None
         self._began, self._put_off = began, put_off
         self._lock = threading.Lock()
         self._tries: Counter[str] = Counter()
 
-    def open(self, fullurl: Any, data: object = None, timeout: object = None) -> Answer:
+    def open(self, fullurl: Any, data: object = None, timeout: object = None) -> Response:
         """The answer to a url, its headers read. What the caller wants as headers or timeout does not count.
 
         Raises:
@@ -64,42 +64,42 @@ class GuardedOpener(urllib.request.OpenerDirector):
         url: str = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             answer = self._walk(url, self._robots, lambda: self._began(url))
-            answer.judge = lambda refusal: self._verdict(url, refusal)
+            answer.judge = lambda fetch_error: self._verdict(url, fetch_error)
             return answer
-        except Refusal as refusal:
-            raise self._verdict(url, refusal) from None
+        except FetchError as fetch_error:
+            raise self._verdict(url, fetch_error) from None
         except Later:
             self._put_off(url)
             raise
         except Exception as error:
             traceback.print_exc()
-            raise Refusal(Reason.POISON, type(error).__name__) from None
+            raise FetchError(Reason.POISON, type(error).__name__) from None
 
-    def _verdict(self, url: str, refusal: Refusal) -> Exception:
+    def _verdict(self, url: str, fetch_error: FetchError) -> Exception:
         """Another try later, if it may help and the row has one left."""
-        if not refusal.again:
-            return refusal
+        if not fetch_error.again:
+            return fetch_error
         with self._lock:
             self._tries[url] += 1
             tries = self._tries[url]
-        wait = refusal.wait or 2.0 ** (tries - 1) * random.uniform(0.75, 1.25)
+        wait = fetch_error.wait or 2.0 ** (tries - 1) * random.uniform(0.75, 1.25)
         if tries > self._policy.retries or wait > self._policy.timeout:
-            return refusal
+            return fetch_error
         self._put_off(url)
         return Later(time.monotonic() + wait)
 
-    def _walk(self, url: str, rules: robots.Robots | None, began: Callable[[], None]) -> Answer:
+    def _walk(self, url: str, rules: robots.Robots | None, began: Callable[[], None]) -> Response:
         clock: Clock | None = None
         seen: set[str] = set()
         while True:
-            target = Target.parse(url)
+            target = Url.parse(url)
             if target.url in seen:
-                raise Refusal(Reason.REDIRECTS, f"in a circle, at {target.host}")
+                raise FetchError(Reason.REDIRECTS, f"in a circle, at {target.host}")
             if len(seen) > self._policy.max_redirects:
-                raise Refusal(Reason.REDIRECTS, f"more than {self._policy.max_redirects}")
+                raise FetchError(Reason.REDIRECTS, f"more than {self._policy.max_redirects}")
             seen.add(target.url)
             if self.takedown.refuses(url):
-                raise Refusal(Reason.TAKEN_DOWN, target.host)
+                raise FetchError(Reason.TAKEN_DOWN, target.host)
             if rules:
                 rules.check(target)
             place = self._hosts.enter(target.authority, clock.left() if clock else PATIENCE)
@@ -116,32 +116,32 @@ class GuardedOpener(urllib.request.OpenerDirector):
                     raise self._status(answer)
                 url = target.join(location)
 
-    def _ask(self, target: Target, place: Place, clock: Clock) -> Answer:
-        wire: Wire | None = None
+    def _ask(self, target: Url, place: Turn, clock: Clock) -> Response:
+        wire: TimedConnection | None = None
         try:
             addresses = self._names.addresses(target.host, clock.left())
             for found in addresses:
                 address.check(found, target.port, self._allowed)
             most = 2 * self._policy.max_bytes + 2**20
-            wire = Wire(
+            wire = TimedConnection(
                 connect(target, addresses[:4], clock, self._context), clock, self._policy.min_rate, most
             )
             wire.send(self._request(target))
             response = http.client.HTTPResponse(wire, method="GET")  # type: ignore[arg-type]
             response.begin()
             place.answered()
-            return Answer(response, wire, place, self._policy.max_bytes)
+            return Response(response, wire, place, self._policy.max_bytes)
         except BaseException as error:
             if wire:
                 wire.close()
-            if clock.over or (isinstance(error, Refusal) and error.reason is Reason.TIMEOUT):
+            if clock.over or (isinstance(error, FetchError) and error.reason is Reason.TIMEOUT):
                 place.hung()
             place.leave()
             if isinstance(error, http.client.HTTPException | OSError):
-                raise Refusal(Reason.CONNECT, f"no HTTP answer: {type(error).__name__}") from None
+                raise FetchError(Reason.CONNECT, f"no HTTP answer: {type(error).__name__}") from None
             raise
 
-    def _request(self, target: Target) -> bytes:
+    def _request(self, target: Url) -> bytes:
         lines = (
             f"GET {target.selector} HTTP/1.1",
             f"Host: {target.authority}",
@@ -152,7 +152,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         )
         return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
-    def _status(self, answer: Answer) -> Refusal:
+    def _status(self, answer: Response) -> FetchError:
         """The refusal of an answer that is no 200. 429, and 503 with a wish, give the whole host its rest."""
         status = answer.status
         reason = Reason.of_status(status)
@@ -160,7 +160,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         wait = asked or 0.0
         if status == 429 or (status == 503 and asked is not None):
             wait = answer.place.rest(asked, reason)
-        return Refusal(reason, str(status), again=status in _AGAIN, wait=wait)
+        return FetchError(reason, str(status), again=status in _AGAIN, wait=wait)
 
     def _robots_txt(self, url: str) -> bytes:
         with self._walk(url, None, lambda: None) as answer:

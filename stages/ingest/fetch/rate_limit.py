@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Later, Refusal
+from capfilt.stages.ingest.fetch.error import FetchError, Later
 
 PATIENCE = 1.0  # seconds that a thread waits for a place at a busy host before it turns to another row
 
@@ -23,7 +23,7 @@ class _Host:
     dead: bool = False
 
 
-class Hosts:
+class RateLimiter:
     """At most ``per_host`` requests at once to a host, one fewer for each that hung since it last answered.
 
     A host where that many (at least 4) hung with no answer between them rests for half of ``timeout``; then one
@@ -36,7 +36,7 @@ class Hosts:
         self._lock = threading.Lock()
         self._hosts: dict[str, _Host] = defaultdict(lambda: _Host(threading.Condition(self._lock)))
 
-    def enter(self, name: str, patience: float = PATIENCE) -> "Place":
+    def enter(self, name: str, patience: float = PATIENCE) -> "Turn":
         """Waits up to ``patience`` seconds for a place.
 
         Raises:
@@ -49,15 +49,15 @@ class Hosts:
             while True:
                 now = time.monotonic()
                 if host.dead:
-                    raise Refusal(Reason.TIMEOUT, "not asked: its host hung for others")
+                    raise FetchError(Reason.TIMEOUT, "not asked: its host hung for others")
                 if host.resumes - now > self._timeout:
-                    raise Refusal(host.why, f"its host asks for {host.resumes - now:.0f} s of rest")
+                    raise FetchError(host.why, f"its host asks for {host.resumes - now:.0f} s of rest")
                 if host.resumes > now:
                     raise Later(host.resumes)
                 suspect = host.hangs >= max(4, self._per_host)
                 if host.inside < max(1, self._per_host - host.hangs):
                     host.inside += 1
-                    return Place(self, host, suspect, now)
+                    return Turn(self, host, suspect, now)
                 if now >= ends:
                     raise Later(now)
                 host.free.wait(ends - now)
@@ -97,10 +97,10 @@ class Hosts:
 
 
 @dataclass
-class Place:
+class Turn:
     """One request's place at its host, to be left once."""
 
-    _hosts: Hosts
+    _hosts: RateLimiter
     _host: _Host
     _suspect: bool
     _entered: float

@@ -8,24 +8,26 @@ from collections.abc import Callable
 from email.message import Message
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.connection import Wire
-from capfilt.stages.ingest.fetch.error import Refusal
-from capfilt.stages.ingest.fetch.rate_limit import Place
+from capfilt.stages.ingest.fetch.connection import TimedConnection
+from capfilt.stages.ingest.fetch.error import FetchError
+from capfilt.stages.ingest.fetch.rate_limit import Turn
 
 _CHUNK = 65536
 _SPACE = b"\xef\xbb\xbf\xfe\xff \t\r\n\x00"
 
 
-class Answer:
+class Response:
     """What the opener returns in place of an http.client response: a context that has ``headers`` and ``read``.
 
     Leaving it closes the connection and gives up the place at the host. ``judge`` turns a refusal of the body
     into what is raised.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, wire: Wire, place: Place, max_bytes: int) -> None:
+    def __init__(
+        self, response: http.client.HTTPResponse, wire: TimedConnection, place: Turn, max_bytes: int
+    ) -> None:
         self._response, self._wire, self._place, self._max_bytes = response, wire, place, max_bytes
-        self.judge: Callable[[Refusal], Exception] = lambda refusal: refusal
+        self.judge: Callable[[FetchError], Exception] = lambda fetch_error: fetch_error
 
     @property
     def status(self) -> int:
@@ -36,10 +38,10 @@ class Answer:
         return self._response.headers
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Turn:
         return self._place
 
-    def __enter__(self) -> "Answer":
+    def __enter__(self) -> "Response":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -51,7 +53,7 @@ class Answer:
         self._place.leave()
 
     def read(self) -> bytes:
-        """The whole body, unpacked, if it can be a raster picture.
+        """The whole body, unpacked, if it can be a raster image.
 
         Raises:
             Refusal (as ``judge`` turns it): TOO_LARGE, TRUNCATED, TIMEOUT, TOO_SLOW, NOT_IMAGE, UNREADABLE.
@@ -59,10 +61,10 @@ class Answer:
         try:
             body = self._body(self._max_bytes, sniff=True)
             if not body:
-                raise Refusal(Reason.NOT_IMAGE, "an empty body")
+                raise FetchError(Reason.NOT_IMAGE, "an empty body")
             return body
-        except Refusal as refusal:
-            raise self.judge(refusal) from None
+        except FetchError as fetch_error:
+            raise self.judge(fetch_error) from None
 
     def read_text(self, longest: int) -> bytes:
         """The body up to ``longest`` bytes; what is longer is cut. Raises Refusal."""
@@ -70,7 +72,7 @@ class Answer:
 
     def _body(self, most: int, *, cut: bool = False, sniff: bool = False) -> bytes:
         if not cut and (self._response.length or 0) > most:
-            raise Refusal(Reason.TOO_LARGE, f"says it has {self._response.length} bytes")
+            raise FetchError(Reason.TOO_LARGE, f"says it has {self._response.length} bytes")
         unpack = _unpacker(self.headers.get("Content-Encoding", ""))
         body = io.BytesIO()
         received = 0
@@ -82,14 +84,14 @@ class Answer:
             if max(received, body.tell()) > most:
                 if cut:
                     return body.getvalue()[:most]
-                raise Refusal(Reason.TOO_LARGE, "unpacked" if received <= most else "")
+                raise FetchError(Reason.TOO_LARGE, "unpacked" if received <= most else "")
             if sniff and body.tell() >= 64:
                 sniff = False
                 _expect_picture(body.getvalue())
         if self._response.length:
-            raise Refusal(Reason.TRUNCATED, f"{self._response.length} bytes short", again=True)
+            raise FetchError(Reason.TRUNCATED, f"{self._response.length} bytes short", again=True)
         if unpack and not unpack.whole:
-            raise Refusal(Reason.TRUNCATED, "the packed body ends early", again=True)
+            raise FetchError(Reason.TRUNCATED, "the packed body ends early", again=True)
         if sniff:
             _expect_picture(body.getvalue())
         return body.getvalue()
@@ -98,11 +100,11 @@ class Answer:
         try:
             return self._response.read(_CHUNK)
         except http.client.HTTPException as error:
-            raise Refusal(Reason.TRUNCATED, type(error).__name__, again=True) from None
+            raise FetchError(Reason.TRUNCATED, type(error).__name__, again=True) from None
         except ssl.SSLError as error:
-            raise Refusal(Reason.TRUNCATED, f"TLS: {error.reason}", again=True) from None
+            raise FetchError(Reason.TRUNCATED, f"TLS: {error.reason}", again=True) from None
         except OSError as error:
-            raise Refusal(Reason.TRUNCATED, error.strerror or type(error).__name__, again=True) from None
+            raise FetchError(Reason.TRUNCATED, error.strerror or type(error).__name__, again=True) from None
 
 
 class _Unpacker:
@@ -119,7 +121,7 @@ class _Unpacker:
         try:
             unpacked = self._stream.decompress(chunk, most)
         except zlib.error as error:
-            raise Refusal(Reason.UNREADABLE, f"the packed body: {error}") from None
+            raise FetchError(Reason.UNREADABLE, f"the packed body: {error}") from None
         self.whole = self._stream.eof
         return unpacked
 
@@ -133,11 +135,11 @@ def _unpacker(coding: str) -> _Unpacker | None:
         return _Unpacker(zlib.MAX_WBITS + 16)
     if coding == "deflate":
         return _Unpacker(None)
-    raise Refusal(Reason.UNREADABLE, f"content coding {coding[:40]}, which was not asked for")
+    raise FetchError(Reason.UNREADABLE, f"content coding {coding[:40]}, which was not asked for")
 
 
 def _expect_picture(head: bytes) -> None:
     """Refuses markup, JSON and PDF by their first bytes: servers send error pages as image/jpeg."""
     start = head[:512].lstrip(_SPACE)
     if start[:1] in (b"<", b"{") or start.startswith(b"%PDF"):
-        raise Refusal(Reason.NOT_IMAGE, repr(start[:16].decode("ascii", "replace")))
+        raise FetchError(Reason.NOT_IMAGE, repr(start[:16].decode("ascii", "replace")))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Later, Refusal
+from capfilt.stages.ingest.fetch.error import FetchError, Later
 from capfilt.stages.ingest.fetch.rate_limit import PATIENCE
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.url import Url
 
 LONGEST = 512 * 1024  # bytes of a robots.txt that are read; the standard asks for 500 KiB at least
 
@@ -83,9 +83,9 @@ class Robots:
     def __init__(self, token: str, fetch: Callable[[str], bytes]) -> None:
         self._token, self._fetch = token, fetch
         self._lock = threading.Lock()
-        self._known: dict[str, Future[Rules | Refusal]] = {}
+        self._known: dict[str, Future[Rules | FetchError]] = {}
 
-    def check(self, target: Target) -> None:
+    def check(self, target: Url) -> None:
         """Raises Refusal: ROBOTS, or why robots.txt cannot be had; Later while another thread asks for it."""
         with self._lock:
             mine = target.origin not in self._known
@@ -96,19 +96,19 @@ class Robots:
             rules = future.result(PATIENCE)
         except TimeoutError:
             raise Later(time.monotonic()) from None
-        if isinstance(rules, Refusal):
-            raise Refusal(rules.reason, f"robots.txt: {rules.detail}")
+        if isinstance(rules, FetchError):
+            raise FetchError(rules.reason, f"robots.txt: {rules.detail}")
         if not rules.allow(target.selector):
-            raise Refusal(Reason.ROBOTS, target.host)
+            raise FetchError(Reason.ROBOTS, target.host)
 
-    def _ask(self, target: Target, future: "Future[Rules | Refusal]") -> None:
+    def _ask(self, target: Url, future: "Future[Rules | FetchError]") -> None:
         try:
             text = self._fetch(f"{target.origin}/robots.txt").decode("utf-8", "replace")
             future.set_result(parse(text, self._token))
-        except Refusal as refusal:
-            status = refusal.reason.startswith("http_") and refusal.reason is not Reason.HTTP_429
-            absent = status and refusal.detail.startswith("4")
-            future.set_result(Rules() if absent else refusal)
+        except FetchError as fetch_error:
+            status = fetch_error.reason.startswith("http_") and fetch_error.reason is not Reason.HTTP_429
+            absent = status and fetch_error.detail.startswith("4")
+            future.set_result(Rules() if absent else fetch_error)
         except (
             Exception
         ) as error:  # a busy host, for one: every waiting row hears of it, a later one asks again

@@ -19,11 +19,11 @@ from capfilt.data_contracts.errors import StageError
 from capfilt.data_contracts.fingerprint import fingerprint, identity_of
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.fetch.child import CANNOT_WRITE
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
 from capfilt.stages.ingest.fetch.spool import SpoolReader
 from capfilt.stages.ingest.fetch.takedown import TakeDown
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.url import Url
 
 _LOOK = 0.25  # seconds between looks at a child
 _FRUITLESS = 3  # lives in a row without a finished or begun row, after which it is not the rows' fault
@@ -73,22 +73,22 @@ def fetch(
                 shutil.rmtree(place, ignore_errors=True)
         for row_id, url in rows:
             number = numbers[url.strip()]
-            data, refusal = (None, ended[number]) if number in ended else spool.read(number)
-            reason, detail = (refusal.reason, refusal.detail) if refusal else (None, "")
+            data, fetch_error = (None, ended[number]) if number in ended else spool.read(number)
+            reason, detail = (fetch_error.reason, fetch_error.detail) if fetch_error else (None, "")
             yield Fetched(row_id, data, reason, detail)
 
 
-def _refused(urls: Sequence[str], policy: FetchPolicy) -> dict[int, Refusal]:
+def _refused(urls: Sequence[str], policy: FetchPolicy) -> dict[int, FetchError]:
     """What needs no request to be refused."""
     takedown = policy.takedown.load() if policy.takedown else TakeDown()
     refused = {}
     for number, url in enumerate(urls):
         try:
-            Target.parse(url)
+            Url.parse(url)
             if takedown.refuses(url):
-                refused[number] = Refusal(Reason.TAKEN_DOWN, "in the list")
-        except Refusal as refusal:
-            refused[number] = refusal
+                refused[number] = FetchError(Reason.TAKEN_DOWN, "in the list")
+        except FetchError as fetch_error:
+            refused[number] = fetch_error
     return refused
 
 
@@ -104,13 +104,13 @@ class _Shard:
         policy: FetchPolicy,
         place: Path,
         spool: SpoolReader,
-        ended: dict[int, Refusal],
+        ended: dict[int, FetchError],
         progress: Callable[[int, int, str], None],
         promised: float,
     ) -> None:
         self._urls, self._policy, self._spool, self._ended = urls, policy, spool, ended
         self._progress, self._promised, self.belied = progress, promised, False
-        self._place, self._crumbs, self._log = place, place / "crumbs", place / "log"
+        self._place, self._heartbeats, self._log = place, place / "heartbeats", place / "log"
         self._ends = time.monotonic() + policy.shard_deadline
         # neighbours in a list share a host: apart they keep all threads busy
         self._order = random.Random(0).sample(range(len(urls)), len(urls))
@@ -121,7 +121,7 @@ class _Shard:
         while rows := self._left():
             if time.monotonic() >= self._ends:
                 for number in rows:
-                    self._ended[number] = Refusal(Reason.DEADLINE, f"{self._policy.shard_deadline:g} s")
+                    self._ended[number] = FetchError(Reason.DEADLINE, f"{self._policy.shard_deadline:g} s")
                 break
             alone = [number for number in rows if deaths[number] >= _TOGETHER]
             before = len(self._spool)
@@ -134,7 +134,7 @@ class _Shard:
                 continue
             deaths.update(in_hand)
             if alone and in_hand:
-                self._ended[in_hand[-1]] = Refusal(Reason.FETCH_DIED, _how(code))
+                self._ended[in_hand[-1]] = FetchError(Reason.FETCH_DIED, _how(code))
             fruitless = 0 if in_hand or len(self._spool) > before else fruitless + 1
             if fruitless == _FRUITLESS:
                 raise self._cannot(f"ended {_FRUITLESS} times before it began a row ({_how(code)})")
@@ -145,7 +145,7 @@ class _Shard:
         ended = len(self._spool) + len(self._ended)
         if ended < max(FEW, len(self._urls) / 2) or self._spool.whole >= self._promised / 2 * ended:
             return
-        reasons = Counter(refusal.reason for refusal in self._ended.values())
+        reasons = Counter(fetch_error.reason for fetch_error in self._ended.values())
         reasons += Counter(self._spool.reasons())
         self.belied = True
         raise StageError(
@@ -171,7 +171,7 @@ class _Shard:
                 }
             )
         )
-        self._crumbs.write_text("")
+        self._heartbeats.write_text("")
         with self._log.open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "capfilt.stages.ingest.fetch.child", str(self._place)],
@@ -202,7 +202,7 @@ class _Shard:
     def _begun(self) -> list[int]:
         """The rows that the last child began and did not put off, the latest last. A torn line does not count."""
         begun: dict[int, None] = {}
-        for line in self._crumbs.read_text().splitlines(keepends=True):
+        for line in self._heartbeats.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 begun.pop(int(line[1:]), None)
                 if line[0] == "+":

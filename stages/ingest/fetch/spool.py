@@ -10,7 +10,7 @@ from pathlib import Path
 
 from capfilt.data_contracts.errors import StageError
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 
 _HEAD = struct.Struct(
     "<4sIIIII"
@@ -25,9 +25,9 @@ class SpoolWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
-    def write(self, number: int, data: bytes | None, refusal: Refusal | None) -> None:
-        reason = refusal.reason.encode() if refusal else b""
-        detail = refusal.detail.encode("utf-8", "replace") if refusal else b""
+    def write(self, number: int, data: bytes | None, fetch_error: FetchError | None) -> None:
+        reason = fetch_error.reason.encode() if fetch_error else b""
+        detail = fetch_error.detail.encode("utf-8", "replace") if fetch_error else b""
         data = data or b""
         check = zlib.crc32(data, zlib.crc32(reason + detail))
         head = _HEAD.pack(_MARK, number, len(reason), len(detail), len(data), check)
@@ -60,7 +60,7 @@ class SpoolReader:
     def reasons(self) -> list[Reason]:
         """Why the others have none."""
         refusals = (self.read(number)[1] for number, place in self._places.items() if place[1])
-        return [refusal.reason for refusal in refusals if refusal]
+        return [fetch_error.reason for fetch_error in refusals if fetch_error]
 
     def close(self) -> None:
         self._file.close()
@@ -84,7 +84,7 @@ class SpoolReader:
                 self._end = end
             os.ftruncate(file, self._end)
 
-    def read(self, number: int) -> tuple[bytes | None, Refusal | None]:
+    def read(self, number: int) -> tuple[bytes | None, FetchError | None]:
         """A row's bytes, or why it has none.
 
         Raises:
@@ -100,7 +100,7 @@ class SpoolReader:
             )
         reason, rest = found[: place[1]], found[place[1] :]
         if reason:
-            return None, Refusal(Reason(reason.decode()), rest[: place[2]].decode())
+            return None, FetchError(Reason(reason.decode()), rest[: place[2]].decode())
         return rest[place[2] :], None
 
     def _bytes(self, place: tuple[int, int, int, int, int]) -> bytes | None:

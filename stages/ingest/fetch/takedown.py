@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capfilt.data_contracts.errors import RecipeError, SourceError
-from capfilt.stages.ingest.fetch.error import Refusal
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.error import FetchError
+from capfilt.stages.ingest.fetch.url import Url
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -27,8 +27,8 @@ class TakeDown:
     def refuses(self, url: str) -> bool:
         """Whether the url or its domain is named. A url that cannot be read is not."""
         try:
-            target = Target.parse(url)
-        except Refusal:
+            target = Url.parse(url)
+        except FetchError:
             return False
         labels = target.host.split(".")
         named = (".".join(labels[start:]) for start in range(len(labels)))
@@ -39,7 +39,7 @@ class TakeDown:
         return bool(self.hashes) and hashlib.sha256(data).hexdigest() in self.hashes
 
     def names(self, url: str, image_id: str) -> bool:
-        """Whether a picture is named by its url, its domain or its image_id."""
+        """Whether an image is named by its url, its domain or its image_id."""
         return image_id in self.hashes or (bool(self.urls or self.domains) and self.refuses(url))
 
     @property
@@ -99,11 +99,11 @@ def read(path: str) -> TakeDown:
             hashes.add(entry.lower())
             continue
         try:
-            target = Target.parse(entry if "://" in entry else f"http://{entry}")
-        except Refusal as refusal:
+            target = Url.parse(entry if "://" in entry else f"http://{entry}")
+        except FetchError as fetch_error:
             raise RecipeError(
                 what=f"line {number} of the take-down list {path} is no url, domain or sha256",
-                evidence=f"{entry[:80]}: {refusal.detail}",
+                evidence=f"{entry[:80]}: {fetch_error.detail}",
                 remedy="one entry a line; what follows # is a comment",
             ) from None
         if "/" in entry:

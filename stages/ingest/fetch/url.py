@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 
 _PORTS = {"http": 80, "https": 443}
 _SAFE = "".join(sorted(set(string.punctuation) - set('"<>')))
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Target:
+class Url:
     """``host`` is lower-case ASCII, an IPv6 address without brackets; ``selector`` is path and query, quoted."""
 
     scheme: str
@@ -26,7 +26,7 @@ class Target:
     selector: str
 
     @classmethod
-    def parse(cls, url: str) -> "Target":
+    def parse(cls, url: str) -> "Url":
         """Takes a url apart. A url with a name and password in it is refused: secrets do not belong in a list.
 
         Raises:
@@ -34,12 +34,12 @@ class Target:
         """
         url = url.strip()
         if any(ord(character) < 32 or ord(character) == 127 for character in url):
-            raise Refusal(Reason.BAD_URL, "a control character")
+            raise FetchError(Reason.BAD_URL, "a control character")
         scheme, colon, _ = url.partition(":")
         if not colon or not _SCHEME.fullmatch(scheme):
-            raise Refusal(Reason.BAD_URL, "no scheme")
+            raise FetchError(Reason.BAD_URL, "no scheme")
         if scheme.lower() not in _PORTS:
-            raise Refusal(Reason.SCHEME, scheme.lower())
+            raise FetchError(Reason.SCHEME, scheme.lower())
         try:
             parts = urlsplit(url)
             port, host = parts.port, _host(parts.hostname or "")
@@ -47,11 +47,13 @@ class Target:
             if parts.query:
                 selector += "?" + quote(parts.query, safe=_SAFE)
         except ValueError as error:  # a UnicodeError is one; its text would repeat the url
-            raise Refusal(Reason.BAD_URL, str(error) if type(error) is ValueError else "its host") from None
+            raise FetchError(
+                Reason.BAD_URL, str(error) if type(error) is ValueError else "its host"
+            ) from None
         if "@" in parts.netloc:
-            raise Refusal(Reason.BAD_URL, "a name or password in it")
+            raise FetchError(Reason.BAD_URL, "a name or password in it")
         if port == 0:
-            raise Refusal(Reason.BAD_URL, "port 0")
+            raise FetchError(Reason.BAD_URL, "port 0")
         return cls(parts.scheme, host, _PORTS[parts.scheme] if port is None else port, selector)
 
     @property
@@ -75,7 +77,7 @@ class Target:
         try:
             return urljoin(self.url, location.strip())
         except ValueError:
-            raise Refusal(Reason.BAD_URL, "a redirect that cannot be read") from None
+            raise FetchError(Reason.BAD_URL, "a redirect that cannot be read") from None
 
 
 def _host(host: str) -> str:

@@ -1,1 +1,1 @@
-"""Where pictures and their texts come from, one kind of source a file."""
+"""Where images and their texts come from, one kind of source a file."""

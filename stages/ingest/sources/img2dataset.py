@@ -36,7 +36,7 @@ def _shards(spec: SourceSpec) -> list[Path]:
 def digest(spec: SourceSpec) -> str:
     """sha256 over each table's name, size and footer, with a sample of each tar; hex.
 
-    Of the layout of files the tables stand for the pictures.
+    Of the layout of files the tables stand for the images.
     """
     tables = {path.name: path for path in _shards(spec)}
     tars = {tar.name: tar for path in tables.values() if (tar := path.with_suffix(".tar")).is_file()}
@@ -73,7 +73,7 @@ def _rows(spec: SourceSpec, path: Path, notes: Notes) -> Iterator[Listed]:
 
 
 def _listed(spec: SourceSpec, values: Mapping[str, Any], text: str, error: str, found: Listed) -> Listed:
-    """A row of a table, whose picture was found at a place, if anywhere."""
+    """A row of a table, whose image was found at a place, if anywhere."""
     listed = found._replace(
         url=str(values["url"]),
         texts=clean_texts([values.get(text)]),
@@ -89,7 +89,7 @@ Locate = Callable[[str, int, int], tuple[str, int]]
 
 
 def _locator(path: Path, table: pq.ParquetFile, notes: Notes) -> Locate:
-    """How a row's picture is found, as place and size: in the table itself, in the tar, in the folder beside it."""
+    """How a row's image is found, as place and size: in the table itself, in the tar, in the folder beside it."""
     tar, folder = path.with_suffix(".tar"), path.with_suffix("")
     if not IMAGE_ENDINGS.isdisjoint(f".{name}" for name in table.schema_arrow.names):
         average = path.stat().st_size // max(table.metadata.num_rows, 1)

@@ -52,7 +52,7 @@ def _kind(file: Path) -> str:
 
 
 def _in_parquet(path: Path) -> Format:
-    """With a column of images it holds pictures, without one it is a list."""
+    """With a column of images it holds images, without one it is a list."""
     with parquet.opened(path) as file:
         names = {name.lower() for name in file.schema_arrow.names}
     return "urls" if names.isdisjoint(IMAGE_COLUMNS) else "parquet"

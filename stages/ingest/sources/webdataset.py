@@ -1,6 +1,6 @@
 """WebDataset tars: members of the same key, up to the first dot of their name, are one sample.
 
-Only headers and texts are read to list a tar, and nothing is ever unpacked: a picture's place is its tar, offset
+Only headers and texts are read to list a tar, and nothing is ever unpacked: an image's place is its tar, offset
 and size, so a member's name can do no harm.
 """
 
@@ -53,14 +53,14 @@ def _tars(spec: SourceSpec) -> dict[str, Path]:
         if path.suffix.lower() != ".tar":
             raise SourceError(
                 what=f"source {spec.name}: {path} is no plain tar",
-                evidence="pictures are read from the middle of a tar, which cannot be compressed",
-                remedy="unpack it with gunzip (pictures hardly get smaller anyway), or leave it out of the glob",
+                evidence="images are read from the middle of a tar, which cannot be compressed",
+                remedy="unpack it with gunzip (images hardly get smaller anyway), or leave it out of the glob",
             )
     return found
 
 
 def entries(spec: SourceSpec, notes: Notes) -> Iterator[pa.RecordBatch]:
-    """Every sample with a picture, tar after tar."""
+    """Every sample with an image, tar after tar."""
     return batched(row for name, path in _tars(spec).items() for row in _samples(spec, name, path, notes))
 
 
@@ -72,7 +72,7 @@ def _samples(spec: SourceSpec, name: str, path: Path, notes: Notes) -> Iterator[
             key = parts[0].key
             picture = next((part for part in parts if part.ending in IMAGE_ENDINGS), None)
             if picture is None:
-                notes.add("samples without a picture are left out", f"{name}: {key[:200]}")
+                notes.add("samples without an image are left out", f"{name}: {key[:200]}")
                 continue
             if key in seen:
                 notes.add("samples repeat a key of their tar and are left out", f"{name}: {key[:200]}")

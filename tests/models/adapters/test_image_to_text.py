@@ -114,7 +114,7 @@ def test_logprob_is_that_of_teacher_forcing_through_the_end(
     ended = 0
     for text, logprob in set(written):
         tokens = list(map(int, text.split()))
-        if IMAGE in tokens:  # only a random model writes it; forward would look for a picture there
+        if IMAGE in tokens:  # only a random model writes it; forward would look for an image there
             continue
         if len(tokens) < 6:
             tokens.append(SEP)

@@ -1,4 +1,4 @@
-"""What the engine's tests look at: pictures, their names, and pixels as transformers prepares them."""
+"""What the engine's tests look at: images, their names, and pixels as transformers prepares them."""
 
 from pathlib import Path
 from typing import Any

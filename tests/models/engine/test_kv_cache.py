@@ -1,6 +1,6 @@
 import torch
 
-from capfilt.models.engine.kv_cache import Slots, Writer
+from capfilt.models.engine.kv_cache import KVCache, Writer
 from capfilt.models.engine.linear import Arithmetic
 from capfilt.models.med.model import Med
 
@@ -11,7 +11,7 @@ PROMPT = [7, 8, 9]
 def test_logits_are_the_decoders_own_while_rows_leave_and_enter(model: Med) -> None:
     """Rows of three images at different lengths, checked against a forward pass without a cache."""
     writer = Writer(model.text_decoder, model.config, Arithmetic("fp32", "cpu"))
-    slots = Slots(writer, images=3, width=2, room=12)
+    slots = KVCache(writer, images=3, width=2, room=12)
     states = model.encode_images(torch.randn(4, 3, 32, 32))
     kept = model.text_decoder.bert.image_keys_values(states)
 
@@ -57,7 +57,7 @@ def test_logits_are_the_decoders_own_while_rows_leave_and_enter(model: Med) -> N
 def test_beams_follow_their_sources(model: Med) -> None:
     writer = Writer(model.text_decoder, model.config, Arithmetic("fp32", "cpu"))
     states = model.encode_images(torch.randn(1, 3, 32, 32))
-    one, two = (Slots(writer, images=1, width=3, room=9) for _ in range(2))
+    one, two = (KVCache(writer, images=1, width=3, room=9) for _ in range(2))
     for slots in (one, two):
         slots.admit(states, PROMPT)
         slots.step(torch.tensor([5, 6, 7]))

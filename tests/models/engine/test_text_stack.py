@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.text_stack import Packing, Tower
+from capfilt.models.engine.text_stack import PackedTextStack, Packing
 from capfilt.models.med.model import Med
 
 TEXTS = [[2, 9, 3], [2, 10, 11, 12, 13, 3], [2, 14, 3], [2, 9, 10, 3]]
@@ -32,13 +32,13 @@ def test_first_states_are_the_encoders_own(model: Med, few: bool) -> None:
         for layer in model.text_encoder.encoder.layers():
             layer.crossattention.self.value.bias.normal_()
             layer.crossattention.self.key.bias.normal_()
-    tower = Tower(model.text_encoder, model.config, Arithmetic("fp32", "cpu"))
+    stack = PackedTextStack(model.text_encoder, model.config, Arithmetic("fp32", "cpu"))
     ids = padded(TEXTS)
     alone, _ = model.text_encoder(ids, ids != 0)
-    assert torch.allclose(tower.read(TEXTS), alone[:, 0], atol=1e-5)
+    assert torch.allclose(stack.read(TEXTS), alone[:, 0], atol=1e-5)
     states = model.encode_images(torch.randn(3, 3, 32, 32))
     owners = [0, 2, 2, 1]
     image = [layer.rows(torch.tensor(owners)) for layer in model.text_encoder.image_keys_values(states)]
     looking, _ = model.text_encoder(ids, ids != 0, image)
-    assert torch.allclose(tower.read(TEXTS, states, owners, few), looking[:, 0], atol=1e-5)
+    assert torch.allclose(stack.read(TEXTS, states, owners, few), looking[:, 0], atol=1e-5)
     assert not torch.allclose(looking, alone, atol=1e-2)

@@ -5,7 +5,7 @@ import torch
 
 from capfilt.models.engine import vision
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.vision import Eyes
+from capfilt.models.engine.vision import PackedVisionEncoder
 from capfilt.models.med.model import Med
 
 
@@ -20,9 +20,9 @@ def test_states_are_the_models_own(
         torch.manual_seed(0)
         model = Med(replace(model.config, stem="patch", stem_widths=(), patch=8)).eval()
     pixels = torch.randn(5, 3, 32, 32)
-    eyes = Eyes(model, Arithmetic("fp32", "cpu"))
+    encoder = PackedVisionEncoder(model, Arithmetic("fp32", "cpu"))
     expected = model.encode_images(pixels)
-    assert torch.allclose(eyes.see(pixels), expected, atol=1e-5)
-    half = Eyes(model, Arithmetic("bf16", "cpu")).see(pixels)
+    assert torch.allclose(encoder.see(pixels), expected, atol=1e-5)
+    half = PackedVisionEncoder(model, Arithmetic("bf16", "cpu")).see(pixels)
     assert half.dtype is torch.bfloat16
     assert (half - expected).abs().max() < 0.2

@@ -1,4 +1,4 @@
-"""A decoding process that meets pictures on which a decoder crashes, never ends, or takes all memory."""
+"""A decoding process that meets images on which a decoder crashes, never ends, or takes all memory."""
 
 import os
 import signal

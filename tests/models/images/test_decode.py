@@ -125,7 +125,7 @@ def test_a_machine_short_of_memory_does_not_condemn_the_image(monkeypatch: pytes
         (encode(Image.effect_noise((64, 64), 50), "JPEG")[:700], Reason.UNREADABLE),
     ],
 )
-def test_what_is_no_picture_is_told_from_what_is_a_broken_one(data: bytes, reason: Reason) -> None:
+def test_what_is_no_image_is_told_from_what_is_a_broken_one(data: bytes, reason: Reason) -> None:
     with pytest.raises(UndecodableImage) as caught:
         measure(data, Limits(min_side=1))
     assert caught.value.reason is reason
@@ -170,6 +170,6 @@ def test_limits_are_held_against_the_header(size: tuple[int, int], reason: Reaso
         assert caught.value.reason is reason
 
 
-def test_a_picture_that_ingest_takes_is_one_that_captioning_decodes() -> None:
+def test_a_image_that_ingest_takes_is_one_that_captioning_decodes() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
     assert Limits().max_pixels <= Image.MAX_IMAGE_PIXELS

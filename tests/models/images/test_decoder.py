@@ -104,7 +104,7 @@ def test_bombs_are_refused_by_their_header_in_little_memory(decode: Decoder) -> 
     ("poison", "words"),
     [(b"crash", "SIGSEGV"), (b"endless", "1 s of processor time"), (b"memory", "more than 3,221 MB")],
 )
-def test_a_poison_picture_takes_no_neighbour_along(hostile: Decoder, poison: bytes, words: str) -> None:
+def test_a_poison_image_takes_no_neighbour_along(hostile: Decoder, poison: bytes, words: str) -> None:
     before = time.monotonic()
     good, bad = hostile([GOOD, GOOD, poison, GOOD]), hostile([poison])
     assert good[:2] == [WELL, WELL]
@@ -117,7 +117,7 @@ def test_a_poison_picture_takes_no_neighbour_along(hostile: Decoder, poison: byt
     assert time.monotonic() - before < 30
 
 
-def test_every_one_of_many_poison_pictures_leaves_alone(hostile: Decoder) -> None:
+def test_every_one_of_many_poison_images_leaves_alone(hostile: Decoder) -> None:
     answers = hostile([b"crash", b"crash", GOOD, b"crash", GOOD])
     assert [isinstance(answer, Refused) for answer in answers] == [True, True, False, True, False]
 
@@ -162,7 +162,7 @@ def test_killed_again_and_again_from_outside_while_it_decodes(decode: Decoder) -
     assert sum(isinstance(answer, Measured) for answer in answers) > 10
 
 
-def test_a_process_that_cannot_start_condemns_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_condemns_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "CHILD", "raise SystemExit(3)")
     with pytest.raises(StageError, match="code 3"):
         Decoder(LIMITS)([GOOD])

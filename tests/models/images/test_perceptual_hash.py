@@ -9,7 +9,7 @@ from capfilt.models.images.perceptual_hash import bits, perceptual_hash
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
-    """A random picture whose frequencies fall off as those of photographs do, as 1 / f."""
+    """A random image whose frequencies fall off as those of photographs do, as 1 / f."""
     width, height = size
     random = np.random.default_rng(seed)
     falling = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width)
@@ -34,7 +34,7 @@ def apart(one: Image.Image, other: Image.Image) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_copies_keep_their_hash_and_other_pictures_have_another(seed: int) -> None:
+def test_copies_keep_their_hash_and_other_images_have_another(seed: int) -> None:
     picture = scene(seed)
     assert apart(picture, encoded(picture, 40)) <= 24
     assert apart(picture, ImageEnhance.Brightness(picture).enhance(0.85)) <= 24
@@ -44,7 +44,7 @@ def test_copies_keep_their_hash_and_other_pictures_have_another(seed: int) -> No
     assert apart(picture, scene(seed + 100)) > 100
 
 
-def test_a_picture_of_one_colour_has_no_hash() -> None:
+def test_a_image_of_one_colour_has_no_hash() -> None:
     for colour in ("white", "black", "red"):
         assert perceptual_hash(Image.new("RGB", (30, 20), colour)) == "0" * 64
     assert perceptual_hash(encoded(Image.new("RGB", (300, 200), (200, 30, 90)), 60)) == "0" * 64

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from capfilt.data_contracts.errors import CalibrationError
-from capfilt.models.statistics.threshold_target import Target, curve, reach
+from capfilt.models.statistics.threshold_target import ThresholdTarget, curve, reach
 
 # Ten matches and ten mismatches; of the mismatches two reach what all matches but two reach.
 ITM = np.array([0.2, 0.3, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94, *[0.1] * 8, 0.5, 0.75])
@@ -36,7 +36,7 @@ def many(count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_the_lowest_threshold_that_is_precise_enough(value: float) -> None:
     itm, kinds, images = many()
     shares = [("own", 0.3), ("shuffled", 0.7)]
-    found = reach(Target("precision", value), itm, kinds, images, shares, seed=0)
+    found = reach(ThresholdTarget("precision", value), itm, kinds, images, shares, seed=0)
     assert found.precision >= value
     below = curve(itm, kinds, shares, np.ones(len(itm)))
     assert (below.precision[below.thresholds < found.threshold] < value).all()
@@ -48,7 +48,7 @@ def test_the_lowest_threshold_that_is_precise_enough(value: float) -> None:
 def test_the_highest_threshold_that_keeps_enough(value: float) -> None:
     itm, kinds, images = many()
     own = np.sort(itm[kinds == "own"])
-    found = reach(Target("recall", value), itm, kinds, images, EVEN, seed=0)
+    found = reach(ThresholdTarget("recall", value), itm, kinds, images, EVEN, seed=0)
     assert (own >= found.threshold).mean() >= value
     assert (own >= np.nextafter(found.threshold, 2)).mean() < value
 
@@ -56,7 +56,14 @@ def test_the_highest_threshold_that_keeps_enough(value: float) -> None:
 def test_a_precision_out_of_reach_tells_the_best_there_is() -> None:
     itm, kinds, images = many()
     with pytest.raises(CalibrationError, match=r"cannot reach a precision of 0.999") as caught:
-        reach(Target("precision", 0.999), itm, kinds, images, [("own", 0.01), ("shuffled", 0.99)], seed=0)
+        reach(
+            ThresholdTarget("precision", 0.999),
+            itm,
+            kinds,
+            images,
+            [("own", 0.01), ("shuffled", 0.99)],
+            seed=0,
+        )
     assert "where 1.0% of the texts match; from 400 calibrate images" in caught.value.evidence
     assert "at recall 0." in caught.value.evidence
 
@@ -66,4 +73,4 @@ def test_one_lucky_pair_is_no_precision() -> None:
     itm = np.concatenate([np.linspace(0.9, 0.99, 5), np.full(95, 0.4), np.full(100, 0.5)])
     kinds = np.repeat(["own", "shuffled"], 100)
     with pytest.raises(CalibrationError, match="cannot reach"):
-        reach(Target("precision", 0.9), itm, kinds, np.arange(200), EVEN, seed=0)
+        reach(ThresholdTarget("precision", 0.9), itm, kinds, np.arange(200), EVEN, seed=0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from capfilt.models.text.edits import Edits, Kind
+from capfilt.models.text.edits import EditKind, Edits
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.pipeline.demo.grammar import Verdict, say, say_part, truth
 from capfilt.pipeline.demo.world import World
@@ -26,7 +26,7 @@ CAPTIONS = [
 EDITS = Edits.of(CAPTIONS)
 
 
-def every(text: str, kind: Kind, *others: str, edits: Edits = EDITS) -> set[str]:
+def every(text: str, kind: EditKind, *others: str, edits: Edits = EDITS) -> set[str]:
     """All that 200 draws give."""
     found = (edits.edit(text, kind, Random(seed), {text, *others}) for seed in range(200))
     return {edited for edited in found if edited is not None}
@@ -56,26 +56,28 @@ def every(text: str, kind: Kind, *others: str, edits: Edits = EDITS) -> set[str]
 )  # fmt: skip
 def test_relations(text: str, edited: set[str]) -> None:
     edits = Edits.of([*CAPTIONS, "a bird right of a tree"])
-    assert every(text, Kind.RELATION, edits=edits) == edited
+    assert every(text, EditKind.RELATION, edits=edits) == edited
 
 
 def test_an_opposite_that_no_caption_says_is_not_said() -> None:
     edits = Edits.of(["a cat left of a dog"])
-    assert every("a cat left of a dog", Kind.RELATION, edits=edits) == {"a dog left of a cat"}
+    assert every("a cat left of a dog", EditKind.RELATION, edits=edits) == {"a dog left of a cat"}
 
 
 def test_opposites_come_as_often_as_the_captions_say_them() -> None:
     edits = Edits.of([*["a cat above a dog"] * 9, "a cat below a dog"])
-    drawn = Counter(edits.edit("a cup above a jar", Kind.RELATION, Random(seed), ()) for seed in range(1000))
+    drawn = Counter(
+        edits.edit("a cup above a jar", EditKind.RELATION, Random(seed), ()) for seed in range(1000)
+    )
     assert drawn.keys() == {"a jar above a cup", "a cup below a jar"}
     assert 50 < drawn["a cup below a jar"] < 150
 
 
 def test_what_another_text_of_the_image_says_the_other_way_round_is_not_said() -> None:
     """Two people may look at an image from two sides."""
-    assert not every("a cup left of a jar", Kind.RELATION, "a white cup to the right of a jar")
-    assert not every("a cup above a jar", Kind.RELATION, "a jar is on top of a cup")
-    assert every("a cup above a jar", Kind.RELATION, "a cup left of a jar")
+    assert not every("a cup left of a jar", EditKind.RELATION, "a white cup to the right of a jar")
+    assert not every("a cup above a jar", EditKind.RELATION, "a jar is on top of a cup")
+    assert every("a cup above a jar", EditKind.RELATION, "a cup left of a jar")
 
 
 @pytest.mark.parametrize(
@@ -90,16 +92,16 @@ def test_what_another_text_of_the_image_says_the_other_way_round_is_not_said() -
     ],
 )
 def test_attributes(text: str, edited: set[str]) -> None:
-    assert every(text, Kind.ATTRIBUTE) == edited
+    assert every(text, EditKind.ATTRIBUTE) == edited
 
 
 def test_no_colour_that_the_image_has_and_none_that_may_be_called_the_same() -> None:
-    found = every("a red box", Kind.ATTRIBUTE, "a tan and white box", "a blue box")
+    found = every("a red box", EditKind.ATTRIBUTE, "a tan and white box", "a blue box")
     assert found == {"an orange box", "a green box"}
 
 
 def test_objects_are_what_the_captions_name_after_an_article() -> None:
-    found = every("a cup", Kind.OBJECT)
+    found = every("a cup", EditKind.OBJECT)
     assert {"a dog", "a cat", "an umbrella", "a table", "an hour glass", "a tree", "a strawberry"} <= found
     assert not {"a background", "a dog runs", "a dogs", "a riding", "a brown dog", "a field"} & (
         found - {"a field"}
@@ -107,46 +109,48 @@ def test_objects_are_what_the_captions_name_after_an_article() -> None:
 
 
 def test_an_object_keeps_its_number() -> None:
-    assert every("two cups", Kind.OBJECT) == {"two dogs", "two apples"}
+    assert every("two cups", EditKind.OBJECT) == {"two dogs", "two apples"}
 
 
 def test_no_object_that_the_image_has_nor_one_that_it_may_be_called() -> None:
     edits = Edits.of(["a guide dog", "a dog", "a dogs", "a woman", "a man", "a ball"])
-    assert every("a guide dog", Kind.OBJECT, edits=edits) == {"a woman", "a man", "a ball"}
-    assert every("a man", Kind.OBJECT, "two balls", edits=edits) == {"a guide dog", "a dog", "a dogs"}
+    assert every("a guide dog", EditKind.OBJECT, edits=edits) == {"a woman", "a man", "a ball"}
+    assert every("a man", EditKind.OBJECT, "two balls", edits=edits) == {"a guide dog", "a dog", "a dogs"}
 
 
 def test_objects_come_as_often_as_the_captions_name_them() -> None:
     edits = Edits.of([*["a dog"] * 9, "a cat"])
-    drawn = Counter(edits.edit("a cup", Kind.OBJECT, Random(seed), ()) for seed in range(1000))
+    drawn = Counter(edits.edit("a cup", EditKind.OBJECT, Random(seed), ()) for seed in range(1000))
     assert 50 < drawn["a cat"] < 150
     assert drawn["a dog"] == 1000 - drawn["a cat"]
 
 
 def test_articles_agree() -> None:
     edits = Edits.of(["a cat left of a unicorn", "an orange cup", "an owl"])
-    assert "an orange cat" in every("a red cat", Kind.ATTRIBUTE, edits=edits)
-    assert every("an owl", Kind.OBJECT, edits=edits) == {"a cat", "a unicorn", "a cup"}
+    assert "an orange cat" in every("a red cat", EditKind.ATTRIBUTE, edits=edits)
+    assert every("an owl", EditKind.OBJECT, edits=edits) == {"a cat", "a unicorn", "a cup"}
 
 
 def test_punctuation_stays() -> None:
-    assert every("a cup, above a jar", Kind.OBJECT)
-    assert "a dog, a man's hat and two-tone jar" in every("a cup, a man's hat and two-tone jar", Kind.OBJECT)
-    assert "a dog , near a jar ?" in every("a cup , near a jar ?", Kind.OBJECT)
+    assert every("a cup, above a jar", EditKind.OBJECT)
+    assert "a dog, a man's hat and two-tone jar" in every(
+        "a cup, a man's hat and two-tone jar", EditKind.OBJECT
+    )
+    assert "a dog , near a jar ?" in every("a cup , near a jar ?", EditKind.OBJECT)
 
 
 def test_a_verb_is_no_part_of_a_noun() -> None:
     edits = Edits.of(["a dog jumps", "two dogs play in a park", "a dog", "the dogs", "the jumps", "a dog"])
-    assert every("a cup", Kind.OBJECT, edits=edits) == {"a dog", "a park"}
-    assert every("two cups", Kind.OBJECT, edits=edits) >= {"two dogs"}
-    assert "a cup jumps" in every("a dog jumps", Kind.OBJECT, edits=Edits.of(["a dog", "a cup"]))
+    assert every("a cup", EditKind.OBJECT, edits=edits) == {"a dog", "a park"}
+    assert every("two cups", EditKind.OBJECT, edits=edits) >= {"two dogs"}
+    assert "a cup jumps" in every("a dog jumps", EditKind.OBJECT, edits=Edits.of(["a dog", "a cup"]))
 
 
 sentences = st.lists(
     st.sampled_from([*" ".join(CAPTIONS).split(), "is", ",", "orange", "sitting", "the", "two"]),
     max_size=14,
 ).map(" ".join)  # fmt: skip
-kinds = st.sampled_from(list(Kind))
+kinds = st.sampled_from(list(EditKind))
 
 
 @given(
@@ -185,8 +189,8 @@ def test_no_edit_of_a_true_sentence_is_true(number, seed, kind, inverse, part) -
     assert truth(scene, edited) not in (Verdict.MATCH, Verdict.PARTIAL)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_every_full_sentence_of_the_demo_has_an_edit(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", EditKind)
+def test_every_full_sentence_of_the_demo_has_an_edit(kind: EditKind) -> None:
     rng = Random(0)
     world = World.draw(3)
     scenes = [world.scene(rng, single=0.0) for _ in range(200)]
@@ -195,7 +199,7 @@ def test_every_full_sentence_of_the_demo_has_an_edit(kind: Kind) -> None:
     edited = [edits.edit(text, kind, rng, {text}) for text in texts]
     assert None not in edited
     verdicts = {truth(scene, text) for scene, text in zip(scenes, edited, strict=True)}
-    assert verdicts == {Verdict[f"WRONG_{'COLOUR' if kind is Kind.ATTRIBUTE else kind.name}"]}
+    assert verdicts == {Verdict[f"WRONG_{'COLOUR' if kind is EditKind.ATTRIBUTE else kind.name}"]}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
 from capfilt.models.training.augment import Crop, randaugment
-from capfilt.models.training.data import Batch, Batches, Source, shares
+from capfilt.models.training.data import Batch, Batches, PairSource, shares
 from capfilt.models.training.distributed import World
 from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import PairSet, demand_variety, frequent_words
@@ -18,7 +18,7 @@ SETTINGS = LoopSettings(steps=10, lr=1e-3, batch=10, crop=0.7)
 
 
 def make(
-    tokenizer: CaptionTokenizer, *sources: Source, edits: Edits | None = None, **changes: object
+    tokenizer: CaptionTokenizer, *sources: PairSource, edits: Edits | None = None, **changes: object
 ) -> Batches:
     return Batches(
         sources,
@@ -36,7 +36,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def test_a_batch_is_a_function_of_seed_and_number(pairs: PairSet, tokenizer: CaptionTokenizer) -> None:
-    sources = (Source(pairs, 0.3), Source(pairs, 0.7))
+    sources = (PairSource(pairs, 0.3), PairSource(pairs, 0.7))
     first, again, other = (make(tokenizer, *sources, seed=seed) for seed in (0, 0, 1))
     first(0)
     assert same(first(5), again(5))
@@ -48,7 +48,7 @@ def test_workers_share_out_one_and_the_same_batch(
     size: int, pairs: PairSet, tokenizer: CaptionTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(World, "most", lambda self, count: 12)
-    sources = [Source(pairs, 0.3), Source(pairs, 0.7)]
+    sources = [PairSource(pairs, 0.3), PairSource(pairs, 0.7)]
     whole = Batches(sources, tokenizer, replace(SETTINGS, flip=True), max_tokens=12)(3)
     parts = [
         Batches(sources, tokenizer, replace(SETTINGS, flip=True), max_tokens=12, world=World(rank, size))(3)
@@ -63,11 +63,11 @@ def test_the_first_source_comes_first_and_each_has_its_share(
     pairs: PairSet, tokenizer: CaptionTokenizer
 ) -> None:
     dark = PairSet(np.zeros_like(pairs.images), pairs.own, [f"web {name}" for name in pairs.image_ids])
-    batch = make(tokenizer, Source(pairs, 0.3), Source(dark, 0.7))(0)
+    batch = make(tokenizer, PairSource(pairs, 0.3), PairSource(dark, 0.7))(0)
     assert batch.human == 3
     darkest = batch.pixels.flatten(1).amax(1)
     assert (darkest < -1.0).tolist() == [False] * 3 + [True] * 7
-    assert make(tokenizer, Source(pairs, 1.0))(0).human == 10
+    assert make(tokenizer, PairSource(pairs, 1.0))(0).human == 10
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_shares_add_up_and_nobody_is_left_out(weights: list[float], size: int, c
 
 def test_the_texts_of_an_image_take_turns(tokenizer: CaptionTokenizer) -> None:
     two = PairSet(np.zeros((2, 32, 32, 3), np.uint8), [["red", "blue"], ["green"]], ["a", "b"])
-    batches = make(tokenizer, Source(two, 1.0), batch=2, crop=1.0)
+    batches = make(tokenizer, PairSource(two, 1.0), batch=2, crop=1.0)
     assert {text for number in range(2) for text in batches(number).texts} == {"red", "blue", "green"}
 
 
 def test_same_image_and_same_text_share_a_key(pairs: PairSet, tokenizer: CaptionTokenizer) -> None:
-    batch = make(tokenizer, Source(pairs, 0.5), Source(pairs, 0.5))(0)
+    batch = make(tokenizer, PairSource(pairs, 0.5), PairSource(pairs, 0.5))(0)
     for left in range(10):
         for right in range(10):
             alike = (batch.keys[left, 1] == batch.keys[right, 1]).item()
@@ -100,7 +100,7 @@ def test_edited_texts_are_false_and_say_where_there_is_one(
     pairs = PairSet(pairs.images, texts, pairs.image_ids)
     blank = PairSet(pairs.images[:4], [["nothing here"]] * 4, ["w", "x", "y", "z"])
     edits = Edits.of(text for own in pairs.own for text in own)
-    sources = (Source(pairs, 0.6), Source(blank, 0.4))
+    sources = (PairSource(pairs, 0.6), PairSource(blank, 0.4))
     batch = make(tokenizer, *sources, edits=edits)(0)
     assert batch.changed.any(0).tolist() == [True] * 6 + [False] * 4
     wide = batch.edited.shape[-1]

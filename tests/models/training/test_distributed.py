@@ -13,8 +13,8 @@ import torch.multiprocessing as processes
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.training.data import Source
-from capfilt.models.training.distributed import World
+from capfilt.models.training.data import PairSource
+from capfilt.models.training.distributed import WorkerGroup
 from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
@@ -33,7 +33,7 @@ QUICK = {"steps": 6, "warmup": 2, "batch": 8, "lr": 1e-4}
 JOBS: dict[str, Callable[..., object]] = {
     "warmup": lambda m, t, p, run: warm_up(m, t, p, WarmupSettings(**QUICK), run),
     "pretrain": lambda m, t, p, run: pretrain(
-        m, t, p, [Source(p, 1.0)], PretrainSettings(itm_latest=0.3, itm_from=2, **QUICK), run, few(p)
+        m, t, p, [PairSource(p, 1.0)], PretrainSettings(itm_latest=0.3, itm_from=2, **QUICK), run, few(p)
     ),
     "queue": lambda m, t, p, run: pretrain(
         m, t, p, (), PretrainSettings(itm_latest=0.3, queue=16, accumulate=2, **QUICK), run
@@ -52,7 +52,7 @@ def work(rank: int, port: int, folder: Path, model: Med, tokenizer: CaptionToken
     for name, job in JOBS.items():
         learner, curve = Med(model.config), []
         learner.load_state_dict(model.state_dict())
-        job(learner, tokenizer, pairs, Execution(world=World.here(), on_step=curve.append))
+        job(learner, tokenizer, pairs, Execution(world=WorkerGroup.here(), on_step=curve.append))
         torch.save((curve, learner.state_dict()), folder / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -92,6 +92,6 @@ def test_two_workers_learn_what_one_learns(
 
 
 def test_a_batch_that_cannot_be_shared_out(model: Med, tokenizer: CaptionTokenizer, pairs: PairSet) -> None:
-    three = Execution(world=World(0, 3))
+    three = Execution(world=WorkerGroup(0, 3))
     with pytest.raises(TrainingError, match="shared out evenly"):
         finetune_captioner(model, tokenizer, pairs, (), CaptionerSettings(**QUICK), three)

@@ -8,7 +8,7 @@ from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
-from capfilt.models.training.data import Batches, Source
+from capfilt.models.training.data import Batches, PairSource
 from capfilt.models.training.grounding import Grounding
 from capfilt.models.training.jobs import FilterSettings, PretrainSettings
 from capfilt.models.training.pairs import PairSet
@@ -20,7 +20,7 @@ def losses(
     model: Med, tokenizer: CaptionTokenizer, pairs: PairSet, step: int = 0, **changes: Any
 ) -> dict[str, float]:
     settings = replace(SETTINGS, **changes)
-    batches = Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
+    batches = Batches([PairSource(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
     learner = Grounding(model.eval(), settings, batches, "cpu")
     return {name: float(value.detach()) for name, value in learner(step).items()}
 
@@ -47,7 +47,7 @@ def test_edited_texts_come_in_as_negatives_harden(
 
     def itm(edits: Edits | None, skill: float) -> float:
         settings = replace(SETTINGS, hard_from=0.5)
-        batches = Batches([Source(pairs, 1.0)], tokenizer, settings, max_tokens=20, edits=edits)
+        batches = Batches([PairSource(pairs, 1.0)], tokenizer, settings, max_tokens=20, edits=edits)
         learner = Grounding(model.eval(), settings, batches, "cpu")
         learner.skill.fill_(skill)
         return learner(0)["itm"].item()
@@ -83,7 +83,7 @@ def test_soft_targets_are_ramped_up(model: Med, tokenizer: CaptionTokenizer, pai
         learner = Grounding(
             model,
             replace(SETTINGS, queue=16, alpha=0.4, alpha_ramp=0.5),
-            Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20),
+            Batches([PairSource(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20),
             "cpu",
         )
         assert learner.teacher is not None
@@ -106,7 +106,7 @@ def test_a_model_that_shares_nothing_learns_in_both_halves(
 ) -> None:
     torch.manual_seed(0)
     apart = Med(replace(model.config, shared=False))
-    batches = Batches([Source(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
+    batches = Batches([PairSource(pairs, 1.0)], tokenizer, SETTINGS, max_tokens=20)
     learner = Grounding(apart, SETTINGS, batches, "cpu")
     learner(0)["loss"].backward()
     for half in (apart.text_encoder, apart.text_decoder.bert):

@@ -12,7 +12,7 @@ from capfilt.models.engine.matcher import EngineMatcher
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.protocols import Decoding
-from capfilt.models.training.data import Source
+from capfilt.models.training.data import PairSource
 from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
@@ -76,7 +76,7 @@ def test_a_restart_ends_where_an_unbroken_run_does(
     settings = replace(QUICK, queue=queue)
     unbroken, broken, restarted = model, copy.deepcopy(model), copy.deepcopy(model)
     torch.manual_seed(5)  # the queue starts from random pairs
-    pretrain(unbroken, tokenizer, pairs, [Source(pairs, 1.0)], settings, Execution())
+    pretrain(unbroken, tokenizer, pairs, [PairSource(pairs, 1.0)], settings, Execution())
 
     def stop(record: dict[str, float]) -> None:
         if record["step"] == 5:
@@ -85,10 +85,12 @@ def test_a_restart_ends_where_an_unbroken_run_does(
     execution = Execution(checkpoints=tmp_path, every=2)
     torch.manual_seed(5)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(broken, tokenizer, pairs, [Source(pairs, 1.0)], settings, replace(execution, on_step=stop))
+        pretrain(
+            broken, tokenizer, pairs, [PairSource(pairs, 1.0)], settings, replace(execution, on_step=stop)
+        )
     steps: list[float] = []
     note = replace(execution, on_step=lambda record: steps.append(record["step"]))
-    pretrain(restarted, tokenizer, pairs, [Source(pairs, 1.0)], settings, note)
+    pretrain(restarted, tokenizer, pairs, [PairSource(pairs, 1.0)], settings, note)
     assert steps == [5, 6]
     assert torch.equal(weights(restarted), weights(unbroken))
     assert not list(tmp_path.glob("*.tmp"))

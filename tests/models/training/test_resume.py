@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.training.data import Source
+from capfilt.models.training.data import PairSource
 from capfilt.models.training.jobs import (
     CaptionerSettings,
     FilterSettings,
@@ -26,7 +26,7 @@ from tests.models.training.conftest import few, small_model
 QUICK = {"steps": 8, "warmup": 2, "batch": 8, "validate_every": 2}
 JOBS: dict[str, Callable[..., None]] = {
     "pretrain": lambda m, t, p, run: pretrain(
-        m, t, p, [Source(p, 1.0)], PretrainSettings(itm_latest=0.3, queue=16, **QUICK), run, few(p)
+        m, t, p, [PairSource(p, 1.0)], PretrainSettings(itm_latest=0.3, queue=16, **QUICK), run, few(p)
     ),
     "filter": lambda m, t, p, run: finetune_filter(
         m, t, p, (), FilterSettings(accumulate=2, **QUICK), run, few(p)

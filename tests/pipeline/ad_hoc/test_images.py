@@ -1,4 +1,4 @@
-"""`capfilt caption` and `capfilt score`, and what they do, with models that know what a picture shows."""
+"""`capfilt caption` and `capfilt score`, and what they do, with models that know what an image shows."""
 
 import json
 import shutil
@@ -30,18 +30,18 @@ from capfilt.pipeline.planning.schema import CaptionKeys
 from capfilt.stages.clean.caption import WriteCaptions
 from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.clean.score import ScorePairs
-from capfilt.stages.stage import Checkpoint, GlobalStage, Model, Rows, Site, StageInput
+from capfilt.stages.stage import BroughtModel, GlobalStage, Model, Rows, Site, StageInput
 from tests.pipeline.conftest import World
-from tests.runs.command import here
+from tests.scenarios.command import here
 from tests.stages.rows import FakeCaptioner, FakeFilter, picture, png, run_shard, site
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures 1 to 5; among them a broken one with a name that would colour a terminal, and a text."""
+    """Images 1 to 5; among them a broken one with a name that would colour a terminal, and a text."""
     for number in range(1, 6):
         (tmp_path / f"{number}.png").write_bytes(png(number))
-    (tmp_path / "3b\x1b[31m.png").write_bytes(b"not a picture")
+    (tmp_path / "3b\x1b[31m.png").write_bytes(b"not an image")
     (tmp_path / "notes.txt").write_text("nothing to see")
     return tmp_path
 
@@ -50,7 +50,7 @@ def shown(folder: Path, *numbers: int) -> list[str]:
     return [str(folder / f"{number}.png") for number in numbers]
 
 
-def test_every_picture_with_every_caption_and_what_is_none_with_its_reason(folder: Path) -> None:
+def test_every_image_with_every_caption_and_what_is_none_with_its_reason(folder: Path) -> None:
     files = [*shown(folder, 1), str(folder), str(folder / "gone.png"), str(folder / "notes.txt")]
     found = list(caption(files, FakeCaptioner(), Decoding(per_image=2), batch=3))
     broken = [row for row in found if isinstance(row, Unreadable)]
@@ -68,7 +68,7 @@ def test_every_picture_with_every_caption_and_what_is_none_with_its_reason(folde
     assert rows[0].keys() == {"file", "text", "logprob"}
 
 
-def test_every_picture_with_every_text(folder: Path) -> None:
+def test_every_image_with_every_text(folder: Path) -> None:
     texts = ["(2) Things!", "5 things"]
     found = list(score(shown(folder, 2, 5), texts, FakeFilter(), batch=1))
     assert found == [
@@ -83,7 +83,7 @@ def test_a_text_of_punctuation_and_an_empty_folder_are_told(folder: Path) -> Non
         score(shown(folder, 1), ["a dog", "..."], FakeFilter(), batch=1)
     (folder / "none").mkdir()
     found = list(score([str(folder / "none")], ["a dog"], FakeFilter(), batch=1))
-    assert found == [Unreadable(str(folder / "none"), "no pictures in this folder")]
+    assert found == [Unreadable(str(folder / "none"), "no images in this folder")]
 
 
 def test_by_hand_and_in_a_run_the_same_is_written_and_scored(
@@ -91,14 +91,14 @@ def test_by_hand_and_in_a_run_the_same_is_written_and_scored(
 ) -> None:
     decoding, texts = Decoding(per_image=2, max_tokens=8, seed=5), ["a red dog", "two cats"]
     by_hand = list(caption(shown(folder, 1, 2), open_captioner(str(blip_captioner)), decoding, batch=16))
-    writing = WriteCaptions(Checkpoint("c", str(blip_captioner)), decoding, CaptionGuard(0, 0, False))
+    writing = WriteCaptions(BroughtModel("c", str(blip_captioner)), decoding, CaptionGuard(0, 0, False))
     place = site(tmp_path, writing.captioner)
     place.models[writing.captioner] = str(blip_captioner)  # type: ignore[index]
     in_run, _ = run_shard(writing.open(place), picture(1), picture(2))
     assert [row["text"] for row in by_hand] == [row["text"] for row in in_run]  # type: ignore[call-overload]
 
     scored = list(score(shown(folder, 1), texts, open_filter(str(blip_filter)), batch=16))
-    judging = ScorePairs(Checkpoint("f", str(blip_filter)))
+    judging = ScorePairs(BroughtModel("f", str(blip_filter)))
     place = site(tmp_path, judging.filter)
     place.models[judging.filter] = str(blip_filter)  # type: ignore[index]
     in_run, _ = run_shard(judging.open(place), picture(1, *texts))
@@ -145,14 +145,21 @@ def test_a_run_that_trains_its_models(world: World, blip_filter: Path) -> None:
         model_of(world.ledger.url, "filter")
     assert "--until filter" in caught.value.remedy
     task = Task(
-        world.ledger.url, "filter", Trained(str(blip_filter)), "f", "", upstream=(), models={}, digests={}
+        world.ledger.url,
+        "filter",
+        TrainedModel(str(blip_filter)),
+        "f",
+        "",
+        upstream=(),
+        models={},
+        digests={},
     )
     run_task(task, lambda task, site: pytest.fail("a global stage is not opened"))
     assert model_of(world.ledger.url, "filter") == str(world.ledger.storage.path / "models/filter")
 
 
 @dataclass(frozen=True)
-class Trained(GlobalStage):
+class TrainedModel(GlobalStage):
     """A training that ends with a copy of a model."""
 
     produces: ClassVar[type[Record]] = Metric

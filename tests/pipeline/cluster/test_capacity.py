@@ -2,11 +2,11 @@
 
 import pytest
 
-from capfilt.pipeline.cluster.capacity import Node, Room
+from capfilt.pipeline.cluster.capacity import Capacity, ClusterNode
 from capfilt.pipeline.planning.placement import Demand, PlacementKeys, Resources
 
-CPU = Node({"CPU": 8.0, "memory": 32e9})
-GPU = Node({"CPU": 4.0, "GPU": 2.0, "memory": 16e9, "disk": 1.0}, {"zone": "a", "type": "A100"})
+CPU = ClusterNode({"CPU": 8.0, "memory": 32e9})
+GPU = ClusterNode({"CPU": 4.0, "GPU": 2.0, "memory": 16e9, "disk": 1.0}, {"zone": "a", "type": "A100"})
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ GPU = Node({"CPU": 4.0, "GPU": 2.0, "memory": 16e9, "disk": 1.0}, {"zone": "a", 
         (CPU, Resources(1.0, labels=(("zone", "a"),)), 0),
     ],
 )
-def test_how_many_workers_a_node_holds(node: Node, needs: Resources, workers: int) -> None:
+def test_how_many_workers_a_node_holds(node: ClusterNode, needs: Resources, workers: int) -> None:
     assert node.holds(needs) == workers
 
 
@@ -40,34 +40,34 @@ def test_how_many_workers_a_node_holds(node: Node, needs: Resources, workers: in
     ],
 )
 def test_why_there_is_no_room(needs: Resources, workers: int, said: str) -> None:
-    lacking = Room({"one": CPU, "two": GPU}).lacking([Demand("score", needs, workers)])
+    lacking = Capacity({"one": CPU, "two": GPU}).lacking([Demand("score", needs, workers)])
     assert (lacking.evidence if lacking else "") == said
 
 
 def test_a_cluster_without_nodes_says_so() -> None:
-    lacking = Room({}).lacking([Demand("score", Resources(), 2), Demand("embed", Resources(), 1)])
+    lacking = Capacity({}).lacking([Demand("score", Resources(), 2), Demand("embed", Resources(), 1)])
     assert lacking is not None
     assert lacking.what == "the cluster has no room for score, embed: 2 workers with 1 CPUs and 0 GPUs each"
     assert lacking.evidence == "no node is alive any more"
 
 
 def test_what_workers_took_is_missing_until_it_is_given_back() -> None:
-    room = Room({"one": CPU}, [Resources(4.0), Resources(3.0)])
-    assert room.fits(Resources(1.0))
-    assert not room.fits(Resources(2.0))
-    room.give_back(Resources(3.0))
-    assert room.fits(Resources(4.0))
+    capacity = Capacity({"one": CPU}, [Resources(4.0), Resources(3.0)])
+    assert capacity.fits(Resources(1.0))
+    assert not capacity.fits(Resources(2.0))
+    capacity.give_back(Resources(3.0))
+    assert capacity.fits(Resources(4.0))
 
 
 def test_threads_in_use_and_a_node_that_is_kept_for_a_task() -> None:
-    room = Room({"one": CPU, "two": GPU}, threads=[("one", 6)])
-    assert room.free("one", 2, "score")
-    assert not room.free("one", 3, "score")
-    assert room.free("two", 64, "train")  # on an idle node a task may use more threads than there are
-    room.reserve("train", ["one", "two"])
-    assert room.free("two", 4, "train")
-    assert not room.free("two", 1, "score")
-    assert not room.free("gone", 1, "score")
+    capacity = Capacity({"one": CPU, "two": GPU}, threads=[("one", 6)])
+    assert capacity.free("one", 2, "score")
+    assert not capacity.free("one", 3, "score")
+    assert capacity.free("two", 64, "train")  # on an idle node a task may use more threads than there are
+    capacity.reserve("train", ["one", "two"])
+    assert capacity.free("two", 4, "train")
+    assert not capacity.free("two", 1, "score")
+    assert not capacity.free("gone", 1, "score")
 
 
 def test_a_worker_takes_what_the_recipe_says_and_a_gpu_by_default_only_where_it_does_not() -> None:

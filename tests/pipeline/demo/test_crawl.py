@@ -44,7 +44,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(demo: Path,
         ("crawl/captions.csv", ["file", "text"], 100),
     ],
 )
-def test_each_table_lists_its_pictures(demo: Path, table: str, columns: list[str], count: int) -> None:
+def test_each_table_lists_its_images(demo: Path, table: str, columns: list[str], count: int) -> None:
     listed = rows(demo / table)
     assert list(listed[0]) == columns
     assert len(listed) == count

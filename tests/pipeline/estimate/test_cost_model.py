@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.data_contracts.records import Metric, Occurrence, Picture, Record, TrainingStep
+from capfilt.data_contracts.records import IngestedImage, Metric, Occurrence, Record, TrainingStep
 from capfilt.pipeline.estimate.cost_model import Shape, Span, estimate, phases_of
 from capfilt.pipeline.estimate.throughput import COLUMNS, Records, cost, start, turns
 from capfilt.pipeline.planning.graph import Graph
@@ -45,7 +45,7 @@ class List(GlobalStage):
 class Work(ShardStage):
     """``depth`` is a setting that costs."""
 
-    produces: ClassVar[type[Record]] = Picture
+    produces: ClassVar[type[Record]] = IngestedImage
     depth: int = 1
     seed: int = 0
 

@@ -1,6 +1,6 @@
 import pytest
 
-from capfilt.pipeline.execution.events import Event, Listener, Listeners, Said
+from capfilt.pipeline.execution.events import Event, Listener, Listeners, Message
 
 
 class _Ear(Listener):
@@ -18,10 +18,10 @@ def test_a_listener_that_fails_harms_nobody_and_is_told_nothing_more() -> None:
     deaf, good = _Ear(deaf=True), _Ear()
     listeners = Listeners(deaf, good)
     with listeners:
-        listeners.hear(Said("one"))
-        listeners.hear(Said("two"))
+        listeners.hear(Message("one"))
+        listeners.hear(Message("two"))
     assert len(deaf.heard) == 1
-    texts = [event.text for event in good.heard if isinstance(event, Said)]
+    texts = [event.text for event in good.heard if isinstance(event, Message)]
     assert texts == ["one", "_Ear is off: OSError('no ear')", "two"]
 
 
@@ -29,7 +29,7 @@ def test_several_that_fail_at_once_harm_nobody() -> None:
     good = _Ear()
     listeners = Listeners(_Ear(deaf=True), good, _Ear(deaf=True))
     with listeners:
-        listeners.hear(Said("one"))
+        listeners.hear(Message("one"))
     assert len(good.heard) == 3
 
 
@@ -39,4 +39,4 @@ def test_a_stop_is_no_failure_of_a_listener() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Listeners(Stopped()).hear(Said("one"))
+        Listeners(Stopped()).hear(Message("one"))

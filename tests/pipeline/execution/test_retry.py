@@ -29,7 +29,7 @@ def world(tmp_path: Path, blip_filter: Path, blip_captioner: Path, _knowing_mode
 
 
 def texts_of(server: Hostile) -> dict[str, str]:
-    """Eight pictures, of which two are out for the moment, and one that is gone for good."""
+    """Eight images, of which two are out for the moment, and one that is gone for good."""
     served = {server.url(f"show/{number}"): f"{number} things" for number in range(1, 7)}
     out = {server.url(f"weak/{number}"): f"{number} things" for number in (7, 8)}
     return {**served, **out, server.url("status/404"): "9 things"}

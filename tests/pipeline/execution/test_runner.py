@@ -41,7 +41,7 @@ def test_a_part_that_was_altered_is_set_aside_and_redone(done: World) -> None:
     data[200] ^= 0xFF
     path.write_bytes(data)
     assert texts(run(done.plan())) == EXPECTED
-    assert [aside.read_bytes() for aside in (ledger.storage.path / "_damaged").glob("ingest-*")] == [
+    assert [aside.read_bytes() for aside in (ledger.storage.path / "_quarantine").glob("ingest-*")] == [
         bytes(data)
     ]
     assert ledger.index("ingest").parts()["0000001"].name == "part-0000001.g1.parquet"
@@ -78,7 +78,7 @@ def test_a_fork_refers_and_a_fork_of_it_refers_to_the_first(done: World) -> None
         second.home("score").storage.path == third.home("score").storage.path == first.storage.path.resolve()
     )
     assert not list((second.storage.path / "ingest").glob("part-*"))
-    # Of each picture only its best text: the web text wins a tie, for it comes first.
+    # Of each image only its best text: the web text wins a tie, for it comes first.
     assert len(texts(second)) == WEB - 1
     assert (
         pq.read_table(third.storage.path / "export").num_rows
@@ -92,7 +92,7 @@ def test_the_damage_of_a_parent_is_not_mended_from_a_fork(done: World) -> None:
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(DamageError):
         run(done.plan(name="fork", select={"threshold": 0.6}), parent=parent)
-    assert not (parent.storage.path / "_damaged").exists()
+    assert not (parent.storage.path / "_quarantine").exists()
 
 
 def test_opening_twice_is_carrying_on(world: World) -> None:

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 
 from capfilt.data_contracts.ledger import InputPart, ShardRecord
-from capfilt.pipeline.execution.schedule import Flow
+from capfilt.pipeline.execution.schedule import Schedule
 from capfilt.pipeline.execution.task import Task
-from capfilt.pipeline.ledger.commit_index import Index, Part, named, rows_of
+from capfilt.pipeline.ledger.commit_index import CommitIndex, Part, named, rows_of
 from capfilt.pipeline.ledger.ledger import Ledger, part_name
 from capfilt.pipeline.planning.graph import Graph
-from capfilt.pipeline.planning.status import State, survey
-from capfilt.stages.stage import Trained
-from tests.faults.bare import Describe, Judge, Learn
-from tests.faults.hazards import ListHazards
+from capfilt.pipeline.planning.status import State, stage_statuses
+from capfilt.stages.stage import TrainedModel
+from tests.scenarios.faults.bare import Describe, Judge, Learn
+from tests.scenarios.faults.hazards import ListHazards
 
 SHARDS = [f"{number:07d}" for number in range(2000)]
 
@@ -25,7 +25,7 @@ def plan() -> Graph:
     graph.add("list", ListHazards(()))
     graph.add("describe", Describe(), "list")
     graph.add("learn", Learn(), "describe")
-    graph.add("judge", Judge(Trained("learn")), "describe")
+    graph.add("judge", Judge(TrainedModel("learn")), "describe")
     return graph
 
 
@@ -64,27 +64,27 @@ class Remembered(Ledger):
         parts = self._parts.get(stage, [])
         names = pa.array([part.name for part in parts], pa.string())
         sizes = pa.array([part.size for part in parts], pa.int64())
-        index = Index.of(rows_of(parts), pa.table({"name": names, "size": sizes}), {}, named(names))
+        index = CommitIndex.of(rows_of(parts), pa.table({"name": names, "size": sizes}), {}, named(names))
         return index.totals(stage, "f") if stage in self._closed else None, index
 
 
-def flow_of(ledger: Ledger, ended: list[str]) -> Flow:
+def flow_of(ledger: Ledger, ended: list[str]) -> Schedule:
     graph = plan()
-    standings = survey(graph, ledger)
-    return Flow(
-        graph, list(graph), "/nowhere", standings, lambda *_: None, lambda node: ended.append(node.name)
+    statuses = stage_statuses(graph, ledger)
+    return Schedule(
+        graph, list(graph), "/nowhere", statuses, lambda *_: None, lambda node: ended.append(node.name)
     )
 
 
-def drive(flow: Flow) -> list[Task]:
+def drive(schedule: Schedule) -> list[Task]:
     """Run it to its end without doing anything."""
     tasks = []
-    while not flow.finished:
-        task = next(flow.ready(1))
-        flow.begin(task)
+    while not schedule.finished:
+        task = next(schedule.ready(1))
+        schedule.begin(task)
         tasks.append(task)
         shards = [task.shard] if task.shard else SHARDS if task.name == "list" else ["0000000"]
-        flow.end(task, [part_of(task.name, shard, model="m") for shard in shards])
+        schedule.end(task, [part_of(task.name, shard, model="m") for shard in shards])
     return tasks
 
 
@@ -126,12 +126,12 @@ def almost() -> dict[str, list[Part]]:
 
 def test_a_run_of_two_thousand_shards_goes_on_with_those_that_lack(almost: dict[str, list[Part]]) -> None:
     ledger = Remembered(almost, {"list", "describe", "learn"})
-    standings = survey(plan(), ledger)
-    assert [standing.state for standing in standings.values()] == [State.DONE] * 3 + [State.TO_RUN]
+    statuses = stage_statuses(plan(), ledger)
+    assert [status.state for status in statuses.values()] == [State.DONE] * 3 + [State.TO_RUN]
     due = [*SHARDS[:20], *SHARDS[100:105], *SHARDS[200:203]]
-    assert standings["judge"].missing == tuple(due)
-    assert [*standings["judge"].superseded] == due[20:]
-    assert standings["judge"].shards is standings["describe"].shards
+    assert statuses["judge"].missing == tuple(due)
+    assert [*statuses["judge"].superseded] == due[20:]
+    assert statuses["judge"].shards is statuses["describe"].shards
     ended: list[str] = []
     tasks = drive(flow_of(ledger, ended))
     assert ended == ["judge"]
@@ -141,13 +141,13 @@ def test_a_run_of_two_thousand_shards_goes_on_with_those_that_lack(almost: dict[
 
 def test_parts_that_a_global_stage_did_not_see_make_it_stale(almost: dict[str, list[Part]]) -> None:
     almost["describe"].pop()
-    standings = survey(plan(), Remembered(almost, {"list", "describe", "learn"}))
-    assert standings["describe"].missing == (SHARDS[-1],)
+    statuses = stage_statuses(plan(), Remembered(almost, {"list", "describe", "learn"}))
+    assert statuses["describe"].missing == (SHARDS[-1],)
     almost["describe"].append(part_of("describe", SHARDS[-1], read_of("list", SHARDS[-1])))
     almost["describe"][-1] = almost["describe"][-1].model_copy(update={"sha256": "redone"})
-    standings = survey(plan(), Remembered(almost, {"list", "describe", "learn"}))
-    assert standings["learn"].stale == "describe has parts that it did not see"
-    assert [*standings["judge"].superseded][-1] == SHARDS[-1]
+    statuses = stage_statuses(plan(), Remembered(almost, {"list", "describe", "learn"}))
+    assert statuses["learn"].stale == "describe has parts that it did not see"
+    assert [*statuses["judge"].superseded][-1] == SHARDS[-1]
 
 
 def test_a_shard_whose_upstream_part_is_committed_later_waits_for_it(almost: dict[str, list[Part]]) -> None:

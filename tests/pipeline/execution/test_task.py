@@ -18,9 +18,9 @@ from capfilt.data_contracts.errors import (
     StorageError,
 )
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import Caption, Decision, Metric, Picture, Record, Score
+from capfilt.data_contracts.records import Caption, Decision, IngestedImage, Metric, Record, Score
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.pipeline.execution.task import Crumb, Task, Upstream, run_task
+from capfilt.pipeline.execution.task import Heartbeat, Task, Upstream, run_task
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import patience
@@ -29,7 +29,7 @@ from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.ingest.list_source import ListSource
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.stage import (
-    Checkpoint,
+    BroughtModel,
     GlobalStage,
     Model,
     Rows,
@@ -46,9 +46,9 @@ CRASH = "crash"
 
 @dataclass(frozen=True)
 class Shout(ShardStage):
-    """Three captions a picture: its first text in capitals. The text `crash` makes it raise, `lost` forgets."""
+    """Three captions an image: its first text in capitals. The text `crash` makes it raise, `lost` forgets."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage,)
     produces: ClassVar[type[Record]] = Caption
 
     @property
@@ -59,7 +59,7 @@ class Shout(ShardStage):
         return lambda shard: self._transform(shard, site)
 
     def _transform(self, shard: ShardInput, site: Site) -> Iterator[Rows]:
-        for batch in shard.stream(Picture, site.batch):
+        for batch in shard.stream(IngestedImage, site.batch):
             kept, rejected = [], []
             for row in batch.select(["row_id", "image_id", "texts"]).to_pylist():
                 text = row["texts"][0]
@@ -94,7 +94,7 @@ class Shout(ShardStage):
 class Count(GlobalStage):
     """A figure a part, and a model."""
 
-    consumes: ClassVar[tuple[type[Record], ...]] = (Picture,)
+    consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage,)
     produces: ClassVar[type[Record]] = Metric
     unit: ClassVar[str] = "figure"
 
@@ -105,7 +105,7 @@ class Count(GlobalStage):
         directory.mkdir()
         (directory / "weights").write_text("w")
         yield Model(directory)
-        rows = sum(part.num_rows for part in inputs.parts(Picture, ["row_id"]))
+        rows = sum(part.num_rows for part in inputs.parts(IngestedImage, ["row_id"]))
         figure = Metric(name="rows", value=rows, low=None, high=None, count=1, note="")
         for shard in self.shards:
             yield Rows(Contract(Metric).table([figure]), shard=shard, units=1, facts={"rows": rows})
@@ -113,15 +113,15 @@ class Count(GlobalStage):
 
 @dataclass(frozen=True)
 class Give(GlobalStage):
-    """Commits given pictures as a shard."""
+    """Commits given images as a shard."""
 
-    produces: ClassVar[type[Record]] = Picture
+    produces: ClassVar[type[Record]] = IngestedImage
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[IngestedImage, ...]
     shard: str = "0000000"
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        yield Rows(Contract(Picture).table(self.pictures), shard=self.shard, units=len(self.pictures))
+        yield Rows(Contract(IngestedImage).table(self.pictures), shard=self.shard, units=len(self.pictures))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def ingest(ledger: Ledger, *texts: str, shard: str = "0000000") -> Upstream:
         picture(number, *([text] if text is not None else [])) for number, text in enumerate(texts)
     )
     run_task(task_of(ledger, "ingest", Give(pictures, shard)), open_stage)
-    return Upstream("ingest", Picture, ledger.index("ingest").held())
+    return Upstream("ingest", IngestedImage, ledger.index("ingest").held())
 
 
 def open_stage(task: Task, site: Site) -> Transform:
@@ -202,7 +202,7 @@ def test_a_shard_is_committed_with_a_record_that_says_everything(ledger: Ledger)
 
 @dataclass(frozen=True)
 class Censor(Shout):
-    """Lets every picture pass and rejects one of its texts, as a unit of the given kind."""
+    """Lets every image pass and rejects one of its texts, as a unit of the given kind."""
 
     unit_of_reject: str = "text"
 
@@ -211,7 +211,7 @@ class Censor(Shout):
         return 1
 
     def _transform(self, shard: ShardInput, site: Site) -> Iterator[Rows]:
-        for batch in shard.stream(Picture, site.batch):
+        for batch in shard.stream(IngestedImage, site.batch):
             ids = batch.select(["row_id", "image_id"]).to_pylist()
             kept = [Caption(**own, caption_index=0, text="t", logprob=0.0) for own in ids]
             left = [
@@ -228,7 +228,7 @@ class Censor(Shout):
             yield Rows(Contract(Caption).table(kept), left)
 
 
-def test_texts_that_leave_pictures_which_stay_are_counted_apart(ledger: Ledger) -> None:
+def test_texts_that_leave_images_which_stay_are_counted_apart(ledger: Ledger) -> None:
     part, _ = run(task_of(ledger, "caption", Censor(), ingest(ledger, "a", "b", "c")))
     record = part.record
     assert record is not None
@@ -276,11 +276,11 @@ def test_keys_are_unique_over_the_batches_of_a_shard(ledger: Ledger) -> None:
     path = ledger.storage.path / "ingest/part-0000000.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(
-        pa.Table.from_pylist([row.model_dump() for row in pictures], Contract(Picture).schema), path
+        pa.Table.from_pylist([row.model_dump() for row in pictures], Contract(IngestedImage).schema), path
     )
     held = {"0000000": (path.name, hashlib.sha256(path.read_bytes()).hexdigest())}
     with pytest.raises(ContractError, match="row_id, caption_index is not unique"):
-        run(task_of(ledger, "caption", Shout(), Upstream("ingest", Picture, held)))
+        run(task_of(ledger, "caption", Shout(), Upstream("ingest", IngestedImage, held)))
 
 
 def test_a_zombies_commit_loses_and_the_winner_stands(ledger: Ledger) -> None:
@@ -331,16 +331,16 @@ def test_a_dead_attempt_leaves_what_it_had_in_hand(ledger: Ledger) -> None:
     upstream = ingest(ledger, "a", "b", "c", CRASH, "d")
     task = task_of(ledger, "caption", Shout(), upstream)
     in_hand = [picture(2).row_id, picture(3).row_id]
-    assert last_crumb(task) == Crumb(in_hand, 2, 5)
+    assert last_crumb(task) == Heartbeat(in_hand, 2, 5)
     # the suspects go one by one
     assert last_crumb(replace(task, suspects=frozenset(in_hand))).ids == [picture(3).row_id]
 
 
-def last_crumb(task: Task) -> Crumb:
-    crumbs: list[Crumb] = []
+def last_crumb(task: Task) -> Heartbeat:
+    heartbeats: list[Heartbeat] = []
     with pytest.raises(RuntimeError):
-        run_task(task, open_stage, crumbs.append)
-    return crumbs[-1]
+        run_task(task, open_stage, heartbeats.append)
+    return heartbeats[-1]
 
 
 def test_a_poison_row_leaves_with_a_reject_for_every_row_that_it_would_have_become(ledger: Ledger) -> None:
@@ -353,12 +353,12 @@ def test_a_poison_row_leaves_with_a_reject_for_every_row_that_it_would_have_beco
     assert {(row["id"], row["detail"]) for row in rejects(ledger, "caption", part)} == {(bad, "SIGSEGV")}
 
 
-def test_a_poison_picture_takes_its_texts_along(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poison_image_takes_its_texts_along(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     pictures = (picture(1, "1 one", "1 uno"), picture(2, "2 two"))
     run_task(task_of(ledger, "ingest", Give(pictures)), open_stage)
-    upstream = Upstream("ingest", Picture, ledger.index("ingest").held())
-    stage = ScorePairs(Checkpoint("digest", "somewhere"))
+    upstream = Upstream("ingest", IngestedImage, ledger.index("ingest").held())
+    stage = ScorePairs(BroughtModel("digest", "somewhere"))
     poison = {pictures[0].row_id: "SIGKILL"}
     models = {stage.filter: "somewhere"}
     part, _ = run(task_of(ledger, "score", stage, upstream, models=models, poison=poison))
@@ -368,7 +368,7 @@ def test_a_poison_picture_takes_its_texts_along(ledger: Ledger, monkeypatch: pyt
     assert [row["text"] for row in rows(ledger, "score")] == ["2 two"]
 
 
-def test_a_poison_picture_without_a_unit_of_the_stage_leaves_nothing(ledger: Ledger) -> None:
+def test_a_poison_image_without_a_unit_of_the_stage_leaves_nothing(ledger: Ledger) -> None:
     upstream = ingest(ledger, "a")
     empty = [
         Upstream(record.__name__.lower(), record, _empty(ledger, record)) for record in (Score, Decision)
@@ -414,7 +414,7 @@ def test_a_global_stage_that_runs_again_keeps_the_parts_that_stand(ledger: Ledge
     upstream = ingest(ledger, "a")
     two = Count(("0000000", "0000001"))
     first = run_task(task_of(ledger, "filter", two, upstream), open_stage)
-    ledger.bury("filter", "part-0000001.parquet", Contract(Metric).schema)
+    ledger.quarantine("filter", "part-0000001.parquet", Contract(Metric).schema)
     again = run_task(task_of(ledger, "filter", two, upstream), open_stage)
     assert [won for _, won in again] == [False, True]
     assert again[0][0] == first[0][0]

@@ -135,9 +135,9 @@ def test_a_read_only_copy_without_its_index_can_be_looked_at(local: Ledger) -> N
 def test_generations_of_what_stands_and_of_what_does_not(ledger: Ledger) -> None:
     for shard in ("a", "b", "c"):
         commit(ledger, shard, 1)
-    ledger.bury("score", "part-b.parquet", SCHEMA)
+    ledger.quarantine("score", "part-b.parquet", SCHEMA)
     commit(ledger, "b", 2, generation=1)
-    ledger.bury("score", "part-c.parquet", SCHEMA)
+    ledger.quarantine("score", "part-c.parquet", SCHEMA)
     for compacted in (False, True):
         index = ledger.index("score")
         assert index.shards == ["a", "b"]
@@ -188,13 +188,13 @@ def test_the_name_of_a_part_that_was_deleted_is_not_given_away_again(ledger: Led
     assert ledger.index("score").generation("0000000") == 1
 
 
-def test_a_suspicion_is_noted_until_the_part_is_buried(ledger: Ledger) -> None:
+def test_a_suspicion_is_noted_until_the_part_is_quarantined(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
     assert not ledger.index("score").damaged
     ledger.suspect("score", part.name, "a bit is wrong")
     assert ledger.index("score").damaged == {part.name: "a bit is wrong"}
     assert ledger.index("score").shards == []
-    ledger.bury("score", part.name, SCHEMA)
+    ledger.quarantine("score", part.name, SCHEMA)
     assert not ledger.index("score").damaged
 
 
@@ -275,14 +275,14 @@ def test_reading_a_damaged_part(ledger: Ledger, change: str) -> None:
     assert (caught.value.stage, caught.value.part) == ("score", part.name)
 
 
-def test_a_buried_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken(ledger: Ledger) -> None:
+def test_a_quarantined_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
     ledger.close(StageTotals(stage="score", fingerprint="f", shards=("0000000",)))
     path = f"score/{part.name}"
     ledger.storage.replace(path, b"rotten")
-    ledger.bury("score", part.name, SCHEMA)
+    ledger.quarantine("score", part.name, SCHEMA)
     assert pq.read_table(pa.BufferReader(ledger.storage.read(path))).num_rows == 0
-    asides = [ledger.storage.read(f"_damaged/{aside}") for aside in ledger.storage.tree("_damaged")]
+    asides = [ledger.storage.read(f"_quarantine/{aside}") for aside in ledger.storage.tree("_quarantine")]
     assert asides == [b"rotten"]
     assert (ledger.index("score").parts(), ledger.totals("score")) == ({}, None)
     zombie, won = commit(ledger, "0000000", 9)
@@ -297,14 +297,14 @@ def test_a_buried_part_leaves_a_valid_file_of_zero_rows_and_its_name_stays_taken
 
 def test_a_generation_counts_its_own_shard_only(ledger: Ledger) -> None:
     commit(ledger, "00000011", 1)
-    ledger.bury("score", "part-00000011.parquet", SCHEMA)
+    ledger.quarantine("score", "part-00000011.parquet", SCHEMA)
     assert ledger.index("score").generation("0000001") == 0
 
 
-def test_a_part_that_is_gone_altogether_can_be_buried(ledger: Ledger) -> None:
+def test_a_part_that_is_gone_altogether_can_be_quarantined(ledger: Ledger) -> None:
     part, _ = commit(ledger, "0000000", 1)
     ledger.storage.remove(f"score/{part.name}")
-    ledger.bury("score", part.name, SCHEMA)
+    ledger.quarantine("score", part.name, SCHEMA)
     assert ledger.index("score").generation("0000000") == 1
 
 
@@ -370,7 +370,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
         self.ledger = Ledger(Path(self._folder.name))
-        self.standing: dict[str, int] = {}
+        self.status: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.value = 0
 
@@ -381,8 +381,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def work(self, shard: str) -> None:
         self.value += 1
         _, won = commit(self.ledger, shard, self.value, self.ledger.index("score").generation(shard))
-        assert won == (shard not in self.standing)
-        self.standing.setdefault(shard, self.value)
+        assert won == (shard not in self.status)
+        self.status.setdefault(shard, self.value)
 
     @rule(shard=shards)
     def zombie_of_a_past_generation(self, shard: str) -> None:
@@ -391,10 +391,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(shard=shards)
     def damage(self, shard: str) -> None:
-        if self.standing.pop(shard, None) is not None:
+        if self.status.pop(shard, None) is not None:
             name = part_name(shard, self.generations.get(shard, 0))
             (self.ledger.storage.path / "score" / name).write_bytes(b"rotten")
-            self.ledger.bury("score", name, SCHEMA)
+            self.ledger.quarantine("score", name, SCHEMA)
             self.generations[shard] = self.generations.get(shard, 0) + 1
 
     @rule()
@@ -404,7 +404,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def readers_see_what_stands(self) -> None:
-        assert values(self.ledger) == {shard: [value] for shard, value in self.standing.items()}
+        assert values(self.ledger) == {shard: [value] for shard, value in self.status.items()}
 
 
 TestLedgerMachine = LedgerMachine.TestCase

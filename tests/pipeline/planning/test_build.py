@@ -64,9 +64,17 @@ def changed(before: Plan, after: Plan) -> set[str]:
 
 AFTER_SELECT = {"select", "export"}
 AFTER_CAPTION = {"caption", "score"} | AFTER_SELECT
-AFTER_FILTER = {"filter", "vet", "captioner", "judge", "calibrate", "check", "evaluate"} | AFTER_CAPTION
-AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "align"}
-UNIQUE = {"embed", "holdout", "dedup"}
+AFTER_FILTER = {
+    "filter",
+    "screen_web",
+    "captioner",
+    "score_held_out",
+    "calibrate",
+    "audit_captions",
+    "evaluate",
+} | AFTER_CAPTION
+AFTER_PRETRAIN = AFTER_FILTER | {"pretrain", "rank_web"}
+UNIQUE = {"embed", "embed_held_out", "dedup"}
 
 
 def test_the_stages_come_in_an_order_in_which_they_can_run(make: Make) -> None:
@@ -99,18 +107,18 @@ def test_the_same_recipe_gives_the_same_fingerprints(make: Make) -> None:
         ({"images__placeholder": 11}, {"placeholders"} | AFTER_SELECT),
         (
             {"images__max_aspect": 3},
-            {"human", "ingest", "placeholders", "tokenizer", "warmup", "coverage"} | AFTER_PRETRAIN,
+            {"human", "ingest", "placeholders", "tokenizer", "warmup", "word_coverage"} | AFTER_PRETRAIN,
         ),
         (
             {"texts__rules": ["url"]},
-            {"ingest", "placeholders", "tokenizer", "warmup", "coverage"} | AFTER_PRETRAIN,
+            {"ingest", "placeholders", "tokenizer", "warmup", "word_coverage"} | AFTER_PRETRAIN,
         ),
         ({"texts__rules": ["url", "boilerplate", "file_name", "url"]}, set()),  # all of them, in any order
-        ({"caption__top_p": 0.8}, {"check", "evaluate"} | AFTER_CAPTION),
+        ({"caption__top_p": 0.8}, {"audit_captions", "evaluate"} | AFTER_CAPTION),
         ({"caption__guard": {"repeats": 0}}, AFTER_CAPTION),
         ({"caption__guard": {"min_words": 2, "prompt_echo": True}}, set()),  # its defaults
         ({"models__filter": {"steps": 3}}, AFTER_FILTER),
-        ({"models__captioner": {"lr": 0.1}}, {"captioner", "check", "evaluate"} | AFTER_CAPTION),
+        ({"models__captioner": {"lr": 0.1}}, {"captioner", "audit_captions", "evaluate"} | AFTER_CAPTION),
         ({"models__pretrain": {"steps": 3}}, AFTER_PRETRAIN),
         ({"models__pretrain": None}, AFTER_PRETRAIN),
         ({"models__tokenizer": "wordpiece:99"}, {"tokenizer", "warmup"} | AFTER_PRETRAIN),
@@ -140,7 +148,7 @@ def test_of_a_list_of_urls_patience_is_no_identity_and_what_may_be_fetched_is(
     listed = partial(make, web={"format": "urls", "path": str(path)})
     patient = {"timeout": 60, "threads": 4, "user_agent": "other/1", "preflight": 7, "shard_deadline": 9}
     assert changed(listed(), listed(fetch=patient)) == set()
-    fetched = {"ingest", "placeholders", "tokenizer", "warmup", "preflight", "coverage"} | AFTER_PRETRAIN
+    fetched = {"ingest", "placeholders", "tokenizer", "warmup", "preflight", "word_coverage"} | AFTER_PRETRAIN
     assert changed(listed(), listed(fetch={"max_bytes": 7})) == fetched
     (tmp_path / "gone.txt").write_text("a.org\n")
     gone = str(tmp_path / "gone.txt")
@@ -207,7 +215,7 @@ def test_checkpoints_are_identity_by_content_not_by_place(
         weights.write(b"\x99")
     assert (
         changed(before, make(**brought(moved, blip_captioner)))
-        == {"judge", "calibrate", "check", "evaluate", "score"} | AFTER_SELECT
+        == {"score_held_out", "calibrate", "audit_captions", "evaluate", "score"} | AFTER_SELECT
     )
 
 
@@ -249,12 +257,24 @@ def test_how_models_compute_is_identity_of_what_they_judge(make: Make) -> None:
         return changed(make(models__precision="fp32"), make(**how))
 
     literal = {"models__rehearsal": "off", "models__precision": "fp32"}
-    judging = {"judge", "calibrate", "check", "evaluate", "caption", "score", "select", "export"}
+    judging = {
+        "score_held_out",
+        "calibrate",
+        "audit_captions",
+        "evaluate",
+        "caption",
+        "score",
+        "select",
+        "export",
+    }
     assert changed(make(**literal), make(**literal | {"models__precision": "bf16"})) == judging
     assert changed(make(**literal), make(**literal, models__itm_token="cls")) == judging
     # and of what a training reads that follows from a judgement; the encoders know no ITM token
-    assert computed(models__precision="bf16") == judging | {"align", "filter", "vet", "captioner"}
-    assert computed(models__precision="fp32", models__itm_token="cls") == judging | {"vet", "captioner"}
+    assert computed(models__precision="bf16") == judging | {"rank_web", "filter", "screen_web", "captioner"}
+    assert computed(models__precision="fp32", models__itm_token="cls") == judging | {
+        "screen_web",
+        "captioner",
+    }
 
 
 def test_a_checkpoint_of_another_family_is_not_finetuned(
@@ -311,7 +331,7 @@ def test_a_list_of_urls_is_planned_by_its_content_and_its_rows_a_shard(make: Mak
     assert "list_web" in changed(plan, make(web=keys))
 
 
-REHEARSAL = {"align", "vet"}
+REHEARSAL = {"rank_web", "screen_web"}
 
 
 def test_the_filter_rehearses_on_what_pretraining_aligned_and_the_captioner_on_what_the_filter_kept(
@@ -319,19 +339,21 @@ def test_the_filter_rehearses_on_what_pretraining_aligned_and_the_captioner_on_w
 ) -> None:
     plan = make()
     order = [
-        name for name in plan.nodes if name in {"pretrain", "coverage", "filter", "captioner"} | REHEARSAL
+        name
+        for name in plan.nodes
+        if name in {"pretrain", "word_coverage", "filter", "captioner"} | REHEARSAL
     ]
-    assert order == ["pretrain", "coverage", "align", "filter", "vet", "captioner"]
+    assert order == ["pretrain", "word_coverage", "rank_web", "filter", "screen_web", "captioner"]
     nodes = plan.nodes
-    assert nodes["align"].needs == ("ingest", "coverage", "pretrain")
-    assert nodes["filter"].upstream == ("human", "ingest", "align")
-    assert nodes["vet"].needs == ("ingest", "coverage", "filter")
-    assert nodes["captioner"].upstream == ("human", "ingest", "vet")
+    assert nodes["rank_web"].needs == ("ingest", "word_coverage", "pretrain")
+    assert nodes["filter"].upstream == ("human", "ingest", "rank_web")
+    assert nodes["screen_web"].needs == ("ingest", "word_coverage", "filter")
+    assert nodes["captioner"].upstream == ("human", "ingest", "screen_web")
     for name in ("filter", "captioner"):
         assert nodes[name].stage.rehearsal  # type: ignore[attr-defined]
     on = make(models__rehearsal="on")
     assert prints(make(models__rehearsal=True)) == prints(on)
-    assert changed(plan, on) == AFTER_FILTER | {"align"}
+    assert changed(plan, on) == AFTER_FILTER | {"rank_web"}
 
 
 @pytest.mark.parametrize("off", ["off", False])
@@ -341,11 +363,11 @@ def test_blips_own_order_is_one_key_away(make: Make, off: object) -> None:
     for name in ("filter", "captioner"):
         assert plan.nodes[name].upstream == ("human",)
         assert not plan.nodes[name].stage.rehearsal  # type: ignore[attr-defined]
-    assert plan.nodes["coverage"].upstream == (
+    assert plan.nodes["word_coverage"].upstream == (
         "human",
         "ingest",
     )  # for the report alone: nothing comes after it
-    assert not [node.name for node in plan if "coverage" in node.needs]
+    assert not [node.name for node in plan if "word_coverage" in node.needs]
     assert changed(plan, make(models__rehearsal="off", select__threshold=0.5)) == {"calibrate"} | AFTER_SELECT
 
 
@@ -357,10 +379,10 @@ def test_without_a_pretrained_model_there_is_nothing_to_rehearse_by(
 
     assert stages(models__pretrain=None) == set()
     assert stages(**brought(blip_filter, blip_captioner)) == set()
-    assert "coverage" not in make(**brought(blip_filter, blip_captioner)).nodes
-    assert stages(**brought(blip_filter, blip_captioner, steps=5)) == {"align"}
+    assert "word_coverage" not in make(**brought(blip_filter, blip_captioner)).nodes
+    assert stages(**brought(blip_filter, blip_captioner, steps=5)) == {"rank_web"}
     # a captioner that is trained here rehearses on what any filter keeps that gives a probability
-    assert stages(models__filter={"checkpoint": str(blip_filter)}) == {"vet"}
+    assert stages(models__filter={"checkpoint": str(blip_filter)}) == {"screen_web"}
     assert stages(models__filter={"checkpoint": str(adapter_checkpoint("clip"))}) == set()
 
 
@@ -374,8 +396,8 @@ def test_only_a_precision_waits_for_the_scores_of_the_crawl(make: Make) -> None:
     def calibrate(threshold: object) -> tuple[str, ...]:
         return make(select__threshold=threshold).nodes["calibrate"].needs
 
-    assert calibrate("calibrated") == calibrate({"recall": 0.9}) == ("judge",)
-    assert calibrate({"precision": 0.9}) == ("judge", "score")
+    assert calibrate("calibrated") == calibrate({"recall": 0.9}) == ("score_held_out",)
+    assert calibrate({"precision": 0.9}) == ("score_held_out", "score")
 
 
 DEDUPED = {"dedup": {}}
@@ -399,7 +421,7 @@ def test_a_change_of_deduplication_reaches_what_comes_after_it(
     make: Make, change: dict[str, Any], stages: set[str] | None
 ) -> None:
     if stages is None:
-        with pytest.raises(RecipeError, match="no picture is there"):
+        with pytest.raises(RecipeError, match="no image is there"):
             make(**DEDUPED, **change)
     else:
         assert changed(make(dedup={}), make(**{"dedup": {}, **change})) == stages
@@ -408,11 +430,11 @@ def test_a_change_of_deduplication_reaches_what_comes_after_it(
 def test_what_is_unique_is_known_before_anything_is_captioned(make: Make) -> None:
     plan = make(dedup={"merge_texts": True})
     assert plan.nodes["embed"].needs == ("ingest", "pretrain")
-    assert plan.nodes["dedup"].upstream == ("embed", "holdout", "ingest")
+    assert plan.nodes["dedup"].upstream == ("embed", "embed_held_out", "ingest")
     assert plan.nodes["caption"].upstream == ("ingest", "dedup")
     assert plan.nodes["score"].upstream == ("ingest", "caption", "dedup")
-    assert plan.nodes["holdout"].upstream == ("human",)
-    assert make(dedup={}).nodes["dedup"].upstream == ("embed", "holdout")
+    assert plan.nodes["embed_held_out"].upstream == ("human",)
+    assert make(dedup={}).nodes["dedup"].upstream == ("embed", "embed_held_out")
     assert UNIQUE.isdisjoint(make().nodes)
     assert make(dedup={}, models__pretrain=None).nodes["embed"].needs == ("ingest", "filter")
 
@@ -421,12 +443,15 @@ def test_evaluation_sets_are_known_by_their_content(make: Make, tmp_path: Path) 
     (tmp_path / "test").mkdir()
     (tmp_path / "test/a.png").write_bytes(b"x")
     plan = make(decontaminate=str(tmp_path / "test"))
-    assert {"embed", "holdout", "dedup"} <= plan.nodes.keys()
+    assert {"embed", "embed_held_out", "dedup"} <= plan.nodes.keys()
     assert plan.nodes["dedup"].identity["stage"]["duplicates"] is False
     shutil.copytree(tmp_path / "test", tmp_path / "moved" / "test")
     assert changed(plan, make(decontaminate=[str(tmp_path / "moved" / "test")])) == set()
     (tmp_path / "test/b.png").write_bytes(b"y")
-    assert changed(plan, make(decontaminate=[str(tmp_path / "test")])) == {"holdout", "dedup"} | AFTER_CAPTION
+    assert (
+        changed(plan, make(decontaminate=[str(tmp_path / "test")]))
+        == {"embed_held_out", "dedup"} | AFTER_CAPTION
+    )
 
 
 def test_a_model_for_deduplication_that_cannot_embed_is_refused(

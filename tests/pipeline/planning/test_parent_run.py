@@ -8,7 +8,7 @@ import pytest
 
 from capfilt.data_contracts.errors import CapfiltError, SourceError
 from capfilt.data_contracts.identity import image_id, pair_id
-from capfilt.data_contracts.records import CleanedPart, CleanedPicture
+from capfilt.data_contracts.records import CleanedImage, CleanedPart
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
@@ -23,7 +23,7 @@ from tests.stages.rows import site
 
 
 def read(ledger: Ledger, scratch: Path) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """Everything that another run would get of a parent, shard by shard, with every picture accounted for."""
+    """Everything that another run would get of a parent, shard by shard, with every image accounted for."""
     listing, reading = cleaned_of(str(ledger.storage.path))
     where = site(scratch)
     kept, rejected = [], []
@@ -66,7 +66,7 @@ def test_what_was_kept_is_read_with_its_bytes_texts_and_provenance(
     assert {reject.reason for reject in rejected} == {Reason.HELD_OUT}
 
 
-def test_a_fork_refers_to_its_parents_pictures(world: World, tmp_path: Path) -> None:
+def test_a_fork_refers_to_its_parents_images(world: World, tmp_path: Path) -> None:
     parent = run(world.plan(export={"images": "reference"}))
     fork = run(
         world.plan(name="fork", export={"images": "reference"}, select={"threshold": 0.05}), parent=parent
@@ -89,10 +89,10 @@ def test_identity_is_what_was_kept_not_where(world: World) -> None:
 
 
 @pytest.mark.parametrize("images", ["reference", "ids"])
-def test_pictures_that_are_gone_are_said_to_be(world: World, images: str, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_said_to_be(world: World, images: str, tmp_path: Path) -> None:
     ledger = run(world.plan(export={"images": images}))
     shutil.rmtree(ledger.storage.path / "ingest")
-    with pytest.raises(SourceError, match="pictures or texts are gone") as caught:
+    with pytest.raises(SourceError, match="images or texts are gone") as caught:
         read(ledger, tmp_path)
     assert "export.images: embed needs its export alone" in caught.value.remedy
 
@@ -152,4 +152,4 @@ def test_it_joins_the_pretraining_of_another_run(world: World) -> None:
     moved = shutil.move(parent.storage.path, world.folder / "moved")
     again = plan_after(world, str(moved))
     assert [node.fingerprint for node in again] == [node.fingerprint for node in plan]
-    assert CleanedPicture in plan.nodes["pretrain"].stage.consumes
+    assert CleanedImage in plan.nodes["pretrain"].stage.consumes

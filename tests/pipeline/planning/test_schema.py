@@ -8,7 +8,7 @@ from capfilt.data_contracts.errors import RecipeError
 from capfilt.models.protocols import Decoding
 from capfilt.models.training.jobs import FilterSettings
 from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, load, parse, settings_of
-from capfilt.stages.clean.select import Rule
+from capfilt.stages.clean.select import SelectRule
 
 ROOT = Path(__file__).parents[3]
 RECIPES = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "pipeline/demo/recipe.yaml"]
@@ -171,7 +171,7 @@ def test_changes_from_the_command_line_are_read_as_yaml(tmp_path: Path) -> None:
         "export.images=ids",
     ]
     recipe = load(path, changes)
-    assert (recipe.select.threshold, recipe.select.rule, recipe.seed) == (0.7, Rule.BEST, 3)
+    assert (recipe.select.threshold, recipe.select.rule, recipe.seed) == (0.7, SelectRule.BEST, 3)
     assert (recipe.placement["caption"].batch, recipe.placement["caption"].gpus) == (1, 1.0)
     assert recipe.placement["score"].actors == 2
     assert recipe.human[0].path == str(tmp_path / "h")

@@ -12,7 +12,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Occurrence
 from capfilt.pipeline.execution import retry
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.status import survey
+from capfilt.pipeline.planning.status import stage_statuses
 from capfilt.pipeline.reports import dedup_report, query, report
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
@@ -28,7 +28,7 @@ def bmp(number: int) -> bytes:
 
 @pytest.fixture
 def crawl(world: World) -> World:
-    """The world's web pictures 1 to 9, and some of them again: in the same bytes, in others, and larger."""
+    """The world's web images 1 to 9, and some of them again: in the same bytes, in others, and larger."""
     more = {
         "again-2.png": (png(2), "2 again"),
         "other-4.bmp": (bmp(4), "4 other"),
@@ -101,11 +101,11 @@ def test_gathered_texts_are_judged_with_their_keeper(crawl: World) -> None:
     assert {"6 large", "6 thing of web", "2 again", "2 thing of web", "4 other", "4 thing of web"} <= texts
 
 
-def test_held_out_and_evaluation_pictures_leave_and_are_counted_apart(crawl: World, tmp_path: Path) -> None:
+def test_held_out_and_evaluation_images_leave_and_are_counted_apart(crawl: World, tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation" / "deep"
     evaluation.mkdir(parents=True)
     (evaluation / "eight.png").write_bytes(png(8, 32))
-    (evaluation / "broken.png").write_bytes(b"no picture")
+    (evaluation / "broken.png").write_bytes(b"no image")
     (held,) = query.query(
         "SELECT url FROM files WHERE split = 'test' ORDER BY url LIMIT 1",
         query.files(run(crawl.plan(name="first"), until="human"), "human"),
@@ -120,7 +120,7 @@ def test_held_out_and_evaluation_pictures_leave_and_are_counted_apart(crawl: Wor
     assert out == {"8.png", "leak.bmp"}
     assert str(evaluation / "eight.png") in left["8.png"]["detail"]
     assert f"human test {held['url']}" in left["leak.bmp"]["detail"]
-    assert query.view(ledger, "holdout").notes[0].startswith("1 files are no picture")
+    assert query.view(ledger, "embed_held_out").notes[0].startswith("1 files are no image")
     found = report.build(ledger)["uniqueness"]
     assert (found["dedup"]["held_out"], found["dedup"]["same_bytes"], found["dedup"]["near"]) == (2, 1, 2)
 
@@ -157,7 +157,7 @@ def test_a_damaged_part_of_embed_is_redone_and_deduplication_says_that_it_saw_an
     path.write_bytes(path.read_bytes()[:-100])
     run(plan)
     assert ledger.index("embed").held()["0000000"][0].endswith(".g1.parquet")
-    assert survey(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
+    assert stage_statuses(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
     assert urls(ledger, "dedup") == before
     assert [problem for *_, problem in query.verify(ledger) if problem] == []
 
@@ -171,7 +171,7 @@ def test_what_is_fetched_later_goes_on_uncompared_and_the_report_warns(crawl: Wo
     node = plan.nodes["list_web"]
     ledger.close(ledger.index("list_web").totals("list_web", node.fingerprint))
     run(plan)
-    assert survey(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
+    assert stage_statuses(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
     assert "late.png" in urls(ledger, "export")
     assert "late.png" not in urls(ledger, "dedup")
     found = report.build(ledger)

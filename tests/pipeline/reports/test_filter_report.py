@@ -26,7 +26,7 @@ THINGS = tuple(
 
 
 class Noisy(FakeFilter):
-    """As sure as its luck is, which is that of the picture and the text; it reads the first word and no other."""
+    """As sure as its luck is, which is that of the image and the text; it reads the first word and no other."""
 
     def match(self, images, texts):
         found = super().match(images, texts)
@@ -45,7 +45,7 @@ def luck(image: Any, text: str) -> float:
 
 
 class Writer(FakeCaptioner):
-    """Says of a picture what it shows; of every fifth one it turns it round, which the filter does not see."""
+    """Says of an image what it shows; of every fifth one it turns it round, which the filter does not see."""
 
     def caption(self, images, image_ids, decoding):
         numbers = map(number_of, images)
@@ -62,7 +62,7 @@ def says(number: int, shown: int, turned: bool = False) -> str:
 
 
 def write(folder: Path, numbers: list[int], false: int = 0) -> None:
-    """Pictures and what they show; the first ``false`` have a text about another one."""
+    """Images and what they show; the first ``false`` have a text about another one."""
     folder.mkdir(parents=True)
     rows = ["file,text"]
     for at, number in enumerate(numbers):
@@ -119,7 +119,7 @@ def test_the_noise_among_kept_texts_is_foretold(judged: Ledger) -> None:
     assert (web["texts"], synthetic["texts"]) == (WEB, synthetic["texts"])
     assert synthetic["matches"]["value"] == pytest.approx(0.8, abs=0.08)
     assert synthetic["kept_noise"]["low"] < 0.2 < synthetic["kept_noise"]["high"]
-    assert (card["check"]["captions"], card["check"]["why_not"]) == (2 * HELD + 5, None)
+    assert (card["audit"]["captions"], card["audit"]["why_not"]) == (2 * HELD + 5, None)
     assert 0 <= web["kept_noise"]["value"] < 0.05
     assert card["crawl"]["all"]["kept"] == web["kept"] + synthetic["kept"]
 

@@ -23,7 +23,7 @@ GOOD, SHOP = 12, 78
 
 
 def crawl() -> list[dict[str, Any]]:
-    """Urls of some hosts with what they gave: pictures, pages, halves, and one picture for everything."""
+    """Urls of some hosts with what they gave: images, pages, halves, and one image for everything."""
     rows = [
         {"url": f"https://good.example/{n}.png", "image": png(n), "text": f"{n} a thing"} for n in range(GOOD)
     ]
@@ -76,7 +76,7 @@ def test_the_funnel_of_a_crawl(crawled: Ledger) -> None:
     assert sizes["bytes"][1] in set(map(len, pictures))
 
 
-def test_texts_that_left_are_counted_apart_and_their_pictures_stay(crawled: Ledger) -> None:
+def test_texts_that_left_are_counted_apart_and_their_images_stay(crawled: Ledger) -> None:
     texts = funnel.build(crawled)["texts"]
     assert (texts["kept"], texts["pictures_without"]) == (GOOD - 2 + 1 + len(THINGS), 2)
     assert {row["reason"]: row["count"] for row in texts["rejected"]} == {
@@ -142,7 +142,7 @@ def test_inspect_shows_the_funnel_and_leaves_other_stages_as_they_are(crawled: L
         f"4 left as not_image: {MEANING['not_image']}",
         "1 texts left as text_file_name",
         "7 left of bad.example, 1 kept, mostly not_image",
-        "texts: 16 kept, 2 pictures without one",
+        "texts: 16 kept, 2 images without one",
         "formats: 18 PNG",
     ):
         assert words in shown

@@ -105,25 +105,25 @@ def test_each_warning_appears_when_it_should(change: dict[str, Any], says: str) 
 def test_stock_phrases_are_told_in_the_report_and_in_the_card(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every caption says the same of its picture, and half of them nothing else."""
+    """Every caption says the same of its image, and half of them nothing else."""
 
     class Stuck(FakeCaptioner):
         def caption(self, images, image_ids, decoding):
             numbers = [number_of(image) for image in images]
             seen = ["" if number % 2 else f" {number}" for number in numbers]
-            return [[Written(f"{what} in the middle of a large picture".strip(), -1.0)] for what in seen]
+            return [[Written(f"{what} in the middle of a large image".strip(), -1.0)] for what in seen]
 
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: Stuck())
     monkeypatch.setattr(report, "STOCK_IMAGES", 5)
     found = report.write(run(world.plan()))
     half = (WEB + 1) // 2
     assert [(stock["text"], stock["images"], stock["share"]) for stock in found["stock"]] == [
-        ("in the middle of a large picture", half, half / WEB),
+        ("in the middle of a large image", half, half / WEB),
         ("in the middle of a large", WEB, 1.0),
     ]
     told = [warning for warning in found["warnings"] if "stock phrase" in warning]
     assert (
-        f"56% of the captioned images ({half}) have the caption `in the middle of a large picture`" in told[0]
+        f"56% of the captioned images ({half}) have the caption `in the middle of a large image`" in told[0]
     )
     assert f"100% of the captioned images ({WEB}) have the phrase `in the middle of a large`" in told[1]
     card = (world.ledger.storage.path / "export/README.md").read_text()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.errors import StageError
-from capfilt.pipeline.execution.events import Said
+from capfilt.pipeline.execution.events import Message
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.watching import log
 from tests.pipeline.conftest import World
@@ -38,7 +38,7 @@ def test_lines_of_two_runners_come_in_the_order_of_their_times(
     one, other = log.RunLog(ledger), log.RunLog(ledger)
     with one, other:
         for number in range(60):
-            (one, other)[number % 2].hear(Said(str(number), time=1e9 + number))
+            (one, other)[number % 2].hear(Message(str(number), time=1e9 + number))
             time.sleep(0.001)
     assert said(ledger) == [str(number) for number in range(60)]
     sizes = [size for _, size in ledger.storage.entries(log.FOLDER)]
@@ -54,8 +54,8 @@ def test_a_storage_that_fails_for_a_while_costs_no_line(
     in_the_way.write_text("a file where the folder has to be")
     runner = log.RunLog(Ledger(tmp_path))
     with runner:
-        runner.hear(Said("one"))
+        runner.hear(Message("one"))
         time.sleep(0.2)
         in_the_way.unlink()
-        runner.hear(Said("two"))
+        runner.hear(Message("two"))
     assert said(Ledger(tmp_path)) == ["one", "two"]

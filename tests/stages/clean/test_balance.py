@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.errors import RecipeError
-from capfilt.data_contracts.records import Decision, Picture, Record, Score, Source, WordCount
+from capfilt.data_contracts.records import Decision, IngestedImage, Record, Score, Source, WordCount
 from capfilt.stages.clean.balance import Balance, CountWords, WordList
 from capfilt.stages.clean.export import ExportPairs
 from capfilt.stages.in_memory import MemoryInput
@@ -31,7 +31,9 @@ def balanced(tmp_path: Path, balance: Balance, texts: list[str]) -> tuple[list[d
         CountWords(balance), site(tmp_path), MemoryInput.of(*rows, empty=[Score, Decision])
     )
     transform = ExportPairs(embed=False, balance=balance).open(site(tmp_path))
-    inputs = MemoryInput.of(*rows, *(WordCount(**row) for row in counted), empty=[WordCount, Picture, Score])
+    inputs = MemoryInput.of(
+        *rows, *(WordCount(**row) for row in counted), empty=[WordCount, IngestedImage, Score]
+    )
     kept, rejected = collect(transform(inputs))
     assert kept.num_rows + len(rejected) == len(texts)
     assert made[0].facts["kept"] == kept.num_rows  # type: ignore[union-attr]

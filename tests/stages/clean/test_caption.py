@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.data_contracts.records import Picture, Record
+from capfilt.data_contracts.records import IngestedImage, Record
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.models.protocols import Decoding, Inference, Written
 from capfilt.stages.clean.caption import WriteCaptions
 from capfilt.stages.clean.caption_guard import CaptionGuard
-from capfilt.stages.stage import Trained
+from capfilt.stages.stage import TrainedModel
 from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 
 
@@ -16,14 +16,14 @@ def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: FakeCaptioner())
 
     def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Reject]]:
-        stage = WriteCaptions(Trained("captioner"), Decoding(per_image=per_image))
+        stage = WriteCaptions(TrainedModel("captioner"), Decoding(per_image=per_image))
         assert stage.fan_out == per_image
-        return run_shard(stage.open(site(tmp_path, stage.captioner)), *rows, empty=[Picture])
+        return run_shard(stage.open(site(tmp_path, stage.captioner)), *rows, empty=[IngestedImage])
 
     return run
 
 
-def test_so_many_captions_a_picture_each_with_its_index(write) -> None:
+def test_so_many_captions_a_image_each_with_its_index(write) -> None:
     kept, rejected = write(3, *(picture(number) for number in (1, 2, 3)))
     assert not rejected
     assert [(row["row_id"], row["caption_index"], row["text"]) for row in kept] == [
@@ -51,7 +51,7 @@ def test_what_the_guard_refuses_leaves_with_its_text(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: Stuck())
     stage = WriteCaptions(
-        Trained("captioner"), Decoding(per_image=3, prompt="see"), CaptionGuard(min_words=3)
+        TrainedModel("captioner"), Decoding(per_image=3, prompt="see"), CaptionGuard(min_words=3)
     )
     kept, rejected = run_shard(stage.open(site(tmp_path, stage.captioner)), picture(1))
     assert [(row["caption_index"], row["text"]) for row in kept] == [(1, "a red dog")]
@@ -73,7 +73,7 @@ def test_the_captioner_and_its_decoding_are_the_stages_own(
 
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *given: asked.append(given) or Noting())
     decoding = Decoding(top_p=0.5, seed=3)
-    stage = WriteCaptions(Trained("captioner"), decoding, inference=Inference("bf16"))
+    stage = WriteCaptions(TrainedModel("captioner"), decoding, inference=Inference("bf16"))
     run_shard(stage.open(site(tmp_path, stage.captioner, batch=8)), picture(1), picture(2))
     ids = [picture(1).image_id, picture(2).image_id]
     assert asked == [(str(stage.captioner), "cpu", 8, stage.inference), (ids, decoding)]

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import CleanPair, Decision, HumanPicture, Picture, Score, Source, Split
+from capfilt.data_contracts.records import (
+    CleanPair,
+    Decision,
+    HumanImage,
+    IngestedImage,
+    Score,
+    Source,
+    Split,
+)
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.clean.export import ExportIds, ExportPairs
 from capfilt.stages.in_memory import MemoryInput
@@ -23,7 +31,7 @@ def decision(of: Score) -> Decision:
 
 
 def crawled(*decided: int) -> Iterator[Any]:
-    """Two pictures with a web and a synthetic text each, and decisions for some of the four."""
+    """Two images with a web and a synthetic text each, and decisions for some of the four."""
     scores = [
         score(1, "1 web", 0.9),
         score(1, "1 written", 0.8, Source.SYNTHETIC),
@@ -38,7 +46,7 @@ def crawled(*decided: int) -> Iterator[Any]:
     )
 
 
-def test_the_join_gives_every_pair_its_own_picture_and_scores() -> None:
+def test_the_join_gives_every_pair_its_own_image_and_scores() -> None:
     rows, rejected = run_shard(EMBED.open(SITE), *crawled(1, 2))
     assert not rejected
     assert [(row["text"], row["source"], row["itm"], row["url"], row["caption_index"]) for row in rows] == [
@@ -54,7 +62,10 @@ def test_the_join_gives_every_pair_its_own_picture_and_scores() -> None:
 
 
 def test_other_columns_of_the_source_go_along() -> None:
-    made = [row.model_copy(update={"extra": "{}"}) if isinstance(row, Picture) else row for row in crawled(1)]
+    made = [
+        row.model_copy(update={"extra": "{}"}) if isinstance(row, IngestedImage) else row
+        for row in crawled(1)
+    ]
     rows, _ = run_shard(EMBED.open(SITE), *made)
     people, _ = run_shard(EMBED.open(SITE), human(1, "a").model_copy(update={"extra": "[]"}))
     assert [row["extra"] for row in (*rows, *people)] == ["{}", "[]"]
@@ -89,7 +100,7 @@ def test_human_pairs_go_in_whole_with_their_split_and_without_scores() -> None:
 
 
 def test_a_human_pair_that_occurs_twice_counts_once() -> None:
-    twice = HumanPicture(**{**human(1, "a", "c").model_dump(), "row_id": "d" * 32, "url": "copy.png"})
+    twice = HumanImage(**{**human(1, "a", "c").model_dump(), "row_id": "d" * 32, "url": "copy.png"})
     inputs = [human(1, "a", "b"), twice]
     rows, (reject,) = run_shard(EMBED.open(SITE), *inputs)
     assert [row["text"] for row in rows] == ["a", "b", "c"]
@@ -116,7 +127,7 @@ def test_units_are_conserved_and_keys_unique(texts: dict[int, list[bool]]) -> No
         *(one for one, _ in scores),
         *(decision(one) for one, keep in scores if keep),
     ]
-    inputs = MemoryInput.of(*rows, empty=[Picture, Score, Decision])
+    inputs = MemoryInput.of(*rows, empty=[IngestedImage, Score, Decision])
     units = [unit for own in EMBED.units(inputs).values() for unit in own]
     if not texts:
         return

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import Caption, Picture, Record
+from capfilt.data_contracts.records import Caption, IngestedImage, Record
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Trained
+from capfilt.stages.stage import TrainedModel
 from tests.stages.rows import FakeFilter, caption, picture, run_shard, site
 
-STAGE = ScorePairs(Trained("filter"))
+STAGE = ScorePairs(TrainedModel("filter"))
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     transform = STAGE.open(site(tmp_path, STAGE.filter))
 
     def run(*rows: Record) -> tuple[list[dict], list[Reject]]:
-        made = run_shard(transform, *rows, empty=[Picture, Caption])
+        made = run_shard(transform, *rows, empty=[IngestedImage, Caption])
         units = [
             unit
-            for own in STAGE.units(MemoryInput.of(*rows, empty=[Picture, Caption])).values()
+            for own in STAGE.units(MemoryInput.of(*rows, empty=[IngestedImage, Caption])).values()
             for unit in own
         ]
         assert sorted(units) == sorted(
@@ -33,7 +33,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return run
 
 
-def test_every_text_of_every_picture_is_judged_with_its_own_picture(judge) -> None:
+def test_every_text_of_every_image_is_judged_with_its_own_image(judge) -> None:
     texts = {1: ["1 dog", "2 cat"], 2: [], 3: ["3 tree"]}
     pictures = [picture(number, *own) for number, own in texts.items()]
     captions = [caption(2, "2 seen"), caption(3, "9 seen", 0), caption(3, "3 too", 1)]
@@ -70,7 +70,7 @@ def test_the_same_text_of_the_same_bytes_counts_once(judge) -> None:
     }
 
 
-def test_the_units_of_a_picture_are_its_texts() -> None:
+def test_the_units_of_a_image_are_its_texts() -> None:
     inputs = MemoryInput.of(picture(1, "a", "b"), picture(2), caption(1, "c"))
     image = picture(1).image_id
     assert STAGE.units(inputs) == {

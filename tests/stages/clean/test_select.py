@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Decision, Metric, Placeholder, Score, Source
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.stages.clean.select import FractionThreshold, Rule, SelectPairs
+from capfilt.stages.clean.select import FractionThreshold, SelectPairs, SelectRule
 from capfilt.stages.in_memory import MemoryInput
 from tests.stages.rows import collect, run_global, score, site
 
@@ -17,7 +17,7 @@ ITM = st.sampled_from([0.0, 0.2, 0.5, 0.5000001, 0.8, 1.0])
 TEXTS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from([Source.WEB, Source.SYNTHETIC]), ITM), max_size=12
 )
-RULES = st.sampled_from(Rule)
+RULES = st.sampled_from(SelectRule)
 Texts = list[tuple[int, Source, float]]
 
 
@@ -25,7 +25,7 @@ def scores(texts: Texts) -> list[Score]:
     return [score(row, f"text {number}", itm, source) for number, (row, source, itm) in enumerate(texts)]
 
 
-def select(texts: Texts, rule: Rule, threshold: float) -> tuple[list[Score], dict[str, Reason]]:
+def select(texts: Texts, rule: SelectRule, threshold: float) -> tuple[list[Score], dict[str, Reason]]:
     """The scores that stay, and the reason of each that leaves."""
     return select_of(scores(texts), SelectPairs(rule, threshold))
 
@@ -41,7 +41,7 @@ def select_of(given: list[Score], stage: SelectPairs) -> tuple[list[Score], dict
 
 @given(TEXTS, RULES, ITM, ITM)
 def test_a_higher_threshold_keeps_no_more_and_only_below_it_is_below_threshold(
-    texts: Texts, rule: Rule, one: float, other: float
+    texts: Texts, rule: SelectRule, one: float, other: float
 ) -> None:
     low, high = sorted([one, other])
     more, reasons = select(texts, rule, low)
@@ -52,13 +52,15 @@ def test_a_higher_threshold_keeps_no_more_and_only_below_it_is_below_threshold(
         (by_pair[pair] < low) == (reason is Reason.BELOW_THRESHOLD) for pair, reason in reasons.items()
     )
     assert {row.row_id for row in fewer} <= {row.row_id for row in more}
-    if rule is not Rule.RAW_ELSE_SYNTHETIC:  # there a synthetic text comes in when its web text has left
+    if (
+        rule is not SelectRule.RAW_ELSE_SYNTHETIC
+    ):  # there a synthetic text comes in when its web text has left
         assert {row.pair_id for row in fewer} <= {row.pair_id for row in more}
 
 
 @given(TEXTS, ITM)
 def test_both_keeps_whatever_reaches_the_threshold(texts: Texts, threshold: float) -> None:
-    kept, _ = select(texts, Rule.BOTH, threshold)
+    kept, _ = select(texts, SelectRule.BOTH, threshold)
     assert kept == [row for row in scores(texts) if row.itm >= threshold]
 
 
@@ -74,7 +76,7 @@ def test_no_text_of_a_placeholder_stays_whatever_its_score() -> None:
         image_id=given[0].image_id, rows=9, hosts=1, texts=9, likeness=0.0, example="https://a.example/1.png"
     )
     kept, rejected = collect(
-        SelectPairs(Rule.BEST, 0.5).open(site(Path("unused")))(MemoryInput.of(*given, image))
+        SelectPairs(SelectRule.BEST, 0.5).open(site(Path("unused")))(MemoryInput.of(*given, image))
     )
     assert kept["pair_id"].to_pylist() == [given[3].pair_id]
     assert {reject.id: reject.reason for reject in rejected} == {
@@ -82,15 +84,17 @@ def test_no_text_of_a_placeholder_stays_whatever_its_score() -> None:
         given[4].pair_id: Reason.BELOW_THRESHOLD,
     }
     none, rejected = collect(
-        SelectPairs(Rule.BOTH, 0.5).open(site(Path("unused")))(MemoryInput.of(*given, empty=[Placeholder]))
+        SelectPairs(SelectRule.BOTH, 0.5).open(site(Path("unused")))(
+            MemoryInput.of(*given, empty=[Placeholder])
+        )
     )
     assert none.num_rows == 3
     assert Reason.PLACEHOLDER not in {reject.reason for reject in rejected}
 
 
 @given(TEXTS, ITM)
-def test_best_keeps_the_first_of_the_highest_of_each_picture(texts: Texts, threshold: float) -> None:
-    kept, reasons = select(texts, Rule.BEST, threshold)
+def test_best_keeps_the_first_of_the_highest_of_each_image(texts: Texts, threshold: float) -> None:
+    kept, reasons = select(texts, SelectRule.BEST, threshold)
     expected: dict[str, Score] = {}
     for row in scores(texts):
         if row.itm >= threshold and (row.row_id not in expected or row.itm > expected[row.row_id].itm):
@@ -102,7 +106,7 @@ def test_best_keeps_the_first_of_the_highest_of_each_picture(texts: Texts, thres
 
 @given(TEXTS, ITM)
 def test_raw_else_synthetic(texts: Texts, threshold: float) -> None:
-    kept, reasons = select(texts, Rule.RAW_ELSE_SYNTHETIC, threshold)
+    kept, reasons = select(texts, SelectRule.RAW_ELSE_SYNTHETIC, threshold)
     passing = [row for row in scores(texts) if row.itm >= threshold]
     has_web = {row.row_id for row in passing if row.source is Source.WEB}
     assert kept == [row for row in passing if row.source is Source.WEB or row.row_id not in has_web]
@@ -111,7 +115,7 @@ def test_raw_else_synthetic(texts: Texts, threshold: float) -> None:
 
 
 @given(TEXTS, RULES, ITM)
-def test_of_several_captions_the_filter_chooses_one(texts: Texts, rule: Rule, threshold: float) -> None:
+def test_of_several_captions_the_filter_chooses_one(texts: Texts, rule: SelectRule, threshold: float) -> None:
     """The same as if the captioner had written none but the best."""
     best: dict[str, Score] = {}
     for row in scores(texts):
@@ -131,7 +135,7 @@ def metric(name: str, value: float) -> Metric:
 def test_the_threshold_of_the_stage_before_it() -> None:
     figures = [metric("auc", 0.99), metric("threshold", 0.4)]
     inputs = MemoryInput.of(score(1, "in", 0.4), score(2, "out", 0.39), *figures)
-    kept, rejected = collect(SelectPairs(Rule.BOTH, None).open(site(Path("unused")))(inputs))
+    kept, rejected = collect(SelectPairs(SelectRule.BOTH, None).open(site(Path("unused")))(inputs))
     assert kept["threshold"].to_pylist() == [0.4]
     assert [reject.detail for reject in rejected] == ["web: itm 0.3900, threshold 0.4000"]
     assert isinstance(rejected[0], Reject)

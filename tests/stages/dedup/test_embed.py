@@ -8,20 +8,20 @@ import pytest
 
 from capfilt.data_contracts.contract import Contract, matrix
 from capfilt.data_contracts.errors import ModelError
-from capfilt.data_contracts.records import Embedding, Picture, Record
+from capfilt.data_contracts.records import Embedding, IngestedImage, Record
 from capfilt.models.open import open_filter
 from capfilt.models.protocols import Inference
-from capfilt.stages.dedup.embed import TOGETHER, EmbedPictures, embed_images, embed_texts
+from capfilt.stages.dedup.embed import TOGETHER, EmbedImages, embed_images, embed_texts
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Checkpoint
+from capfilt.stages.stage import BroughtModel
 from tests.stages.rows import FakeFilter, picture, site
 
 Made = Callable[[str], Path]
 WORDS = ["dog", "cat", "red", "blue", "a", "picture", "of"]
 
 
-def rows(count: int) -> list[Picture]:
-    """Pictures with none to three texts."""
+def rows(count: int) -> list[IngestedImage]:
+    """Images with none to three texts."""
     return [
         picture(1000 * number, *(f"a {WORDS[(number + n) % 7]} {WORDS[n]}" for n in range(number % 4)))
         for number in range(count)
@@ -32,13 +32,13 @@ def embedded(
     tmp_path: Path, model: Path, parts: Sequence[Sequence[Record]], batch: int = 2, **inference: Any
 ) -> tuple[pa.Table, dict[str, Any]]:
     """All rows by their row_id, and the facts of the last part."""
-    checkpoint = Checkpoint("d", str(model))
-    stage = EmbedPictures(checkpoint, Inference(**inference))
+    checkpoint = BroughtModel("d", str(model))
+    stage = EmbedImages(checkpoint, Inference(**inference))
     where = site(tmp_path, checkpoint, batch=batch)
     embedder = open_filter(str(model), "cpu", TOGETHER, stage.inference)
     found, facts = [], {}
     for part in parts:
-        for made in stage._transform(MemoryInput.of(*part, empty=[Picture]), embedder, where):
+        for made in stage._transform(MemoryInput.of(*part, empty=[IngestedImage]), embedder, where):
             found.append(Contract(Embedding).check(made.kept))
             facts = {**facts, **made.facts}
     return pa.concat_tables(found).sort_by("row_id"), facts
@@ -95,7 +95,7 @@ def test_texts_longer_than_the_model_reads_are_cut_and_counted(
     assert 0 < model.temperature < 2
 
 
-def test_a_crawl_without_pictures_or_texts_has_vectors_of_the_right_length(
+def test_a_crawl_without_images_or_texts_has_vectors_of_the_right_length(
     tmp_path: Path, blip_filter: Path
 ) -> None:
     table, facts = embedded(tmp_path, blip_filter, [[]])
@@ -106,7 +106,7 @@ def test_a_crawl_without_pictures_or_texts_has_vectors_of_the_right_length(
 
 
 class Broken(FakeFilter):
-    """Gives a vector that cannot be compared, for picture or text 3."""
+    """Gives a vector that cannot be compared, for image or text 3."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -118,7 +118,7 @@ class Broken(FakeFilter):
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_vector_that_cannot_be_compared_is_an_error_that_names_its_picture(value: float) -> None:
+def test_a_vector_that_cannot_be_compared_is_an_error_that_names_its_image(value: float) -> None:
     from capfilt.models.images.decode import decode
 
     pictures = [decode(picture(number).image) for number in (1, 2, 3)]

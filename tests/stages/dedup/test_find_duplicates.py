@@ -12,9 +12,9 @@ import pytest
 from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.errors import ContractError, RecipeError, StageError
 from capfilt.data_contracts.identity import image_id, row_id
-from capfilt.data_contracts.records import Embedding, Holdout, Record
+from capfilt.data_contracts.records import Embedding, HeldOutImage, Record
 from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.stages.dedup.find_duplicates import MOST_TEXTS, FindDuplicates, Likeness
+from capfilt.stages.dedup.find_duplicates import MOST_TEXTS, DedupSettings, FindDuplicates
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import Rows
 from tests.stages.rows import picture, site
@@ -25,14 +25,14 @@ DIRECTIONS = np.linalg.qr(RANDOM.standard_normal((64, 64)))[0]
 
 
 def flipped(number: int, bits: int) -> str:
-    """The hash of picture ``number`` with so many other bits."""
+    """The hash of image ``number`` with so many other bits."""
     mask = np.zeros(256, np.uint8)
     mask[:bits] = 1
     return (HASHES[number] ^ np.packbits(mask)).tobytes().hex()
 
 
 def leaning(number: int, cosine: float) -> list[float]:
-    """A vector that has this cosine with the one of picture ``number``."""
+    """A vector that has this cosine with the one of image ``number``."""
     found = cosine * DIRECTIONS[number] + (1 - cosine**2) ** 0.5 * DIRECTIONS[63 - number]
     return found.tolist()
 
@@ -47,7 +47,7 @@ def seen(
     itc: float | None = None,
     same_bytes: str = "",
 ) -> Embedding:
-    """A row called ``name``, whose picture looks like picture ``number``."""
+    """A row called ``name``, whose image looks like image ``number``."""
     return Embedding(
         row_id=row_id("web", name),
         image_id=image_id((same_bytes or name).encode()),
@@ -59,8 +59,8 @@ def seen(
     )
 
 
-def held(name: str, number: int, *, same_bytes: str = "") -> Holdout:
-    return Holdout(
+def held(name: str, number: int, *, same_bytes: str = "") -> HeldOutImage:
+    return HeldOutImage(
         image_id=image_id((same_bytes or name).encode()),
         name=name,
         hash=flipped(number, 0),
@@ -151,12 +151,12 @@ def test_the_largest_stays_then_the_one_whose_text_fits_then_the_smallest_id(tmp
 def test_a_chain_is_one_group_and_says_so(tmp_path: Path) -> None:
     chain = [seen(f"a{step}", 1, bits=20 * step, cosine=0.1, pixels=100 - step) for step in range(5)]
     far = [seen("a9", 1, bits=80, cosine=0.1, pixels=1)]
-    made = run(tmp_path, FindDuplicates(Likeness(hash_beside=24)), chain, far)
+    made = run(tmp_path, FindDuplicates(DedupSettings(hash_beside=24)), chain, far)
     assert kept(made) == {"a0": 6}
     assert left(made)["a4"][1].endswith("80 of 256 bits differ: through others of its group")
 
 
-def test_what_is_like_a_held_out_picture_leaves_first_and_founds_no_group(tmp_path: Path) -> None:
+def test_what_is_like_a_held_out_image_leaves_first_and_founds_no_group(tmp_path: Path) -> None:
     rows = [
         seen("a0", 1, pixels=500),
         seen("a1", 1, bits=20, cosine=0.5),  # like a0 and the holdout
@@ -173,7 +173,7 @@ def test_what_is_like_a_held_out_picture_leaves_first_and_founds_no_group(tmp_pa
     )
     assert reasons["a1"][1] == "human test y.png, similarity 0.5000, 20 of 256 bits differ"
     assert reasons["b1"][1].startswith("test x.png")
-    assert (made[0].facts["held_out"], made[0].facts["near"], made[0].facts["holdout"]) == (3, 0, 2)
+    assert (made[0].facts["held_out"], made[0].facts["near"], made[0].facts["held_out_set"]) == (3, 0, 2)
     only = run(tmp_path, FindDuplicates(duplicates=False), rows, [seen("b2", 2)], others=others)
     assert kept(only) == {"a2": 1, "b0": 1, "b2": 1}
 
@@ -200,7 +200,7 @@ def told(made: Sequence[Rows]) -> tuple[dict[str, int], dict[str, tuple[str, str
 @pytest.mark.parametrize("search", ["exact", "ivf"])
 def test_neither_shards_nor_their_order_nor_memory_change_a_thing(tmp_path: Path, search: Any) -> None:
     rows = crawl()
-    stage = FindDuplicates(Likeness(search=search))
+    stage = FindDuplicates(DedupSettings(search=search))
     whole = told(run(tmp_path, stage, rows))
     assert 20 <= len(whole[0]) < len(rows)
     for size in (1, 7, 50):
@@ -208,14 +208,14 @@ def test_neither_shards_nor_their_order_nor_memory_change_a_thing(tmp_path: Path
         Random(size).shuffle(shuffled)
         parts = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
         assert told(run(tmp_path, stage, *parts)) == whole
-    tight = FindDuplicates(Likeness(search=search, memory=64 * 10**6))
+    tight = FindDuplicates(DedupSettings(search=search, memory=64 * 10**6))
     assert told(run(tmp_path, tight, rows, [])) == whole
 
 
 def test_an_inverted_file_says_what_it_missed_and_agrees_with_all_pairs(tmp_path: Path) -> None:
     rows = crawl()
-    exact = run(tmp_path, FindDuplicates(Likeness(search="exact")), rows)
-    found = run(tmp_path, FindDuplicates(Likeness(search="ivf")), rows)
+    exact = run(tmp_path, FindDuplicates(DedupSettings(search="exact")), rows)
+    found = run(tmp_path, FindDuplicates(DedupSettings(search="ivf")), rows)
     facts = found[0].facts
     assert facts["search"] == "ivf"
     assert facts["recall"] == 1.0
@@ -270,7 +270,9 @@ def test_an_empty_set_and_too_little_memory_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(StageError, match="too large for the memory") as caught:
         list(
-            FindDuplicates(Likeness(memory=64 * 10**6)).run(site(tmp_path), MemoryInput({Embedding: [table]}))
+            FindDuplicates(DedupSettings(memory=64 * 10**6)).run(
+                site(tmp_path), MemoryInput({Embedding: [table]})
+            )
         )
     assert "dedup.memory=16GB" in caught.value.remedy
 
@@ -281,7 +283,7 @@ def test_an_empty_set_and_too_little_memory_are_refused(tmp_path: Path) -> None:
 )
 def test_a_likeness_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=f"dedup.{next(iter(wrong))} cannot be"):
-        Likeness(**wrong)
+        DedupSettings(**wrong)
 
 
 def test_ids_that_end_in_zeros_stay_whole(tmp_path: Path) -> None:

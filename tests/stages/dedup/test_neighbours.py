@@ -21,7 +21,7 @@ from capfilt.stages.dedup.neighbours import (
     require_faiss,
     search_of,
 )
-from capfilt.stages.dedup.union_find import Groups
+from capfilt.stages.dedup.union_find import UnionFind
 
 BAR = 0.9
 DIM = 32
@@ -119,7 +119,7 @@ def test_hashes_within_some_bits(vectors: NDArray[np.float32]) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40), st.randoms())
 def test_groups_are_the_connected_ones_in_whatever_order(edges: list[tuple[int, int]], random: Any) -> None:
-    groups = Groups(20)
+    groups = UnionFind(20)
     shuffled = list(edges)
     random.shuffle(shuffled)
     for start in range(0, len(shuffled), 3):

@@ -2,24 +2,24 @@ from pathlib import Path
 
 import pytest
 
-from capfilt.data_contracts.records import Author, HumanPicture, Split
+from capfilt.data_contracts.records import Author, HumanImage, Split
 from capfilt.models.protocols import Decoding, Written
-from capfilt.stages.evaluation.audit_captions import CheckCaptions
+from capfilt.stages.evaluation.audit_captions import AuditCaptions
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Trained
+from capfilt.stages.stage import TrainedModel
 from tests.stages.rows import FakeCaptioner, FakeFilter, human, picture, run_global, site
 
-STAGE = CheckCaptions(Trained("filter"), Trained("captioner"), Decoding(per_image=2))
+STAGE = AuditCaptions(TrainedModel("filter"), TrainedModel("captioner"), Decoding(per_image=2))
 
 
 class Writer(FakeCaptioner):
-    """Says twice the same of every picture."""
+    """Says twice the same of every image."""
 
     def caption(self, images, image_ids, decoding):
         return [[Written("A dog  above a red cup.", -1.0)] * decoding.per_image for _ in images]
 
 
-def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *rows: HumanPicture) -> list[dict]:
+def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *rows: HumanImage) -> list[dict]:
     monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: Writer())
     return run_global(STAGE, site(tmp_path, STAGE.filter, STAGE.captioner), MemoryInput.of(*rows))[0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from capfilt.data_contracts.errors import CalibrationError
-from capfilt.data_contracts.records import JudgedPair, PairKind, Score, Split
-from capfilt.models.statistics.threshold_target import Target
+from capfilt.data_contracts.records import HeldOutScore, PairKind, Score, Split
+from capfilt.models.statistics.threshold_target import ThresholdTarget
 from capfilt.stages.evaluation.calibrate import Calibrate
 from capfilt.stages.in_memory import MemoryInput
 from tests.stages.rows import picture, run_global, score, site
@@ -15,7 +15,7 @@ STAGE = Calibrate(seed=0)
 
 def judged(
     count: int, split: Split = Split.CALIBRATE, own: float = 0.9, other: float = 0.1, spread: float = 0.0
-) -> list[JudgedPair]:
+) -> list[HeldOutScore]:
     """Images of one caption each with a shuffled and a hard one, scored so, plus normal noise on the logit."""
     random = np.random.default_rng(0)
 
@@ -25,7 +25,7 @@ def judged(
 
     levels = {PairKind.OWN: own, PairKind.SHUFFLED: other, PairKind.HARD: other}
     return [
-        JudgedPair(
+        HeldOutScore(
             split=split,
             image_id=picture(number).image_id,
             text=f"{number}",
@@ -46,7 +46,7 @@ def crawl(matches: int, mismatches: int, own: float = 0.9, other: float = 0.1) -
     return [score(number, "t", float(1 / (1 + np.exp(-logit)))) for number, logit in enumerate(logits)]
 
 
-def figures(stage: Calibrate, tmp_path: Path, *rows: JudgedPair | Score) -> dict[str, dict]:
+def figures(stage: Calibrate, tmp_path: Path, *rows: HeldOutScore | Score) -> dict[str, dict]:
     found, _ = run_global(stage, site(tmp_path), MemoryInput.of(*rows))
     return {row["name"]: row for row in found}
 
@@ -74,7 +74,7 @@ def test_a_filter_that_prefers_mismatches(tmp_path: Path) -> None:
 
 def test_a_recall_is_the_share_of_human_pairs_kept(tmp_path: Path) -> None:
     pairs = judged(200, spread=1.0)
-    found = figures(Calibrate(0, Target("recall", 0.9)), tmp_path, *pairs)
+    found = figures(Calibrate(0, ThresholdTarget("recall", 0.9)), tmp_path, *pairs)
     own = np.array([pair.itm for pair in pairs if pair.kind == PairKind.OWN])
     threshold = found["threshold"]
     assert (own >= threshold["value"]).mean() == pytest.approx(0.9)
@@ -87,7 +87,7 @@ def test_a_precision_is_meant_at_the_prior_of_the_crawl(tmp_path: Path) -> None:
     pairs, thresholds = judged(1000, spread=1.0), []
     for matches in (500, 5000):
         texts = crawl(matches, 5000)
-        found = figures(Calibrate(0, Target("precision", 0.97)), tmp_path, *pairs, *texts)
+        found = figures(Calibrate(0, ThresholdTarget("precision", 0.97)), tmp_path, *pairs, *texts)
         assert found["prior"]["value"] == pytest.approx(matches / (matches + 5000), abs=0.03)
         kept = np.array([text.itm for text in texts]) >= found["threshold"]["value"]
         assert kept[:matches].sum() / kept.sum() == pytest.approx(0.97, abs=0.02)
@@ -99,7 +99,10 @@ def test_a_precision_that_the_filter_cannot_reach(tmp_path: Path) -> None:
     pairs = judged(300, own=0.6, other=0.3, spread=1.0)
     with pytest.raises(CalibrationError, match=r"cannot reach a precision of 0.99") as caught:
         figures(
-            Calibrate(0, Target("precision", 0.99)), tmp_path, *pairs, *crawl(50, 1000, own=0.6, other=0.3)
+            Calibrate(0, ThresholdTarget("precision", 0.99)),
+            tmp_path,
+            *pairs,
+            *crawl(50, 1000, own=0.6, other=0.3),
         )
     assert "the best is a precision of 0." in caught.value.evidence
     assert "at recall 0." in caught.value.evidence

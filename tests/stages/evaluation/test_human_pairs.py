@@ -1,4 +1,4 @@
-from capfilt.data_contracts.records import HumanPicture, Split
+from capfilt.data_contracts.records import HumanImage, Split
 from capfilt.stages.evaluation.human_pairs import held_out
 from capfilt.stages.in_memory import MemoryInput
 from tests.stages.rows import human, number_of, picture
@@ -23,7 +23,7 @@ def test_a_split_with_its_texts_as_the_models_read_them() -> None:
 
 def test_an_image_counts_once_and_not_when_the_crawl_has_it_too() -> None:
     rows = [human(number, "t", split=Split.TEST) for number in (1, 2, 3)]
-    twice = HumanPicture(**{**rows[2].model_dump(), "row_id": "d" * 32})
+    twice = HumanImage(**{**rows[2].model_dump(), "row_id": "d" * 32})
     found = held_out(MemoryInput.of(*rows, twice), Split.TEST, besides=frozenset([picture(2).image_id]))
     assert found.image_ids == (picture(1).image_id, picture(3).image_id)
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.data_contracts.records import HumanPicture, JudgedPair, PairKind, Split
+from capfilt.data_contracts.records import HeldOutScore, HumanImage, PairKind, Split
 from capfilt.models.protocols import Match
 from capfilt.models.text.edits import Edits
 from capfilt.stages.evaluation.human_pairs import HeldOut, held_out
-from capfilt.stages.evaluation.score_held_out import JudgeHeldOut, judge
+from capfilt.stages.evaluation.score_held_out import ScoreHeldOut, judge
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Trained
+from capfilt.stages.stage import TrainedModel
 from tests.stages.rows import FakeFilter, human, number_of, picture, run_global, site
 
 NOTHING = Edits.of([])
@@ -21,14 +21,14 @@ NOTHING = Edits.of([])
 
 def pairs(*texts: tuple[int, list[str]]) -> HeldOut:
     rows = [human(number, *own, split=Split.TEST) for number, own in texts]
-    return held_out(MemoryInput.of(*rows, empty=[HumanPicture]), Split.TEST)
+    return held_out(MemoryInput.of(*rows, empty=[HumanImage]), Split.TEST)
 
 
-def judged(given: HeldOut, model: FakeFilter, seed: int = 0, edits: Edits = NOTHING) -> list[JudgedPair]:
+def judged(given: HeldOut, model: FakeFilter, seed: int = 0, edits: Edits = NOTHING) -> list[HeldOutScore]:
     return judge(given, Split.TEST, model, edits, seed)
 
 
-def of(rows: Iterable[JudgedPair], kind: PairKind) -> list[JudgedPair]:
+def of(rows: Iterable[HeldOutScore], kind: PairKind) -> list[HeldOutScore]:
     return [row for row in rows if row.kind == kind]
 
 
@@ -112,7 +112,7 @@ def test_many_texts_are_held_against_all_images(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_part_for_each_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
-    stage = JudgeHeldOut(Trained("filter"), seed=0, most=5)
+    stage = ScoreHeldOut(TrainedModel("filter"), seed=0, most=5)
     rows = [
         *(human(number, f"{number} dog", split=Split.CALIBRATE) for number in range(9)),
         *(human(number, f"{number} dog", split=Split.TEST) for number in range(10, 14)),
@@ -129,6 +129,6 @@ def test_a_part_for_each_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_no_image_is_held_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
-    stage = JudgeHeldOut(Trained("filter"), seed=0)
+    stage = ScoreHeldOut(TrainedModel("filter"), seed=0)
     found, made = run_global(stage, site(tmp_path, stage.filter), MemoryInput.of(human(1, "1 dog")))
     assert (found, len(made)) == ([], 2)

@@ -10,7 +10,7 @@ from capfilt.data_contracts.records import Occurrence
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.models.images import decoder
 from capfilt.models.images.decode import Limits
-from capfilt.stages.ingest.ingest import IngestHuman, IngestPictures
+from capfilt.stages.ingest.ingest import IngestHuman, IngestImages
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.ingest.texts import TextRules
 from tests.stages.rows import occurrence, png, run_shard, site
@@ -22,7 +22,7 @@ Ingest = Callable[..., tuple[list[dict], list[Reject]]]
 def ingest(tmp_path: Path) -> Ingest:
     """Runs the stage on occurrences of files that are there with the given bytes."""
 
-    def run(*rows: Occurrence, kind: type[IngestPictures] = IngestPictures, **files: bytes):
+    def run(*rows: Occurrence, kind: type[IngestImages] = IngestImages, **files: bytes):
         for name, data in files.items():
             (tmp_path / name).write_bytes(data)
         stage = kind((SourceSpec("web", "folder", str(tmp_path)),), Limits(min_side=2), TextRules())
@@ -31,7 +31,7 @@ def ingest(tmp_path: Path) -> Ingest:
     return run
 
 
-def test_a_picture_keeps_its_bytes_and_is_measured(ingest: Ingest) -> None:
+def test_a_image_keeps_its_bytes_and_is_measured(ingest: Ingest) -> None:
     data = io.BytesIO()
     Image.new("L", (5, 3)).save(data, "JPEG")
     given = occurrence("a", "one", "two")
@@ -51,7 +51,7 @@ def test_a_picture_keeps_its_bytes_and_is_measured(ingest: Ingest) -> None:
     }
 
 
-def test_a_picture_that_lies_on_its_side_is_measured_upright(ingest: Ingest) -> None:
+def test_a_image_that_lies_on_its_side_is_measured_upright(ingest: Ingest) -> None:
     data, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (5, 3)).save(data, "JPEG", exif=exif)
@@ -59,7 +59,7 @@ def test_a_picture_that_lies_on_its_side_is_measured_upright(ingest: Ingest) -> 
     assert (row["width"], row["height"]) == (3, 5)
 
 
-def test_what_is_no_picture_leaves_with_the_reason_and_its_neighbours_stay(ingest: Ingest) -> None:
+def test_what_is_no_image_leaves_with_the_reason_and_its_neighbours_stay(ingest: Ingest) -> None:
     rows = [occurrence(name, "a text") for name in ("good", "cut", "text", "empty", "gone")]
     kept, rejected = ingest(
         *rows, good=png(1), cut=png(2, 64)[:-30], text=b"<html>not here</html>", empty=b""
@@ -74,7 +74,7 @@ def test_what_is_no_picture_leaves_with_the_reason_and_its_neighbours_stay(inges
     assert {reject.id for reject in rejected} == {row.row_id for row in rows[1:]}
 
 
-def test_a_picture_outside_the_limits_leaves_with_the_limit(ingest: Ingest) -> None:
+def test_a_image_outside_the_limits_leaves_with_the_limit(ingest: Ingest) -> None:
     line = io.BytesIO()
     Image.new("1", (3, 900)).save(line, "PNG")
     kept, rejected = ingest(
@@ -102,7 +102,7 @@ def test_a_decoder_that_dies_takes_one_row(ingest: Ingest, monkeypatch: pytest.M
     assert "SIGSEGV" in reject.detail
 
 
-def test_texts_are_cleaned_and_what_leaves_does_not_take_its_picture_along(ingest: Ingest) -> None:
+def test_texts_are_cleaned_and_what_leaves_does_not_take_its_image_along(ingest: Ingest) -> None:
     given = occurrence(
         "a", "a <b>dog</b>", "IMG_1.jpg", "a dog", "<br>", "schÃ¶n", "click to enlarge", "\u202e"
     )
@@ -127,7 +127,7 @@ def test_human_captions_are_cleaned_and_no_rule_is_held_against_them(ingest: Ing
     assert (reject.reason, reject.unit) == (Reason.EMPTY_TEXT, "text")
 
 
-def test_a_human_picture_whose_captions_are_all_empty_leaves_with_every_one_counted(ingest: Ingest) -> None:
+def test_a_human_image_whose_captions_are_all_empty_leaves_with_every_one_counted(ingest: Ingest) -> None:
     kept, rejected = ingest(occurrence("a", "<br>", "\u200b"), kind=IngestHuman, a=png(1))
     assert not kept
     assert [(reject.reason, reject.unit) for reject in rejected] == [
@@ -137,12 +137,12 @@ def test_a_human_picture_whose_captions_are_all_empty_leaves_with_every_one_coun
     ]
 
 
-def test_a_picture_without_a_text_stays_to_be_captioned(ingest: Ingest) -> None:
+def test_a_image_without_a_text_stays_to_be_captioned(ingest: Ingest) -> None:
     (row,), _ = ingest(occurrence("a"), a=png(1))
     assert row["texts"] == []
 
 
-def test_a_human_picture_needs_a_caption_and_is_told_what_it_is_for(ingest: Ingest) -> None:
+def test_a_human_image_needs_a_caption_and_is_told_what_it_is_for(ingest: Ingest) -> None:
     files = {f"p{number}": png(number) for number in range(12)}
     rows = [occurrence(name, "t") for name in files]
     kept, (reject,) = ingest(*rows, occurrence("dumb"), kind=IngestHuman, dumb=png(99), **files)
@@ -157,7 +157,7 @@ def test_every_row_is_read_from_its_own_source(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_bytes(png(number))
         specs.append(SourceSpec(name, "folder", str(tmp_path / name)))
-    stage = IngestPictures(tuple(specs))
+    stage = IngestImages(tuple(specs))
     kept, _ = run_shard(
         stage.open(site(tmp_path)), occurrence("a", source="two"), occurrence("a", source="one")
     )
@@ -165,11 +165,11 @@ def test_every_row_is_read_from_its_own_source(tmp_path: Path) -> None:
 
 
 def test_opening_reads_nothing(tmp_path: Path) -> None:
-    IngestPictures((SourceSpec("web", "folder", str(tmp_path / "nowhere")),)).open(site(tmp_path))
+    IngestImages((SourceSpec("web", "folder", str(tmp_path / "nowhere")),)).open(site(tmp_path))
 
 
 def test_other_columns_of_the_source_go_along(ingest: Ingest) -> None:
     given = occurrence("a", "t", extra='{"score": 1}')
-    for kind in (IngestPictures, IngestHuman):
+    for kind in (IngestImages, IngestHuman):
         (row,), _ = ingest(given, a=png(1), kind=kind)
         assert row["extra"] == '{"score": 1}'

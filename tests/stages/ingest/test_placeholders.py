@@ -3,7 +3,7 @@ from tempfile import mkdtemp
 
 import pytest
 
-from capfilt.data_contracts.records import Picture
+from capfilt.data_contracts.records import IngestedImage
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.ingest.placeholders import ALIKE, FindPlaceholders, likeness
 from tests.stages.rows import picture, run_global, site
@@ -38,15 +38,15 @@ CHINESE = [
 ]
 
 
-def rows(number: int, texts: list[str], hosts: int = 1) -> list[Picture]:
+def rows(number: int, texts: list[str], hosts: int = 1) -> list[IngestedImage]:
     return [
         picture(number, text, url=f"https://host{at % hosts}.example/{number}/{at}.png")
         for at, text in enumerate(texts)
     ]
 
 
-def found(tmp_path: Path, *given: Picture, many: int = 10) -> dict[str, dict]:
-    inputs = MemoryInput.of(*given, empty=[Picture])
+def found(tmp_path: Path, *given: IngestedImage, many: int = 10) -> dict[str, dict]:
+    inputs = MemoryInput.of(*given, empty=[IngestedImage])
     scratch = Path(mkdtemp(dir=tmp_path))
     made, _ = run_global(FindPlaceholders(many), site(scratch), inputs)
     return {row["image_id"]: row for row in made}

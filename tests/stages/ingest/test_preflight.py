@@ -12,7 +12,7 @@ from capfilt.data_contracts.records import Metric, Occurrence
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
-from capfilt.stages.ingest.ingest import IngestPictures
+from capfilt.stages.ingest.ingest import IngestImages
 from capfilt.stages.ingest.preflight import Preflight, promise
 from capfilt.stages.ingest.sources.source import SourceSpec
 from tests.hostile import Hostile
@@ -78,7 +78,7 @@ def test_names_that_do_not_resolve_are_told(server: Hostile, tmp_path: Path) -> 
 def ingest(inputs: MemoryInput, promised: float, folder: Path) -> list[Reason]:
     metric = Metric(name="fetched_whole", value=promised, low=None, high=None, count=200, note="")
     given = MemoryInput({**inputs.tables, Metric: [Contract(Metric).table([metric])]}, folder=folder)
-    stage = IngestPictures(WEB, policy=POLICY)
+    stage = IngestImages(WEB, policy=POLICY)
     kept, rejected = collect(stage.open(site(folder))(given))
     assert kept.num_rows + len(rejected) == len(inputs.table(Occurrence))
     return [reject.reason for reject in rejected]

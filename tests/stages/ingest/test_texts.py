@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from capfilt.data_contracts.errors import RecipeError
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.texts import Rule, TextRules, clean
+from capfilt.stages.ingest.texts import TextRule, TextRules, clean
 
 PIECES = st.sampled_from(
     [
@@ -152,7 +152,7 @@ def test_no_text_takes_long(piece: str) -> None:
         ("", Reason.EMPTY_TEXT),
     ],
 )
-def test_what_says_nothing_of_a_picture(text: str, reason: Reason) -> None:
+def test_what_says_nothing_of_a_image(text: str, reason: Reason) -> None:
     assert TextRules().refuse(text) is reason
 
 
@@ -180,10 +180,11 @@ def test_what_may_say_something_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "text"), [(Rule.FILE_NAME, "IMG_1.jpg"), (Rule.URL, "http://a.b/c"), (Rule.BOILERPLATE, "image")]
+    ("rule", "text"),
+    [(TextRule.FILE_NAME, "IMG_1.jpg"), (TextRule.URL, "http://a.b/c"), (TextRule.BOILERPLATE, "image")],
 )
-def test_each_rule_can_be_switched_off(rule: Rule, text: str) -> None:
-    others = tuple(other for other in Rule if other is not rule)
+def test_each_rule_can_be_switched_off(rule: TextRule, text: str) -> None:
+    others = tuple(other for other in TextRule if other is not rule)
     assert TextRules(rules=others).refuse(text) is None
     assert TextRules(rules=(rule,)).refuse(text) is not None
 

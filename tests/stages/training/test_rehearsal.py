@@ -3,15 +3,15 @@ import pytest
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
-from capfilt.data_contracts.records import Alignment, Score
+from capfilt.data_contracts.records import Score, WebSimilarity
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.training.rehearsal import confident, vetted
 from tests.stages.rows import picture, score
 
 
-def aligned(number: int, text: str, itc: float) -> Alignment:
+def aligned(number: int, text: str, itc: float) -> WebSimilarity:
     made = picture(number)
-    return Alignment(pair_id=pair_id(made.image_id, text), row_id=made.row_id, itc=itc)
+    return WebSimilarity(pair_id=pair_id(made.image_id, text), row_id=made.row_id, itc=itc)
 
 
 def parts(kind: type, *parts: list) -> MemoryInput:
@@ -21,7 +21,7 @@ def parts(kind: type, *parts: list) -> MemoryInput:
 def test_the_filter_trusts_the_share_that_is_most_alike_over_all_shards() -> None:
     cosines = np.random.default_rng(0).permutation(100) / 100
     rows = [aligned(number, f"{cosine} of it", cosine) for number, cosine in enumerate(cosines)]
-    trusted = confident(parts(Alignment, rows[:20], [], rows[20:]), 0.15)
+    trusted = confident(parts(WebSimilarity, rows[:20], [], rows[20:]), 0.15)
     found = [
         cosine
         for number, cosine in enumerate(cosines)
@@ -33,7 +33,7 @@ def test_the_filter_trusts_the_share_that_is_most_alike_over_all_shards() -> Non
 
 def test_only_an_images_own_trusted_texts_are_given() -> None:
     trusted = confident(
-        parts(Alignment, [aligned(1, "a", 0.9), aligned(1, "b", 0.1), aligned(2, "c", 0.8)]), 0.67
+        parts(WebSimilarity, [aligned(1, "a", 0.9), aligned(1, "b", 0.1), aligned(2, "c", 0.8)]), 0.67
     )
     one, other = picture(1).image_id, picture(2).image_id
     assert trusted.of(one, ["b", "a", "c"]) == ["a"]
@@ -43,7 +43,7 @@ def test_only_an_images_own_trusted_texts_are_given() -> None:
 
 def test_of_equals_at_the_cut_all_are_trusted() -> None:
     rows = [aligned(number, "same", 0.1) for number in range(10)]
-    assert len(confident(parts(Alignment, rows), 0.15)) == 10
+    assert len(confident(parts(WebSimilarity, rows), 0.15)) == 10
 
 
 def test_the_captioner_trusts_what_the_filter_gives_even_odds() -> None:
@@ -55,7 +55,7 @@ def test_the_captioner_trusts_what_the_filter_gives_even_odds() -> None:
 
 @pytest.mark.parametrize("empty", [[], [[]], [[], []]])
 def test_where_there_was_no_need_nothing_is_trusted(empty: list) -> None:
-    for trusted in (confident(parts(Alignment, *empty)), vetted(parts(Score, *empty))):
+    for trusted in (confident(parts(WebSimilarity, *empty)), vetted(parts(Score, *empty))):
         assert len(trusted) == 0
         assert trusted.of(picture(1).image_id, ["a"]) == []
 
@@ -64,5 +64,5 @@ def test_an_id_that_ends_in_zeros_is_still_itself() -> None:
     image = picture(1).image_id
     text = next(f"{n}" for n in range(2000) if pair_id(image, f"{n}").endswith("00"))
     row = aligned(1, text, 0.5)
-    trusted = confident(parts(Alignment, [row, aligned(1, "other", 0.1)]), 0.5)
+    trusted = confident(parts(WebSimilarity, [row, aligned(1, "other", 0.1)]), 0.5)
     assert trusted.of(image, [text, "other"]) == [text]

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from capfilt.data_contracts.records import HumanPicture
+from capfilt.data_contracts.records import HumanImage
 from capfilt.models.training.jobs import FilterSettings, PretrainSettings
 from capfilt.models.training.loop import Execution
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Checkpoint, Model, Site, StageInput, Trained
+from capfilt.stages.stage import BroughtModel, Model, Site, StageInput, TrainedModel
 from capfilt.stages.training.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
 from tests.stages.rows import human, picture, run_global, site
 
@@ -44,7 +44,7 @@ def test_every_step_is_on_disk_before_the_next_and_after_a_line_that_was_cut(tmp
     path.parent.mkdir()
     path.write_text(line(1) + line(2)[:20])
     with pytest.raises(InterruptedError):
-        Attempt(Trained("pretrain"), FilterSettings()).work(site(tmp_path), MemoryInput({}))
+        Attempt(TrainedModel("pretrain"), FilterSettings()).work(site(tmp_path), MemoryInput({}))
     assert [(step.step, step.loss) for step in _read_curve(path)] == [(1, 1.0), (2, 0.5), (3, 0.5)]
 
 
@@ -62,7 +62,7 @@ def test_a_line_that_is_no_step_is_not_taken_for_one(tmp_path: Path) -> None:
 
 
 def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
-    inputs = MemoryInput.of(human(1, "zebra"), picture(2, "yak", "zebra"), empty=[HumanPicture])
+    inputs = MemoryInput.of(human(1, "zebra"), picture(2, "yak", "zebra"), empty=[HumanImage])
     ((figure,), (model, _)) = run_global(TrainTokenizer(200), site(tmp_path), inputs)
     assert isinstance(model, Model)
     pieces = json.loads((model.directory / "tokenizer.json").read_text())["model"]["vocab"]
@@ -72,10 +72,12 @@ def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
 
 def test_a_training_needs_the_model_that_it_starts_from() -> None:
     settings = FilterSettings()
-    brought = Checkpoint("d", "/somewhere")
-    assert FinetuneFilter(Trained("pretrain"), settings).models == (Trained("pretrain"),)
+    brought = BroughtModel("d", "/somewhere")
+    assert FinetuneFilter(TrainedModel("pretrain"), settings).models == (TrainedModel("pretrain"),)
     assert FinetuneFilter(brought, settings).models == (brought,)
-    assert FinetuneFilter(Fresh("tiny", Trained("tokenizer"), 0), settings).models == (Trained("tokenizer"),)
+    assert FinetuneFilter(Fresh("tiny", TrainedModel("tokenizer"), 0), settings).models == (
+        TrainedModel("tokenizer"),
+    )
 
 
 @pytest.mark.parametrize(

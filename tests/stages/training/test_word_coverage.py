@@ -3,19 +3,19 @@ from tempfile import mkdtemp
 
 import pytest
 
-from capfilt.data_contracts.records import HumanPicture, Picture, Record, Split
+from capfilt.data_contracts.records import HumanImage, IngestedImage, Record, Split
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import Rows
 from capfilt.stages.training.rehearsal import NARROW, is_narrow
-from capfilt.stages.training.word_coverage import ENOUGH, RARE, CoverWords
+from capfilt.stages.training.word_coverage import ENOUGH, RARE, MeasureWordCoverage
 from tests.stages.rows import human, picture, site
 
 
 @pytest.fixture
 def count(tmp_path: Path):
     def run(*rows: Record) -> tuple[dict[str, tuple[int, int, bool]], Rows]:
-        inputs = MemoryInput.of(*rows, empty=[HumanPicture, Picture])
-        (made,) = CoverWords().run(site(Path(mkdtemp(dir=tmp_path))), inputs)
+        inputs = MemoryInput.of(*rows, empty=[HumanImage, IngestedImage])
+        (made,) = MeasureWordCoverage().run(site(Path(mkdtemp(dir=tmp_path))), inputs)
         assert isinstance(made, Rows)
         assert made.units == made.kept.num_rows
         words = {
@@ -27,11 +27,11 @@ def count(tmp_path: Path):
     return run
 
 
-def web(texts: list[str]) -> list[Picture]:
+def web(texts: list[str]) -> list[IngestedImage]:
     return [picture(number, text) for number, text in enumerate(texts)]
 
 
-def people(*texts: str, split: Split = Split.TRAIN) -> list[HumanPicture]:
+def people(*texts: str, split: Split = Split.TRAIN) -> list[HumanImage]:
     return [human(1000 + number, text, split=split) for number, text in enumerate(texts)]
 
 

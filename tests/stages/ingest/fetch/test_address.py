@@ -4,7 +4,7 @@ import pytest
 
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.fetch.address import check
-from capfilt.stages.ingest.fetch.error import Refusal
+from capfilt.stages.ingest.fetch.error import FetchError
 
 PRIVATE = [
     "0.0.0.0",
@@ -58,9 +58,9 @@ PUBLIC = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_what_is_not_public_is_refused(address: str) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(FetchError) as fetch_error:
         check(address, 80, ())
-    assert refusal.value.reason is Reason.PRIVATE_ADDRESS
+    assert fetch_error.value.reason is Reason.PRIVATE_ADDRESS
 
 
 @pytest.mark.parametrize("address", PUBLIC)
@@ -73,12 +73,12 @@ def test_what_is_public_may_be_asked(address: str) -> None:
 def test_a_network_that_is_named_is_allowed_and_no_other(address: str) -> None:
     check(address, 25, [ipaddress.ip_network(address)])
     others = [ipaddress.ip_network("10.0.0.0/16"), ipaddress.ip_network("fd00::/24")]
-    with pytest.raises(Refusal):
+    with pytest.raises(FetchError):
         check(address, 80, others)
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 111, 993])
 def test_ports_that_are_not_the_webs_are_refused(port: int) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(FetchError) as fetch_error:
         check("8.8.8.8", port, ())
-    assert refusal.value.reason is Reason.BAD_URL
+    assert fetch_error.value.reason is Reason.BAD_URL

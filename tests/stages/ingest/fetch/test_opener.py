@@ -22,8 +22,8 @@ from cryptography.x509.oid import NameOID
 
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.fetch.child import OPT_OUTS, _downloader_class, _original
-from capfilt.stages.ingest.fetch.dns import Names
-from capfilt.stages.ingest.fetch.error import Later, Refusal, read
+from capfilt.stages.ingest.fetch.dns import Resolver
+from capfilt.stages.ingest.fetch.error import FetchError, Later, read
 from capfilt.stages.ingest.fetch.opener import GuardedOpener, _retry_after
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
 from tests.hostile import Hostile, deaf, png
@@ -34,11 +34,11 @@ def policy(**changed: Any) -> FetchPolicy:
 
 
 def opener(lookup: Callable[[str], list[str]], lasting: float = 300.0, **changed: Any) -> GuardedOpener:
-    return GuardedOpener(policy(**changed), Names(lookup, lasting))
+    return GuardedOpener(policy(**changed), Resolver(lookup, lasting))
 
 
-def refused(made: GuardedOpener, url: str) -> Refusal:
-    with pytest.raises(Refusal) as caught, made.open(url) as answer:
+def refused(made: GuardedOpener, url: str) -> FetchError:
+    with pytest.raises(FetchError) as caught, made.open(url) as answer:
         answer.read()
     return caught.value
 
@@ -212,7 +212,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[Hostile, ssl.SSLContext]]:
 
 def test_tls_is_checked_against_the_name(secure: tuple[Hostile, ssl.SSLContext]) -> None:
     server, trusting = secure
-    names = Names(lambda host: ["127.0.0.1"])
+    names = Resolver(lambda host: ["127.0.0.1"])
     with GuardedOpener(policy(), names, trusting).open(
         f"https://pictures.test:{server.port}/image/1"
     ) as answer:
@@ -227,7 +227,7 @@ def test_tls_is_checked_against_the_name(secure: tuple[Hostile, ssl.SSLContext])
 @pytest.mark.parametrize("path", ["drip", "hang_in_body", "drip_headers"])
 def test_a_slow_body_is_given_up_over_tls_too(secure: tuple[Hostile, ssl.SSLContext], path: str) -> None:
     server, trusting = secure
-    made = GuardedOpener(policy(), Names(lambda host: ["127.0.0.1"]), trusting)
+    made = GuardedOpener(policy(), Resolver(lambda host: ["127.0.0.1"]), trusting)
     began = time.monotonic()
     assert refused(made, f"https://pictures.test:{server.port}/{path}").reason is Reason.TOO_SLOW
     assert time.monotonic() - began < 2

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.data_contracts.rejects import Reason
-from capfilt.stages.ingest.fetch.error import Refusal
-from capfilt.stages.ingest.fetch.url import Target
+from capfilt.stages.ingest.fetch.error import FetchError
+from capfilt.stages.ingest.fetch.url import Url
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from capfilt.stages.ingest.fetch.url import Target
     ],
 )
 def test_a_url_has_one_spelling(url: str, plain: str) -> None:
-    assert Target.parse(url).url == plain
-    assert Target.parse(plain).url == plain
+    assert Url.parse(url).url == plain
+    assert Url.parse(plain).url == plain
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_url_has_one_spelling(url: str, plain: str) -> None:
     ],
 )
 def test_what_is_no_url_of_the_web_is_refused(url: str, reason: Reason) -> None:
-    with pytest.raises(Refusal) as refusal:
-        Target.parse(url)
-    assert refusal.value.reason is reason
+    with pytest.raises(FetchError) as fetch_error:
+        Url.parse(url)
+    assert fetch_error.value.reason is reason
 
 
 @given(
@@ -62,8 +62,8 @@ def test_what_is_no_url_of_the_web_is_refused(url: str, reason: Reason) -> None:
 )
 def test_any_text_is_a_target_that_can_be_sent_or_refused(text: str) -> None:
     try:
-        target = Target.parse(text)
-    except Refusal:
+        target = Url.parse(text)
+    except FetchError:
         return
     line = f"GET {target.selector} {target.authority}"
     assert line.isascii()
@@ -81,4 +81,4 @@ def test_any_text_is_a_target_that_can_be_sent_or_refused(text: str) -> None:
     ],
 )
 def test_a_location_is_relative_to_its_url(location: str, url: str) -> None:
-    assert Target.parse("http://a.com/x/y").join(location) == url
+    assert Url.parse("http://a.com/x/y").join(location) == url

@@ -1,4 +1,4 @@
-"""On what img2dataset itself writes, of pictures that a server on loopback has and has not."""
+"""On what img2dataset itself writes, of images that a server on loopback has and has not."""
 
 import os
 import subprocess
@@ -74,7 +74,7 @@ def output(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ["0.png", "gone.png", "1.png", "page.png", "2.png"]
     rows = {
         "url": [f"{server}/{name}" for name in names],
-        "text": [f" a picture  of {name}" for name in names],
+        "text": [f" an image  of {name}" for name in names],
         "score": [number / 2 for number in range(5)],
     }
     pq.write_table(pa.table(rows), folder / "list.parquet")
@@ -115,12 +115,12 @@ def test_it_is_recognised(written: SourceSpec) -> None:
     assert format_of(written) == "img2dataset"
 
 
-def test_a_picture_that_has_gone_since(written: SourceSpec, server: str, tmp_path: Path) -> None:
+def test_a_image_that_has_gone_since(written: SourceSpec, server: str, tmp_path: Path) -> None:
     table = Path(written.path) / "00000.parquet"
     (tmp_path / "00000.parquet").write_bytes(table.read_bytes())
     rows, _ = listed(SourceSpec("web", "img2dataset", str(tmp_path)))
     sound = [row for row in rows if row["problem"] is None]
-    if "png" in pq.read_schema(table).names:  # the pictures are in the table
+    if "png" in pq.read_schema(table).names:  # the images are in the table
         assert len(sound) == 2
     else:
         assert not sound

@@ -44,7 +44,7 @@ def test_a_sample_is_what_has_the_same_key(tmp_path: Path) -> None:
     )
     assert texts(spec) == {"0.tar/a.jpg": ["one"], "0.tar/sub/b.png": ["two", "three"], "0.tar/d.webp": []}
     assert read_all(spec) == {"0.tar/a.jpg": b"A", "0.tar/sub/b.png": b"BB", "0.tar/d.webp": b"D"}
-    assert listed(spec)[1] == ("1 samples without a picture are left out; the first in 0.tar: c",)
+    assert listed(spec)[1] == ("1 samples without an image are left out; the first in 0.tar: c",)
     kept = listed(replace(spec, keep_columns=("w",)))[0]
     assert [row["extra"] for row in kept] == ['{"w": null}', '{"w": 5}', '{"w": null}']
 

@@ -1,0 +1,73 @@
+"""The records that travel, one frozen model each."""
+
+from capfilt.data_contracts.records.crawl import (
+    CleanedImage,
+    CleanedPart,
+    Embedding,
+    HeldOutImage,
+    HumanImage,
+    IngestedImage,
+    Occurrence,
+    Placeholder,
+    UniqueImage,
+)
+from capfilt.data_contracts.records.evaluation import AuditedCaption, Author, HeldOutScore, Metric, PairKind
+from capfilt.data_contracts.records.record import (
+    Cosine,
+    Half,
+    Hex128,
+    Hex256,
+    Pixels,
+    Probability,
+    Record,
+    Source,
+    Split,
+    Vector,
+)
+from capfilt.data_contracts.records.text import (
+    Caption,
+    CleanId,
+    CleanPair,
+    Decision,
+    Score,
+    WebSimilarity,
+    WordCount,
+    WordCoverage,
+)
+from capfilt.data_contracts.records.training import TrainingStep
+
+__all__ = [
+    "AuditedCaption",
+    "Author",
+    "Caption",
+    "CleanId",
+    "CleanPair",
+    "CleanedImage",
+    "CleanedPart",
+    "Cosine",
+    "Decision",
+    "Embedding",
+    "Half",
+    "HeldOutImage",
+    "HeldOutScore",
+    "Hex128",
+    "Hex256",
+    "HumanImage",
+    "IngestedImage",
+    "Metric",
+    "Occurrence",
+    "PairKind",
+    "Pixels",
+    "Placeholder",
+    "Probability",
+    "Record",
+    "Score",
+    "Source",
+    "Split",
+    "TrainingStep",
+    "UniqueImage",
+    "Vector",
+    "WebSimilarity",
+    "WordCount",
+    "WordCoverage",
+]
