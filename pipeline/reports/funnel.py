@@ -77,15 +77,15 @@ def _sizes(kept: query.Files) -> dict[str, Any]:
         f"count(*) AS images FROM (SELECT image FROM files LIMIT {_SAMPLE})",
         kept,
     )
-    count = sum(row["pictures"] for row in formats)
+    count = sum(row["images"] for row in formats)
     if not count:
         return {}
     return {
         **sides[0],
         "bytes": sample[0]["bytes"],
-        "bytes_sampled": sample[0]["pictures"],
+        "bytes_sampled": sample[0]["images"],
         "bytes_in_all": round(sample[0]["mean"] * count),
-        "formats": {row["format"]: row["pictures"] for row in formats},
+        "formats": {row["format"]: row["images"] for row in formats},
     }
 
 
@@ -95,9 +95,9 @@ def _texts(kept: query.Files) -> dict[str, Any]:
         kept,
     )
     return (
-        {"kept": rows[0]["kept"], "pictures_without": rows[0]["without"]}
+        {"kept": rows[0]["kept"], "images_without": rows[0]["without"]}
         if rows
-        else {"kept": 0, "pictures_without": 0}
+        else {"kept": 0, "images_without": 0}
     )
 
 
@@ -108,7 +108,7 @@ def show(funnel: dict[str, Any], console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     texts = funnel["texts"]
-    line(f"  texts: {texts['kept']:,} kept, {texts['pictures_without']:,} images without one")
+    line(f"  texts: {texts['kept']:,} kept, {texts['images_without']:,} images without one")
     if sizes := funnel["sizes"]:
         width, height, size = (sizes[name] for name in ("width", "height", "bytes"))
         line(

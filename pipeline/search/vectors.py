@@ -248,7 +248,7 @@ def _images(
     ledger: Ledger, stage: str, embedder: Embedder, known: Files
 ) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
     """The stage's distinct images, with their vectors."""
-    own, others = _rows_of(ledger, stage), {"pictures": pictures(ledger)}
+    own, others = _rows_of(ledger, stage), {"images": pictures(ledger)}
     shown = (
         "SELECT image_id, min(row_id) AS row_id FROM images SEMI JOIN files USING (row_id) GROUP BY image_id"
     )
@@ -270,7 +270,7 @@ def _texts(
     ledger: Ledger, stage: str, embedder: Embedder, known: Files
 ) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
     """The stage's texts, each once an image, with their vectors."""
-    own, others = _rows_of(ledger, stage), {"pictures": pictures(ledger)}
+    own, others = _rows_of(ledger, stage), {"images": pictures(ledger)}
     if stage in _TEXTED and "text" in _columns(own):
         said = "SELECT row_id, text FROM files"
     elif "pair_id" in _columns(own):

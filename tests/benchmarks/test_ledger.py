@@ -45,7 +45,7 @@ def test_the_columns_hold_the_whole_record(made: str) -> None:
         ("resume", "first: export-0000198"),
         ("status", "('export', 198)"),
         ("verify: listing", "0 unaccounted"),
-        ("flow", "tasks/s"),
+        ("schedule", "tasks/s"),
         ("compact", "20 entries"),
     ],
 )

@@ -79,7 +79,9 @@ def test_a_tuple_is_a_list() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [print, lambda: 0, {1, 2}, object(), math.nan, math.inf, -math.inf, b"bytes", Inner], ids=repr
+    "value",
+    [print, lambda: 0, {1, 2}, object(), math.nan, math.inf, -math.inf, b"bytes", Inner],
+    ids=["function", "lambda", "set", "object", "nan", "inf", "-inf", "bytes", "class"],
 )
 def test_what_has_no_stable_identity_is_refused_by_its_path(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"cannot fingerprint score\.models\[1\]\.deep"):

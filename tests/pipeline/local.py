@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tests.pipeline.pool import LocalCluster
+from tests.pipeline.local_pool import LocalCluster
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split

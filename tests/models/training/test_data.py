@@ -10,7 +10,7 @@ from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
 from capfilt.models.training.augment import Crop, randaugment
 from capfilt.models.training.data import Batch, Batches, PairSource, shares
-from capfilt.models.training.distributed import World
+from capfilt.models.training.distributed import WorkerGroup
 from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import PairSet, demand_variety, frequent_words
 
@@ -47,11 +47,13 @@ def test_a_batch_is_a_function_of_seed_and_number(pairs: PairSet, tokenizer: Cap
 def test_workers_share_out_one_and_the_same_batch(
     size: int, pairs: PairSet, tokenizer: CaptionTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(World, "most", lambda self, count: 12)
+    monkeypatch.setattr(WorkerGroup, "most", lambda self, count: 12)
     sources = [PairSource(pairs, 0.3), PairSource(pairs, 0.7)]
     whole = Batches(sources, tokenizer, replace(SETTINGS, flip=True), max_tokens=12)(3)
     parts = [
-        Batches(sources, tokenizer, replace(SETTINGS, flip=True), max_tokens=12, world=World(rank, size))(3)
+        Batches(
+            sources, tokenizer, replace(SETTINGS, flip=True), max_tokens=12, world=WorkerGroup(rank, size)
+        )(3)
         for rank in range(size)
     ]
     for name in ("pixels", "ids", "keys"):

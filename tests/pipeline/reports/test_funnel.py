@@ -78,7 +78,7 @@ def test_the_funnel_of_a_crawl(crawled: Ledger) -> None:
 
 def test_texts_that_left_are_counted_apart_and_their_images_stay(crawled: Ledger) -> None:
     texts = funnel.build(crawled)["texts"]
-    assert (texts["kept"], texts["pictures_without"]) == (GOOD - 2 + 1 + len(THINGS), 2)
+    assert (texts["kept"], texts["images_without"]) == (GOOD - 2 + 1 + len(THINGS), 2)
     assert {row["reason"]: row["count"] for row in texts["rejected"]} == {
         "text_file_name": 1,
         "empty_text": 1,

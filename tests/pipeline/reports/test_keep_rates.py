@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.records import Decision, Record, Score, Source, Word
+from capfilt.data_contracts.records import Decision, Record, Score, Source, WordCoverage
 from capfilt.pipeline.reports.keep_rates import FEW, LIKELY, alarm, rates, table_of
 from capfilt.pipeline.reports.query import Files
 from tests.stages.rows import score
@@ -22,9 +22,9 @@ def written(folder: Path, rows: list[Record], kind: type[Record]) -> Files:
 def found(folder: Path, known: float, unknown: float, boilerplate: int = 0, web: int = 20) -> dict:
     """Rates of a run: of the likely texts about dogs a share is kept, of those about owls another."""
     words = [
-        Word(word="dog", web_texts=web, human_texts=20, covered=True),
-        Word(word="owl", web_texts=EACH, human_texts=0, covered=False),
-        Word(word="free", web_texts=99, human_texts=0, covered=False),
+        WordCoverage(word="dog", web_texts=web, human_texts=20, covered=True),
+        WordCoverage(word="owl", web_texts=EACH, human_texts=0, covered=False),
+        WordCoverage(word="free", web_texts=99, human_texts=0, covered=False),
     ]
     scores, kept = [], []
     for side, (name, share) in enumerate((("DOG!", known), ("an owl, a #owl", unknown))):
@@ -45,7 +45,7 @@ def found(folder: Path, known: float, unknown: float, boilerplate: int = 0, web:
         for row in kept
     ]
     return rates(
-        written(folder, list(words), Word),
+        written(folder, list(words), WordCoverage),
         written(folder, list(scores), Score),
         written(folder, list(decisions), Decision),
     )

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from rich.console import Console
-from tests.pipeline.pool import LocalCluster
+from tests.pipeline.local_pool import LocalCluster
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id

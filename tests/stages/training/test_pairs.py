@@ -67,7 +67,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     inputs = MemoryInput.of(human(1, "a", split=Split.TEST))
     with pytest.raises(TrainingError, match="nothing to train on") as caught:
         human_pairs(inputs, 4, site(tmp_path))
-    assert caught.value.evidence == "no HumanPicture with a text in split train"
+    assert caught.value.evidence == "no HumanImage with a text in split train"
     assert held_out_pairs(inputs, 4, site(tmp_path)) is None
 
 

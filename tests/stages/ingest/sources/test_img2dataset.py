@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.stages.sources.listed import listed, read_all, texts
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.rejects import Reason
@@ -105,7 +105,7 @@ def test_what_was_fetched_is_read_and_what_was_not_leaves_with_the_reason(
     assert "HTTP Error 404" in by_name["gone.png"]["problem"]
     there = {f"{number}.png": png(number) for number in range(3)} | {"page.png": b"<html>"}  # it did not look
     assert read_all(written) == {f"{server}/{name}": data for name, data in there.items()}
-    assert texts(written)[f"{server}/1.png"] == ["a picture of 1.png"]
+    assert texts(written)[f"{server}/1.png"] == ["an image of 1.png"]
     assert by_name["2.png"]["extra"] == '{"score": 2.0}'
     assert [row["group"] for row in rows] == ["00000"] * 3 + ["00001"] * 2
     assert not notes

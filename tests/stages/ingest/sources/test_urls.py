@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.stages.sources.listed import listed, texts
+from tests.stages.ingest.sources.listed import listed, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.identity import row_id
