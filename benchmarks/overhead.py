@@ -28,10 +28,11 @@ import psutil
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.records import Occurrence, Record, UniqueImage
+from capfilt.pipeline.api.runs import drive
 from capfilt.pipeline.estimate.cost_model import CRAWL
 from capfilt.pipeline.estimate.throughput import Records, turns
 from capfilt.pipeline.execution.events import Event, Listener, StageBegun, StageEnded
-from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.execution.runner import open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
@@ -126,7 +127,7 @@ def no_ops(shards: int, sleep: float, within: str | None) -> dict[str, Any]:
         ledger = Ledger(graph.recipe.run)
         open_run(graph, ledger)
         clock = Clock()
-        Runner(graph, ledger, clock, None).run()
+        drive(graph, ledger, clock)
         records = Records.of(ledger)
         assert records.parts["measured"].num_rows == shards
         wall, driver, below = (

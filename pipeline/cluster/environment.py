@@ -1,17 +1,15 @@
 """What a machine must share with the one that drives a run: the libraries, and sight of the run's storage."""
 
 import hashlib
-import importlib.metadata
-import platform
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from capfilt.data_contracts.errors import StageError, StorageError
 from capfilt.pipeline.ledger.ledger import RUN
+from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.storage import storage_at
 
-LIBRARIES = ("capfilt", "numpy", "obstore", "pillow", "pyarrow", "ray", "tokenizers", "torch", "transformers")
 SHARED = (
     "put `output` where all nodes see it: a shared folder, or a bucket (s3://, gs://, az://) whose keys every node "
     "has; `capfilt doctor RECIPE --address` tells which nodes do"
@@ -27,17 +25,6 @@ class Machine:
     versions: Mapping[str, str]
     record: str = ""
     blind: str = ""
-
-
-def versions() -> dict[str, str]:
-    """Those of what decides results, here; an absent library has none."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def this(run: str) -> Machine:

@@ -26,9 +26,10 @@ import yaml
 
 import capfilt
 from capfilt.data_contracts.errors import BusyError, CapfiltError, StageError, UsageError
-from capfilt.pipeline.cluster import environment, submission
+from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.cluster.submission import ANY_VERSIONS, Submission
 from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.storage import storage_at
 
@@ -113,7 +114,7 @@ class Jobs:
             nonce=uuid.uuid4().hex,
             host=socket.gethostname(),
             submitted=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            versions=environment.versions(),
+            versions=versions(),
         )
         submission.write(storage, sent)
         variables = {lease.SUBMISSION: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from capfilt.data_contracts.errors import StageError
 from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.ledger.lease import SUBMISSION
+from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.storage import Storage, storage_at
 
 FOLDER = "_jobs"
@@ -63,4 +64,4 @@ def demand_seen(run: str) -> None:
         )
     if not os.environ.get(ANY_VERSIONS):
         sent = Submission.model_validate_json(storage.read(f"{FOLDER}/{name}"))
-        environment.demand_versions(sent.versions, environment.versions(), "the cluster")
+        environment.demand_versions(sent.versions, versions(), "the cluster")

@@ -99,7 +99,8 @@ def _run(
     join: bool = False,
     patience: float = PATIENCE,
 ) -> None:
-    from capfilt.pipeline.execution.runner import Runner, open_run
+    from capfilt.pipeline.api.runs import drive
+    from capfilt.pipeline.execution.runner import open_run
     from capfilt.pipeline.planning.build import Plan
     from capfilt.pipeline.planning.status import stage_statuses
     from capfilt.pipeline.watching.console import Progress
@@ -114,10 +115,9 @@ def _run(
     ledger = Ledger(recipe.run)
     open_run(plan, ledger, parent)
     say(f"run {ledger.url}")
-    runner = Runner(plan, ledger, Progress(console), address, join=join, patience=patience)
     if show_plan:
         _show_standings(stage_statuses(plan, ledger), False)
-    runner.run(until)
+    drive(plan, ledger, Progress(console), address, until=until, join=join, patience=patience)
     if until and until != "export":
         say(f"stopped after {until}; `capfilt resume {ledger.url}` carries on")
         return

@@ -13,9 +13,9 @@ from packaging.version import Version
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.data_contracts.units import size
-from capfilt.pipeline.cluster.environment import LIBRARIES
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import code_of, gpus_here, versions_of
+from capfilt.pipeline.ledger.versions import LIBRARIES
 from capfilt.stages.dedup.neighbours import DISTRIBUTIONS, require_faiss
 from capfilt.stages.stage import MODEL_LIBRARIES
 

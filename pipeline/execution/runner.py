@@ -3,16 +3,15 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
 from capfilt.data_contracts.fingerprint import fingerprint, first_difference
 from capfilt.data_contracts.ledger import RunRecord, StageTotals
-from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.execution.events import (
     Committed,
     Connected,
@@ -32,16 +31,11 @@ from capfilt.pipeline.execution.schedule import Overtaken, Schedule
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.lease import Doing, Lease
 from capfilt.pipeline.ledger.ledger import READERS, Ledger
+from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.planning.graph import Graph, Node
-from capfilt.pipeline.planning.placement import PATIENCE
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.storage.failpoints import failpoint
-from capfilt.pipeline.watching import log
-from capfilt.pipeline.watching.metrics import Metrics
 from capfilt.stages.stage import GlobalStage
-
-if TYPE_CHECKING:
-    from capfilt.pipeline.cluster.connection import Cluster
 
 REPAIRS = 5
 COMPACT = 1000
@@ -61,7 +55,7 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
         stages={node.name: dict(node.identity) for node in plan},
         fingerprints={node.name: node.fingerprint for node in plan},
         parent=ledger.storage.relative(parent.storage) if parent else None,
-        versions=environment.versions(),
+        versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
     )
@@ -124,35 +118,48 @@ def demand_same(plan: Graph, ledger: Ledger) -> None:
     )
 
 
-class Runner:
-    """Runs what a plan is missing on one cluster. ``join``: beside another runner, if there is one.
+class Workers(Protocol):
+    """What runs tasks: a Ray cluster, or the process itself. ``size`` is its nodes and the sums of what they have."""
 
-    ``console`` hears what happens; where the log is asked for on stderr, that takes its place. The cluster may be
-    without nodes that are large enough for ``patience`` seconds.
+    @property
+    def pool(self) -> "Pool": ...
+
+    @property
+    def size(self) -> tuple[int, Mapping[str, float]]: ...
+
+    def close(self) -> None: ...
+
+
+class Pool(Protocol):
+    def run(self, schedule: Schedule, tell: Callable[[Event], None]) -> None:
+        """Run what the schedule has, until it is finished; ``tell`` hears of it."""
+
+
+class Runner:
+    """Runs what a plan is missing. ``listeners`` hear what happens; ``connect`` is called when the first task needs
+    a worker. ``join``: beside another runner, if there is one.
     """
 
     def __init__(
         self,
         plan: Graph,
         ledger: Ledger,
-        console: Listener,
-        address: str | None,
+        listeners: Sequence[Listener],
+        connect: Callable[[], Workers],
         *,
         join: bool = False,
-        patience: float = PATIENCE,
     ) -> None:
         self.plan, self.ledger = plan, ledger
-        said = () if log.on_stderr() else (console,)
-        self._listeners = Listeners(log.RunLog(ledger), Metrics(ledger.storage.name), *said)
+        self._listeners = Listeners(*listeners)
+        self._connect, self._join = connect, join
         self._doing: tuple[Doing, ...] = ()
-        self._address, self._join, self._patience = address, join, patience
-        self._cluster: Cluster | None = None
+        self._workers: Workers | None = None
         self._lease: Lease | None = None
         self._commits: Counter[str] = Counter()
         self._repairs: Counter[tuple[str, str]] = Counter()
 
     def run(self, until: str | None = None) -> None:
-        """To the end of the plan, or of stage ``until``. Ray starts when the first task needs it.
+        """To the end of the plan, or of stage ``until``.
 
         A part that turns out to be damaged is set aside, and the plan gone through again: its shard is redone,
         then whatever read it.
@@ -171,8 +178,8 @@ class Runner:
                     raise
                 self._listeners.hear(RunEnded())
         finally:
-            if self._cluster is not None:
-                self._cluster.close()
+            if self._workers is not None:
+                self._workers.close()
 
     def _run(self, until: str | None) -> None:
         record = self.ledger.record()
@@ -216,7 +223,7 @@ class Runner:
         schedule = Schedule(self.plan, wanted, self.ledger.url, statuses, self._begun, self._close)
         try:
             if not schedule.finished:
-                self._connect().pool.run(schedule, self._hear)
+                self._pool().run(schedule, self._hear)
             # A listing, a model or figures that were made anew supersede what had read the old ones.
             anew = any(isinstance(n.stage, GlobalStage) and not statuses[n.name].ended for n in wanted)
             return not (anew and any(len(s.index) for s in statuses.values() if not s.ended))
@@ -244,17 +251,11 @@ class Runner:
         self.ledger.quarantine(node.name, part, Contract(node.stage.produces).schema)
         self._listeners.hear(PartQuarantined(node.name, part, why))
 
-    def _connect(self) -> "Cluster":
-        if self._cluster is None:
-            from capfilt.pipeline.cluster.connection import (
-                Cluster,  # Ray is not loaded before a task needs it
-            )
-
-            self._cluster = Cluster(
-                self._address, self.ledger.url, self.plan.recipe.poison_limit, self._patience
-            )
-            self._listeners.hear(Connected(*self._cluster.size))
-        return self._cluster
+    def _pool(self) -> Pool:
+        if self._workers is None:
+            self._workers = self._connect()
+            self._listeners.hear(Connected(*self._workers.size))
+        return self._workers.pool
 
     # -- as tasks end -------------------------------------------------------------------------------------
 

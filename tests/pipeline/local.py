@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tests.pipeline.local_pool import LocalCluster
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
@@ -14,6 +13,8 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import parse
 from capfilt.pipeline.watching.console import Progress
+from capfilt.pipeline.watching.log import RunLog
+from tests.pipeline.local_pool import LocalCluster
 from tests.stages.rows import png
 
 HUMAN, TEST, WEB = 24, 6, 9
@@ -58,7 +59,6 @@ def run(plan: Plan, until: str | None = None, parent: Ledger | None = None) -> L
     """Run a plan, or carry on; as `capfilt run` does."""
     ledger = Ledger(plan.recipe.run)
     open_run(plan, ledger, parent)
-    runner = Runner(plan, ledger, Progress(Console(quiet=True)), None)
-    runner._cluster = LocalCluster()  # type: ignore[assignment]
-    runner.run(until)
+    listeners = (RunLog(ledger), Progress(Console(quiet=True)))
+    Runner(plan, ledger, listeners, LocalCluster).run(until)
     return ledger

@@ -1,4 +1,4 @@
-"""A crew without Ray: this process is the only worker. Loads no library of a model."""
+"""A worker pool without Ray: this process is the only worker. Loads no library of a model."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LocalPool:
-    """What a runner asks of the scheduler's Crew, with this process as the only worker."""
+    """What a runner asks of the scheduler's WorkerPool, with this process as the only worker."""
 
     def run(self, schedule: Schedule, tell: "Tell") -> None:
         while not schedule.finished:
@@ -25,6 +25,7 @@ class LocalPool:
 
 class LocalCluster:
     pool = LocalPool()
+    size = (1, {"CPU": 1.0})
 
     def close(self) -> None:
         pass

@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from rich.console import Console
-from tests.pipeline.local_pool import LocalCluster
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
@@ -28,6 +27,7 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.storage.failpoints import VARIABLE
 from capfilt.pipeline.watching.console import Progress
+from capfilt.pipeline.watching.log import RunLog
 from capfilt.stages.stage import (
     GlobalStage,
     Model,
@@ -39,6 +39,7 @@ from capfilt.stages.stage import (
     TrainedModel,
     Transform,
 )
+from tests.pipeline.local_pool import LocalCluster
 from tests.scenarios.faults.hazards import ListHazards
 
 SHARDS = (("a-1", "bad-1", "a-2", "a-3"), ("b-1", "b-2"), ("c-1", "bad-2", "bad-3"))
@@ -157,9 +158,7 @@ def run(where: Path, parent: Path | None = None) -> None:
     _diary = where.with_suffix(".diary")
     graph, ledger = plan(), Ledger(where)
     open_run(graph, ledger, Ledger(parent) if parent else None)
-    runner = Runner(graph, ledger, Progress(Console(quiet=True)), None)
-    runner._cluster = LocalCluster()  # type: ignore[assignment]
-    runner.run()
+    Runner(graph, ledger, (RunLog(ledger), Progress(Console(quiet=True))), LocalCluster).run()
 
 
 def _forked(where: Path, failpoint: str, parent: Path | None) -> int:

@@ -3,11 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.stages.ingest.sources import coco
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 
 def write(folder: Path, found: Any, *images: str) -> SourceSpec:

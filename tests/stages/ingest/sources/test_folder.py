@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.stages.ingest.sources import folder
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 
 def write(

@@ -12,13 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.sources import img2dataset
 from capfilt.stages.ingest.sources.recognise import format_of
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 from tests.stages.rows import png
 
 FETCH = """

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.stages.ingest.sources import parquet
 from capfilt.stages.ingest.sources.entries import BATCH
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 
 def write(

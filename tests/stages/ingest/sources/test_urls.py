@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.stages.ingest.sources.listed import listed, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.identity import row_id
@@ -19,6 +18,7 @@ from capfilt.stages.ingest.list_source import KINDS
 from capfilt.stages.ingest.sources import urls
 from capfilt.stages.ingest.sources.entries import BATCH
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, texts
 
 ROWS = [("http://a/1", "a dog"), ("https://b/2?x=1,2", 'a "cat", sleeping'), ("http://a/1", "ein Hund\u00e9")]
 WANTED = {"http://a/1": ["a dog", "ein Hund\u00e9"], "https://b/2?x=1,2": ['a "cat", sleeping']}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.list_source import KINDS
 from capfilt.stages.ingest.sources import webdataset
 from capfilt.stages.ingest.sources.source import SourceSpec
+from tests.stages.ingest.sources.listed import listed, read_all, texts
 
 
 def write(path: Path, *members: tuple[str, bytes | str], format: int = tarfile.GNU_FORMAT) -> SourceSpec:

@@ -1,0 +1,1 @@
+"""What `import capfilt` and the command line do: the same functions for both. Nothing here prints."""
