@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from capfilt.models.engine.kv_cache import KVCache, Writer
-from capfilt.models.engine.sampling import shape
+from capfilt.models.engine.sampling import process_logits
 from capfilt.models.protocols import Decoding
 
 
@@ -50,7 +50,7 @@ def search(
         said = torch.tensor([[*prompt, *own] for one in searches for own in one.tokens], device=raw.device)
         short = torch.full((len(raw),), step < decoding.min_tokens, device=raw.device)
         totals = torch.tensor([one.scores for one in searches], device=raw.device)
-        scores = shape(raw, said, short, end, decoding.penalty) + totals.view(-1, 1)
+        scores = process_logits(raw, said, short, end, decoding.penalty) + totals.view(-1, 1)
         best, places = scores.view(n, -1).topk(2 * beams, 1)
         width = raw.shape[1]
         rows = places // width + torch.arange(n, device=raw.device)[:, None] * beams

@@ -11,7 +11,7 @@ from capfilt.models.checkpoint import CLIP_MEAN, CLIP_STD
 from capfilt.models.engine.beam import search
 from capfilt.models.engine.kv_cache import KVCache, Writer
 from capfilt.models.engine.linear import Arithmetic
-from capfilt.models.engine.sampling import draw, shape
+from capfilt.models.engine.sampling import process_logits, sample
 from capfilt.models.engine.vision import PackedVisionEncoder
 from capfilt.models.images.prepare import RGB, prepare
 from capfilt.models.med.model import Med
@@ -117,11 +117,11 @@ class EngineCaptioner:
         said = [[*prompt, *row.tokens, *[filler] * (longest - len(row.tokens))] for row in rows]
         short = torch.tensor([len(row.tokens) < decoding.min_tokens for row in rows], device=logits.device)
         told = torch.tensor(said, device=logits.device)
-        shaped = shape(logits, told, short, self.config.sep, decoding.penalty)
+        shaped = process_logits(logits, told, short, self.config.sep, decoding.penalty)
         if decoding.strategy == "greedy":
             chosen = shaped.argmax(-1)
         else:
-            chosen = draw(shaped.softmax(-1), [row.stream for row in rows], decoding)
+            chosen = sample(shaped.softmax(-1), [row.stream for row in rows], decoding)
         gains = logits.log_softmax(-1).gather(1, chosen.to(logits.device)[:, None])[:, 0]
         for row, token, gain in zip(rows, chosen.tolist(), gains.tolist(), strict=True):
             row.tokens.append(token)

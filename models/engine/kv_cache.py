@@ -5,7 +5,7 @@ at them. Live rows and slots stand without gaps: when one leaves, the last one t
 the same bits wherever it stands and whoever is beside it: every product has its rows, attention always spans
 the whole cache, and the queries of an image always stand ``width`` together.
 
-Rows look at image states directly (:meth:`~capfilt.models.engine.text_stack.PackedTextLayer.look_through`): an
+Rows look at image states directly (:meth:`~capfilt.models.engine.text_stack.PackedTextLayer.cross_attend`): an
 image's keys and values for all layers are 24 times as large as its states at base size, every step would read them
 all, and to project them costs more than the few tokens of a caption save.
 """
@@ -84,8 +84,8 @@ class KVCache:
                 kept[rows, :, :length] = part[:, :, :length].repeat_interleave(self.width, 0)
             context = plain(parts[0], parts[1], parts[2], causal)
             words = layer.after_self(context.transpose(1, 2).reshape(len(words), -1), words)
-            looked = layer.look_through(layer.cross_query(words).view(n, padded, -1), states)
-            words = layer.mix(layer.after_cross(looked.flatten(0, 1), words))
+            attended = layer.cross_attend(layer.cross_query(words).view(n, padded, -1), states)
+            words = layer.mix(layer.after_cross(attended.flatten(0, 1), words))
         return self.writer.logits(words.view(n, padded, -1)[:, length - 1])
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ class KVCache:
             context = plain(parts[:, 0, :, None], said[0, :rows], said[1, :rows], bias)
             states = layer.after_self(context.flatten(1), states)
             shown[spots] = layer.cross_query(states)
-            looked = layer.look_through(shown.view(self.images, self.stride, -1), seen)
-            states = layer.mix(layer.after_cross(looked.flatten(0, 1)[spots], states))
+            attended = layer.cross_attend(shown.view(self.images, self.stride, -1), seen)
+            states = layer.mix(layer.after_cross(attended.flatten(0, 1)[spots], states))
         self.length[:rows] += 1
         return self.writer.logits(states)
 

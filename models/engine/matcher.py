@@ -83,7 +83,7 @@ class EngineMatcher:
         tokens = [0] * len(states)
         for owner, text in zip(owners, ids, strict=True):
             tokens[owner] += len(text)
-        looks = states.new_empty(len(ids), self.stack.width)
+        first_states = states.new_empty(len(ids), self.stack.width)
         for few in (True, False):
             numbers = [
                 number for number, owner in enumerate(owners) if few is self.stack.are_few(tokens[owner])
@@ -93,9 +93,9 @@ class EngineMatcher:
                 shown = sorted({owners[number] for number in own})
                 of = [shown.index(owners[number]) for number in own]
                 judged = [[self.first, *ids[number][1:]] for number in own]
-                looks[own] = self.stack.read(judged, states[shown], of, few)
+                first_states[own] = self.stack.read(judged, states[shown], of, few)
         # float64: in float32 the probability of a good match soon is exactly 1
-        return self.itm_head(looks).double().softmax(1)[:, 1]
+        return self.itm_head(first_states).double().softmax(1)[:, 1]
 
     @torch.inference_mode()
     def embed_images(self, images: Images) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from capfilt.models.random_numbers import CaptionRandom
 _BLOCK = 128
 
 
-def shape(logits: Tensor, said: Tensor, short: Tensor, end: int, penalty: float) -> Tensor:
+def process_logits(logits: Tensor, said: Tensor, short: Tensor, end: int, penalty: float) -> Tensor:
     """``logits`` (rows, vocabulary) as the decoding wants them; the given ones stay as they are.
 
     CTRL's repetition penalty divides the logits of tokens in ``said`` (rows, any; int64), or multiplies negative
@@ -35,7 +35,7 @@ def shape(logits: Tensor, said: Tensor, short: Tensor, end: int, penalty: float)
     return shaped
 
 
-def draw(probability: Tensor, streams: Sequence[CaptionRandom], decoding: Decoding) -> Tensor:
+def sample(probability: Tensor, streams: Sequence[CaptionRandom], decoding: Decoding) -> Tensor:
     """One token a row of ``probability`` (rows, vocabulary), float32; returns (rows,), int64, on the CPU.
 
     Every row has its own stream of random numbers and takes as many as it needs.
@@ -48,13 +48,13 @@ def draw(probability: Tensor, streams: Sequence[CaptionRandom], decoding: Decodi
     )
     levels = heights.numpy()
     chosen = [
-        _draw(own, level, stream, decoding)
+        _sample(own, level, stream, decoding)
         for own, level, stream in zip(probability, levels, streams, strict=True)
     ]
     return torch.tensor(chosen)
 
 
-def _draw(
+def _sample(
     probability: Tensor, heights: NDArray[np.float64], stream: CaptionRandom, decoding: Decoding
 ) -> int:
     """From one row: a search among blocks of tokens, whose summed masses are ``heights``, then in one block."""

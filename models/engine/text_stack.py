@@ -81,7 +81,7 @@ class PackedTextLayer:
         self.fc2 = arithmetic.linear(layer.output.dense)
         self.fc_norm = arithmetic.norm(layer.output.LayerNorm)
 
-    def look_through(self, query: Tensor, image_states: Tensor) -> Tensor:
+    def cross_attend(self, query: Tensor, image_states: Tensor) -> Tensor:
         """Cross-attention of queries (n, m, width) to image states (n, positions, width) without their keys and
         values; returns (n, m, width).
 
@@ -141,10 +141,12 @@ class PackedTextStack:
         """Whether so many tokens of an image look through with less work than its keys and values would be."""
         return tokens <= _FEW * self.width / self.heads
 
-    def _look(self, layer: PackedTextLayer, query: Tensor, image_states: Tensor, few: bool) -> Tensor:
+    def _cross_attention(
+        self, layer: PackedTextLayer, query: Tensor, image_states: Tensor, few: bool
+    ) -> Tensor:
         n, m, width = query.shape
         if few:
-            return layer.look_through(query, image_states)
+            return layer.cross_attend(query, image_states)
         seen = self.look(self.split(query), *self.keys_values(layer, image_states))
         return seen.transpose(1, 2).reshape(n, m, width)
 
@@ -195,7 +197,9 @@ class PackedTextStack:
             )
             states = layer.after_self(packing.gather(context.transpose(1, 2).flatten(2)), states)
             if image_states is not None and look is not None:
-                seen = self._look(layer, look.spread(layer.cross_query(states)), image_states, few or last)
+                seen = self._cross_attention(
+                    layer, look.spread(layer.cross_query(states)), image_states, few or last
+                )
                 states = layer.after_cross(look.gather(seen), states)
             states = layer.mix(states)
         return states
