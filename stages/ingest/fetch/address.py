@@ -23,7 +23,7 @@ def check(address: str, port: int, allowed: Sequence[Network]) -> None:
     below belong to mail, shells and the like. An allowed network may be asked at any port.
 
     Raises:
-        Refusal: PRIVATE_ADDRESS, or BAD_URL for the port.
+        FetchError: PRIVATE_ADDRESS, or BAD_URL for the port.
     """
     parsed = ipaddress.ip_address(address)
     if any(parsed in network for network in allowed if network.version == parsed.version):

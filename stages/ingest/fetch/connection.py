@@ -26,7 +26,7 @@ class Clock:
         return time.monotonic() >= self._ends
 
     def left(self) -> float:
-        """Raises Refusal TIMEOUT when none are."""
+        """Raises FetchError TIMEOUT when none are."""
         left = self._ends - time.monotonic()
         if left <= 0:
             raise FetchError(Reason.TIMEOUT, f"{self.limit:g} s")
@@ -37,7 +37,7 @@ def connect(target: Url, addresses: Sequence[str], clock: Clock, context: ssl.SS
     """Connects to one of the addresses themselves; TLS is checked against the name.
 
     Raises:
-        Refusal: CONNECT or TIMEOUT, of the last address that was tried.
+        FetchError: CONNECT or TIMEOUT, of the last address that was tried.
     """
     last = FetchError(Reason.CONNECT, "no address")
     for number, address in enumerate(addresses):

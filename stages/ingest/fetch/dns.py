@@ -34,7 +34,7 @@ class Resolver:
         """At least one address. A number in any spelling (decimal, octal, hexadecimal) is one, without a look-up.
 
         Raises:
-            Refusal: DNS.
+            FetchError: DNS.
         """
         number = _number(host)
         if number is not None:

@@ -37,7 +37,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
     def __init__(
         self,
         policy: FetchPolicy,
-        names: Resolver | None = None,
+        resolver: Resolver | None = None,
         context: ssl.SSLContext | None = None,
         began: Callable[[str], None] = lambda url: None,
         put_off: Callable[[str], None] = lambda url: None,
@@ -46,9 +46,9 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self._policy = policy
         self._allowed = policy.allowed
         self.takedown = policy.takedown.load() if policy.takedown else TakeDown()
-        self._names = names or Resolver()
+        self._resolver = resolver or Resolver()
         self._context = context or ssl.create_default_context()
-        self._hosts = RateLimiter(policy.per_host, policy.timeout)
+        self._limiter = RateLimiter(policy.per_host, policy.timeout)
         self._robots = robots.Robots(policy.token, self._robots_txt) if policy.robots else None
         self._began, self._put_off = began, put_off
         self._lock = threading.Lock()
@@ -58,16 +58,16 @@ class GuardedOpener(urllib.request.OpenerDirector):
         """The answer to a url, its headers read. What the caller wants as headers or timeout does not count.
 
         Raises:
-            Refusal: the row's end.
+            FetchError: the row's end.
             Later: it may be asked for again.
         """
         url: str = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
-            answer = self._walk(url, self._robots, lambda: self._began(url))
-            answer.judge = lambda fetch_error: self._verdict(url, fetch_error)
-            return answer
+            response = self._follow(url, self._robots, lambda: self._began(url))
+            response.judge = lambda fetch_error: self._as_error(url, fetch_error)
+            return response
         except FetchError as fetch_error:
-            raise self._verdict(url, fetch_error) from None
+            raise self._as_error(url, fetch_error) from None
         except Later:
             self._put_off(url)
             raise
@@ -75,7 +75,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
             traceback.print_exc()
             raise FetchError(Reason.POISON, type(error).__name__) from None
 
-    def _verdict(self, url: str, fetch_error: FetchError) -> Exception:
+    def _as_error(self, url: str, fetch_error: FetchError) -> Exception:
         """Another try later, if it may help and the row has one left."""
         if not fetch_error.again:
             return fetch_error
@@ -88,7 +88,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         self._put_off(url)
         return Later(time.monotonic() + wait)
 
-    def _walk(self, url: str, rules: robots.Robots | None, began: Callable[[], None]) -> Response:
+    def _follow(self, url: str, rules: robots.Robots | None, began: Callable[[], None]) -> Response:
         clock: Clock | None = None
         seen: set[str] = set()
         while True:
@@ -102,41 +102,41 @@ class GuardedOpener(urllib.request.OpenerDirector):
                 raise FetchError(Reason.TAKEN_DOWN, target.host)
             if rules:
                 rules.check(target)
-            place = self._hosts.enter(target.authority, clock.left() if clock else PATIENCE)
+            turn = self._limiter.enter(target.authority, clock.left() if clock else PATIENCE)
             if clock is None:
                 clock = Clock(self._policy.timeout)
                 began()
-            answer = self._ask(target, place, clock)
-            if answer.status == 200:
-                place.well()
-                return answer
-            with answer:
-                location = answer.headers.get("Location")
-                if answer.status not in _REDIRECTS or location is None:
-                    raise self._status(answer)
+            response = self._ask(target, turn, clock)
+            if response.status == 200:
+                turn.well()
+                return response
+            with response:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    raise self._status(response)
                 url = target.join(location)
 
-    def _ask(self, target: Url, place: Turn, clock: Clock) -> Response:
-        wire: TimedConnection | None = None
+    def _ask(self, target: Url, turn: Turn, clock: Clock) -> Response:
+        connection: TimedConnection | None = None
         try:
-            addresses = self._names.addresses(target.host, clock.left())
+            addresses = self._resolver.addresses(target.host, clock.left())
             for found in addresses:
                 address.check(found, target.port, self._allowed)
             most = 2 * self._policy.max_bytes + 2**20
-            wire = TimedConnection(
+            connection = TimedConnection(
                 connect(target, addresses[:4], clock, self._context), clock, self._policy.min_rate, most
             )
-            wire.send(self._request(target))
-            response = http.client.HTTPResponse(wire, method="GET")  # type: ignore[arg-type]
-            response.begin()
-            place.answered()
-            return Response(response, wire, place, self._policy.max_bytes)
+            connection.send(self._request(target))
+            raw = http.client.HTTPResponse(connection, method="GET")  # type: ignore[arg-type]
+            raw.begin()
+            turn.answered()
+            return Response(raw, connection, turn, self._policy.max_bytes)
         except BaseException as error:
-            if wire:
-                wire.close()
+            if connection:
+                connection.close()
             if clock.over or (isinstance(error, FetchError) and error.reason is Reason.TIMEOUT):
-                place.hung()
-            place.leave()
+                turn.hung()
+            turn.leave()
             if isinstance(error, http.client.HTTPException | OSError):
                 raise FetchError(Reason.CONNECT, f"no HTTP answer: {type(error).__name__}") from None
             raise
@@ -152,19 +152,19 @@ class GuardedOpener(urllib.request.OpenerDirector):
         )
         return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
-    def _status(self, answer: Response) -> FetchError:
+    def _status(self, response: Response) -> FetchError:
         """The refusal of an answer that is no 200. 429, and 503 with a wish, give the whole host its rest."""
-        status = answer.status
+        status = response.status
         reason = Reason.of_status(status)
-        asked = _retry_after(answer.headers.get("Retry-After"))
+        asked = _retry_after(response.headers.get("Retry-After"))
         wait = asked or 0.0
         if status == 429 or (status == 503 and asked is not None):
-            wait = answer.place.rest(asked, reason)
+            wait = response.turn.rest(asked, reason)
         return FetchError(reason, str(status), again=status in _AGAIN, wait=wait)
 
     def _robots_txt(self, url: str) -> bytes:
-        with self._walk(url, None, lambda: None) as answer:
-            return answer.read_text(robots.LONGEST)
+        with self._follow(url, None, lambda: None) as response:
+            return response.read_text(robots.LONGEST)
 
 
 def _retry_after(value: str | None) -> float | None:

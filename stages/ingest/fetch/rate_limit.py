@@ -41,7 +41,7 @@ class RateLimiter:
 
         Raises:
             Later: the host is busy, or rests for a time that is worth waiting for.
-            Refusal: it rests for longer than ``timeout``, or is dead.
+            FetchError: it rests for longer than ``timeout``, or is dead.
         """
         ends = time.monotonic() + patience
         with self._lock:
@@ -100,7 +100,7 @@ class RateLimiter:
 class Turn:
     """One request's place at its host, to be left once."""
 
-    _hosts: RateLimiter
+    _limiter: RateLimiter
     _host: _Host
     _suspect: bool
     _entered: float
@@ -109,19 +109,19 @@ class Turn:
     def leave(self) -> None:
         if not self._left:
             self._left = True
-            self._hosts.leave(self._host)
+            self._limiter.leave(self._host)
 
     def answered(self) -> None:
         """A response began: the host lives."""
-        self._hosts.answered(self._host)
+        self._limiter.answered(self._host)
 
     def well(self) -> None:
         """It no longer asks for rest."""
-        self._hosts.well(self._host)
+        self._limiter.well(self._host)
 
     def hung(self) -> None:
         """The time was up without a sign of it."""
-        self._hosts.hung(self._host, self._suspect)
+        self._limiter.hung(self._host, self._suspect)
 
     def rest(self, asked: float | None, why: Reason) -> float:
-        return self._hosts.rest(self._host, asked, why, self._entered)
+        return self._limiter.rest(self._host, asked, why, self._entered)

@@ -24,9 +24,9 @@ class Response:
     """
 
     def __init__(
-        self, response: http.client.HTTPResponse, wire: TimedConnection, place: Turn, max_bytes: int
+        self, response: http.client.HTTPResponse, connection: TimedConnection, turn: Turn, max_bytes: int
     ) -> None:
-        self._response, self._wire, self._place, self._max_bytes = response, wire, place, max_bytes
+        self._response, self._connection, self._turn, self._max_bytes = response, connection, turn, max_bytes
         self.judge: Callable[[FetchError], Exception] = lambda fetch_error: fetch_error
 
     @property
@@ -38,8 +38,8 @@ class Response:
         return self._response.headers
 
     @property
-    def place(self) -> Turn:
-        return self._place
+    def turn(self) -> Turn:
+        return self._turn
 
     def __enter__(self) -> "Response":
         return self
@@ -49,14 +49,14 @@ class Response:
 
     def close(self) -> None:
         self._response.close()
-        self._wire.close()
-        self._place.leave()
+        self._connection.close()
+        self._turn.leave()
 
     def read(self) -> bytes:
         """The whole body, unpacked, if it can be a raster image.
 
         Raises:
-            Refusal (as ``judge`` turns it): TOO_LARGE, TRUNCATED, TIMEOUT, TOO_SLOW, NOT_IMAGE, UNREADABLE.
+            FetchError (as ``judge`` turns it): TOO_LARGE, TRUNCATED, TIMEOUT, TOO_SLOW, NOT_IMAGE, UNREADABLE.
         """
         try:
             body = self._body(self._max_bytes, sniff=True)
@@ -67,7 +67,7 @@ class Response:
             raise self.judge(fetch_error) from None
 
     def read_text(self, longest: int) -> bytes:
-        """The body up to ``longest`` bytes; what is longer is cut. Raises Refusal."""
+        """The body up to ``longest`` bytes; what is longer is cut. Raises FetchError."""
         return self._body(longest, cut=True)
 
     def _body(self, most: int, *, cut: bool = False, sniff: bool = False) -> bytes:

@@ -76,7 +76,7 @@ def _matches(pattern: str, path: str) -> bool:
 class Robots:
     """The rules of every host that was asked for them, each asked once.
 
-    ``fetch`` gives the bytes behind a url, or raises Refusal. No robots.txt (a 4xx answer other than 429)
+    ``fetch`` gives the bytes behind a url, or raises FetchError. No robots.txt (a 4xx answer other than 429)
     allows everything; one that cannot be had (a server error, 429, no answer) forbids everything.
     """
 
@@ -86,7 +86,7 @@ class Robots:
         self._known: dict[str, Future[Rules | FetchError]] = {}
 
     def check(self, target: Url) -> None:
-        """Raises Refusal: ROBOTS, or why robots.txt cannot be had; Later while another thread asks for it."""
+        """Raises FetchError: ROBOTS, or why robots.txt cannot be had; Later while another thread asks for it."""
         with self._lock:
             mine = target.origin not in self._known
             future = self._known.setdefault(target.origin, Future())

@@ -30,7 +30,7 @@ class Url:
         """Takes a url apart. A url with a name and password in it is refused: secrets do not belong in a list.
 
         Raises:
-            Refusal: BAD_URL or SCHEME.
+            FetchError: BAD_URL or SCHEME.
         """
         url = url.strip()
         if any(ord(character) < 32 or ord(character) == 127 for character in url):

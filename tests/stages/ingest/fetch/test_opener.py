@@ -38,8 +38,8 @@ def opener(lookup: Callable[[str], list[str]], lasting: float = 300.0, **changed
 
 
 def refused(made: GuardedOpener, url: str) -> FetchError:
-    with pytest.raises(FetchError) as caught, made.open(url) as answer:
-        answer.read()
+    with pytest.raises(FetchError) as caught, made.open(url) as response:
+        response.read()
     return caught.value
 
 
@@ -47,8 +47,8 @@ def test_the_connection_goes_to_the_address_that_was_checked(server: Hostile, pr
     """A name that is public for the check and private for whoever asks again: nobody asks again."""
     answers = [["127.0.0.1"], ["127.0.0.2"]]
     made = opener(lambda host: answers.pop(0))
-    with made.open(server.url("image/1", host="rebind.test")) as answer:
-        assert answer.read() == png(1)
+    with made.open(server.url("image/1", host="rebind.test")) as response:
+        assert response.read() == png(1)
     assert len(answers) == 1
     assert server.log[0].headers["host"] == f"rebind.test:{server.port}"
 
@@ -68,8 +68,8 @@ def test_one_private_address_among_public_ones_is_enough(server: Hostile) -> Non
 
 def test_the_next_address_is_tried(server: Hostile) -> None:
     made = opener(lambda host: ["127.0.0.3", "127.0.0.1"], allow_private=("127.0.0.0/29",))
-    with made.open(server.url("image/1", host="two.test")) as answer:
-        assert answer.read() == png(1)
+    with made.open(server.url("image/1", host="two.test")) as response:
+        assert response.read() == png(1)
 
 
 def test_a_look_up_that_hangs_is_given_up() -> None:
@@ -212,14 +212,14 @@ def secure(tmp_path: Path) -> Iterator[tuple[Hostile, ssl.SSLContext]]:
 
 def test_tls_is_checked_against_the_name(secure: tuple[Hostile, ssl.SSLContext]) -> None:
     server, trusting = secure
-    names = Resolver(lambda host: ["127.0.0.1"])
-    with GuardedOpener(policy(), names, trusting).open(
+    resolver = Resolver(lambda host: ["127.0.0.1"])
+    with GuardedOpener(policy(), resolver, trusting).open(
         f"https://pictures.test:{server.port}/image/1"
-    ) as answer:
-        assert answer.read() == png(1)
-    other = GuardedOpener(policy(), names, trusting)
+    ) as response:
+        assert response.read() == png(1)
+    other = GuardedOpener(policy(), resolver, trusting)
     assert refused(other, f"https://other.test:{server.port}/image/1").reason is Reason.CONNECT
-    strict = GuardedOpener(policy(), names)
+    strict = GuardedOpener(policy(), resolver)
     found = refused(strict, f"https://pictures.test:{server.port}/image/1")
     assert (found.reason, found.detail) == (Reason.CONNECT, "TLS: CERTIFICATE_VERIFY_FAILED")
 
