@@ -1,11 +1,15 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv first.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
+# One worker runs what starts Ray, the others everything else; torch's threads would only wait for each other.
+THOROUGH := tests/scenarios/test_s3.py tests/scenarios/test_training_group.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-faults soak check lint lock clean
+.PHONY: help demo test test-fast test-faults test-ci-faults soak check lint lock clean
 help:  ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,10 +20,16 @@ demo: .venv/installed  ## make a noisy crawl of real pictures in ./demo and clea
 	$(BIN)/capfilt demo --out demo
 
 test: .venv/installed  ## all tests but the slow faults
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: .venv/installed  ## the inner loop: what needs no Ray and no more than a second or two
+	$(PYTEST) -m 'not ray and not slow and not thorough'
 
 test-faults: .venv/installed  ## every fault: lost machines, full disks, a store in trouble, kills at every step
-	$(BIN)/python -m pytest tests/scenarios/faults tests/scenarios/test_s3.py -m 'thorough or not thorough'
+	$(PYTEST) tests/scenarios/faults $(THOROUGH) -m 'thorough or not thorough'
+
+test-ci-faults: .venv/installed  ## one slow fault of each kind, as .ci/run plays them out
+	$(PYTEST) -m 'thorough and ci'
 
 soak: .venv/installed  ## 20 random kills over a whole demo, in ./soak
 	$(BIN)/python -m tests.scenarios.faults.soak --kills 20 --seed 0 --out soak

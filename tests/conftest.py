@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 settings.register_profile("busy", deadline=None)  # a machine with other work is no reason to fail
 settings.load_profile("busy")
 
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects, and before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray, put it first, and group the tests for the workers of ``pytest -n 2 --dist loadgroup``.
+
+    Two Rays that start at the same moment take each other's ports, so that all that start one are one group; it
+    takes longest, and the other worker does the rest meanwhile. The rest is grouped by modules, for their fixtures.
+    """
+    for item in items:
+        if SCENARIOS in item.path.parents and not item.get_closest_marker("no_ray"):
+            item.add_marker(pytest.mark.ray)
+    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def blip_filter(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import overhead as benchmark
 
+pytestmark = pytest.mark.ray
+
 
 def test_a_tiny_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     benchmark.main(["--shards", "6", "--sleep", "0.5", "--within", str(tmp_path), "--json"])

@@ -19,7 +19,7 @@ from capfilt.pipeline.reports import query
 from tests.pipeline.local import plan_of, run, write_data
 from tests.scenarios.command import difference, snapshot
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.no_ray]
 
 STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 SHARD = "0000001"
