@@ -38,7 +38,7 @@ from capfilt.pipeline.ledger.commit_index import Part, rows_of
 from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
-from capfilt.pipeline.reports import query
+from capfilt.pipeline.reports import stages, verify
 from capfilt.pipeline.storage import Folder
 from capfilt.stages.stage import GlobalStage, Rows, ShardStage, Site, StageInput, Transform
 
@@ -180,13 +180,13 @@ def measure(what: str, url: str, count: int) -> str:
         task = next(schedule.ready(1))
         return f"first: {task.label}"
     if what == "status":
-        return str([(view.name, len(view.totals.shards)) for view in query.stages(ledger)])
+        return str([(view.name, len(view.totals.shards)) for view in stages.stages(ledger)])
     if what == "verify: listing":
         missing = 0
         for stage in graph.nodes:
             totals, index = ledger.look(stage)
             assert not index.damaged
-            missing += len(list(query._unaccounted(totals, index)))
+            missing += len(list(verify.unaccounted(totals, index)))
         return f"{missing} unaccounted"
     if what == "compact":
         for stage in graph.nodes:

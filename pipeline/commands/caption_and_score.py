@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capfilt.pipeline.commands.shared import Batch, Device, Files, Json, console, warn
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports.visible import visible
 
 if TYPE_CHECKING:
     from capfilt.pipeline.ad_hoc.images import Found

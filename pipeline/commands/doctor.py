@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from capfilt.pipeline.commands.shared import Json
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports.visible import visible
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

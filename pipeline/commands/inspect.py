@@ -15,9 +15,11 @@ from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import filter_report as card_of
-from capfilt.pipeline.reports import funnel, query
+from capfilt.pipeline.reports import funnel, stages
 from capfilt.pipeline.reports import report as figures
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports.explain import explain as explain_row
+from capfilt.pipeline.reports.verify import verify as verify_parts
+from capfilt.pipeline.reports.visible import visible
 from capfilt.pipeline.watching import log
 
 QUIET = 60.0  # seconds: a job may be on its way
@@ -35,7 +37,7 @@ def status(
     _demand_begun(ledger)
     seen, since = None, time.monotonic()
     while True:
-        views, holder = query.stages(ledger), query.running(ledger)
+        views, holder = stages.stages(ledger), stages.running(ledger)
         sent, last = submission.read(ledger.storage), None if holder else log.last(ledger)
         # a job that has not begun
         coming = sent is not None and (last is None or last["time"] < sent.submitted)
@@ -91,7 +93,7 @@ def _demand_begun(ledger: Ledger) -> None:
         )
 
 
-def _status_row(view: query.StageView) -> dict[str, Any]:
+def _status_row(view: stages.StageView) -> dict[str, Any]:
     state = "parent's" if view.parent else "done" if view.complete else "begun" if view.totals.shards else "-"
     return {
         "stage": view.name,
@@ -113,12 +115,12 @@ def inspect(
     ledger = Ledger(run)
     if stage is None:
         return status(run, False, as_json)
-    sample = query.sample(ledger, stage, rows, rejects=rejects)
+    sample = stages.sample(ledger, stage, rows, rejects=rejects)
     wide = funnel.build(ledger) if stage == "ingest" and not rejects else None
     if as_json:
         print(json.dumps(sample if wide is None else {**wide, "rows": sample}, indent=2, default=str))
         return None
-    view = query.view(ledger, stage)
+    view = stages.view(ledger, stage)
     console.print(
         f"{stage}: {view.totals.units_in:,} in, {view.totals.kept:,} kept, "
         f"{len(view.totals.shards)} parts in {ledger.home(stage).url}/{stage}",
@@ -148,7 +150,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell the whole story of a row: where it came from, what each stage made of it, why it stayed or left."""
-    stories = query.explain(Ledger(run), identifier)
+    stories = explain_row(Ledger(run), identifier)
     if as_json:
         print(json.dumps([vars(story) for story in stories], indent=2, default=str))
         return
@@ -170,7 +172,7 @@ def explain(
 
 def verify(run: RunFolder, as_json: Json = False) -> None:
     """Reread every committed part and model, and compare them with their records."""
-    found = list(query.verify(Ledger(run)))
+    found = list(verify_parts(Ledger(run)))
     bad = [entry for entry in found if entry[2]]
     if as_json:
         print(json.dumps([{"stage": s, "name": n, "problem": p} for s, n, p in found], indent=2))

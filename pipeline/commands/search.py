@@ -13,7 +13,7 @@ from rich.text import Text
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports.visible import visible
 
 if TYPE_CHECKING:
     from capfilt.models.open import Filter

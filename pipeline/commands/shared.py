@@ -8,7 +8,7 @@ from rich.console import Console
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports.visible import visible
 
 if TYPE_CHECKING:
     from capfilt.pipeline.planning.schema import Recipe

@@ -23,8 +23,8 @@ from capfilt.pipeline.commands.shared import (
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.placement import PATIENCE
-from capfilt.pipeline.reports import query
-from capfilt.pipeline.reports.query import visible
+from capfilt.pipeline.reports import stages
+from capfilt.pipeline.reports.visible import visible
 
 if TYPE_CHECKING:
     from capfilt.pipeline.cluster.jobs import Jobs
@@ -156,7 +156,7 @@ def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]"
     ledger = Ledger(run)
     sent = submission.read(ledger.storage)
     if sent is None and ledger.exists:
-        holder = query.running(ledger)
+        holder = stages.running(ledger)
         raise UsageError(
             what=f"{ledger.url} is no job's: it was never submitted",
             evidence=f"at work: {holder.who}" if holder else "nobody is at work in it",

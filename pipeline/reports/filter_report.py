@@ -23,7 +23,8 @@ from capfilt.models.statistics.mixture import BLIND, Bins, Held
 from capfilt.models.statistics.threshold_target import curve
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import keep_rates
-from capfilt.pipeline.reports.query import batches, figures, files, query
+from capfilt.pipeline.reports.query import batches, files, query
+from capfilt.pipeline.reports.stages import figures
 from capfilt.stages.training.rehearsal import NARROW
 
 FEWEST = 20  # test images, for a figure to be worth a line

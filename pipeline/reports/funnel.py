@@ -6,7 +6,7 @@ from rich.console import Console
 
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import query
+from capfilt.pipeline.reports import query, stages
 from capfilt.stages.ingest.placeholders import HOST
 
 HOSTS = 10
@@ -21,7 +21,7 @@ def build(ledger: Ledger, hosts: int = HOSTS) -> dict[str, Any]:
     Local files count for a host that is called like their source. Sizes are in pixels and bytes, at the quantiles
     0.05, 0.5 and 0.95.
     """
-    totals = query.view(ledger, "ingest").totals
+    totals = stages.view(ledger, "ingest").totals
     kept, left = query.files(ledger, "ingest"), query.files(ledger, "ingest", rejects=True)
     return {
         "units_in": totals.units_in,

@@ -12,7 +12,8 @@ from capfilt.data_contracts.rejects import MEANING
 from capfilt.models.statistics.metrics import diversity, most_shared
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import dedup_report, filter_report, keep_rates
-from capfilt.pipeline.reports.query import figures, files, query, stages
+from capfilt.pipeline.reports.query import files, query
+from capfilt.pipeline.reports.stages import figures, stages
 from capfilt.stages.training.train import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7

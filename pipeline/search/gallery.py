@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import query, visible
+from capfilt.pipeline.reports.query import query
+from capfilt.pipeline.reports.visible import visible
 from capfilt.pipeline.search.vectors import pictures
 
 SIDE = 160

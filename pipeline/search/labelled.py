@@ -13,7 +13,7 @@ from capfilt.data_contracts.errors import UsageError
 from capfilt.models.protocols import Embedder
 from capfilt.pipeline.ad_hoc.images import Unreadable, open_files
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import files, query
+from capfilt.pipeline.reports.query import columns, files, query
 from capfilt.pipeline.search import gallery, vectors
 from capfilt.pipeline.search.classify import read_labels
 from capfilt.stages.dedup.embed import TOGETHER, embed_images
@@ -97,8 +97,8 @@ def truth(
             remedy=f"give --table with a CSV that has the columns file and {column}",
         )
     own = files(ledger, stage)
-    columns = {row["column_name"] for row in query("SELECT column_name FROM (DESCRIBE FROM files)", own)}
-    if column in columns:
+    names = columns(own)
+    if column in names:
         rows = query(
             f'SELECT row_id, any_value("{column.replace(chr(34), chr(34) * 2)}") AS label FROM files GROUP BY 1',
             own,
@@ -113,7 +113,7 @@ def truth(
         if not labels:
             raise UsageError(
                 what=f"{stage} has no column {column!r}",
-                evidence=f"its columns: {', '.join(sorted(columns - {'filename'}))}; no row has it in `extra` either",
+                evidence=f"its columns: {', '.join(sorted(names))}; no row has it in `extra` either",
                 remedy="name one of them, keep it with the source's keep_columns, or give --table",
             )
     return {row: labels.get(row, "") for row in pictures.rows}

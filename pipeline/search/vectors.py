@@ -23,7 +23,8 @@ from capfilt.pipeline.ad_hoc import images
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.schema import parse
 from capfilt.pipeline.planning.status import model_digest
-from capfilt.pipeline.reports.query import Files, batches, demand_stage, files, query
+from capfilt.pipeline.reports.query import Files, batches, columns, files
+from capfilt.pipeline.reports.stages import demand_stage
 from capfilt.stages.dedup.embed import embed_images, embed_texts
 from capfilt.stages.dedup.neighbours import EXACT_UP_TO, number_of_lists, require_faiss
 
@@ -234,11 +235,11 @@ def _rows_of(ledger: Ledger, stage: str) -> Files:
             evidence="nothing of it is committed",
             remedy=f"capfilt resume {ledger.url} --until {stage}",
         )
-    columns = query("SELECT column_name FROM (DESCRIBE FROM files)", found._replace(paths=found.paths[:1]))
-    if not {"row_id"} <= {row["column_name"] for row in columns}:
+    names = columns(found)
+    if "row_id" not in names:
         raise SourceError(
             what=f"{stage} has no images to search",
-            evidence=f"its columns: {', '.join(row['column_name'] for row in columns)}",
+            evidence=f"its columns: {', '.join(names)}",
             remedy="index ingest, human, dedup, caption, score, select or export",
         )
     return found
@@ -271,9 +272,9 @@ def _texts(
 ) -> Iterator[tuple[pa.Table, NDArray[np.float16], int]]:
     """The stage's texts, each once an image, with their vectors."""
     own, others = _rows_of(ledger, stage), {"images": pictures(ledger)}
-    if stage in _TEXTED and "text" in _columns(own):
+    if stage in _TEXTED and "text" in columns(own):
         said = "SELECT row_id, text FROM files"
-    elif "pair_id" in _columns(own):
+    elif "pair_id" in columns(own):
         others["judged"] = files(ledger, "score")
         said = "SELECT row_id, text FROM judged SEMI JOIN files USING (pair_id)"
     else:
@@ -292,11 +293,6 @@ def _texts(
     else:
         sql = f"SELECT *, NULL AS vector FROM ({rows})"
     yield from _embedded(batches(sql, own, **others), "text", partial(_read, embedder))
-
-
-def _columns(some: Files) -> set[str]:
-    rows = query("SELECT column_name FROM (DESCRIBE FROM files)", some._replace(paths=some.paths[:1]))
-    return {row["column_name"] for row in rows}
 
 
 def _embedded(

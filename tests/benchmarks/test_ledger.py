@@ -7,7 +7,7 @@ import pytest
 from benchmarks import ledger as benchmark
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import verify
+from capfilt.pipeline.reports.verify import verify
 
 COUNT = 200
 

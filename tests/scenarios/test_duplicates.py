@@ -11,7 +11,7 @@ from capfilt.pipeline.demo.crawl import write_demo
 from capfilt.pipeline.demo.planted import EDITS, found_by_truth
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.schema import load
-from capfilt.pipeline.reports import query
+from capfilt.pipeline.reports import stages
 from tests.scenarios.command import capfilt, difference, write_recipe
 
 COPIES, LEAKS = 28, 14
@@ -48,7 +48,7 @@ def test_planted_copies_are_found_and_hardly_anything_else(
     assert found["leaks_removed"] == LEAKS, found["leaks_by_edit"]
     assert found["precision"] > 0.9
     assert found["by_edit"].keys() == set(EDITS)
-    views = {view.name: view for view in query.stages(ledger)}
+    views = {view.name: view for view in stages.stages(ledger)}
     assert views["dedup"].totals.rejected["held_out"] >= LEAKS
     assert len(views["dedup"].totals.shards) > 5
     one = cleaned(

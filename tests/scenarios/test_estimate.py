@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import stages
+from capfilt.pipeline.reports.stages import stages
 from tests.scenarios.command import here, write_recipe
 from tests.scenarios.made import HUMAN, WEB
 

@@ -12,7 +12,8 @@ from capfilt.pipeline.execution import retry
 from capfilt.pipeline.execution.runner import open_run
 from capfilt.pipeline.ledger.lease import Lease
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.query import files, query, verify
+from capfilt.pipeline.reports.query import files, query
+from capfilt.pipeline.reports.verify import verify
 from tests.hostile import Hostile, answer
 from tests.pipeline.local import run
 from tests.pipeline.web import serve, web_plan

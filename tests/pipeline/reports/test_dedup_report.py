@@ -13,7 +13,9 @@ from capfilt.data_contracts.records import Occurrence
 from capfilt.pipeline.execution import retry
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.status import stage_statuses
-from capfilt.pipeline.reports import dedup_report, query, report
+from capfilt.pipeline.reports import dedup_report, query, report, stages
+from capfilt.pipeline.reports.explain import explain
+from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.stages.rows import occurrence, png
@@ -72,9 +74,9 @@ def test_duplicates_leave_before_they_are_captioned_and_the_keeper_is_named(craw
     for stage in ("caption", "score", "export"):
         assert not urls(ledger, stage).keys() & left.keys()
     assert ledger.totals("caption").units_in == 12 - 3  # type: ignore[union-attr]
-    assert all(query.view(ledger, name).complete for name in ("embed", "dedup", "caption", "export"))
-    assert [problem for *_, problem in query.verify(ledger) if problem] == []
-    stories = {story.stage: story for story in query.explain(ledger, "6.png")}
+    assert all(stages.view(ledger, name).complete for name in ("embed", "dedup", "caption", "export"))
+    assert [problem for *_, problem in verify(ledger) if problem] == []
+    stories = {story.stage: story for story in explain(ledger, "6.png")}
     assert list(stories) == ["list_web", "ingest", "embed", "dedup"]
     assert stories["dedup"].rejects[0]["reason"] == "duplicate_of"
 
@@ -120,7 +122,7 @@ def test_held_out_and_evaluation_images_leave_and_are_counted_apart(crawl: World
     assert out == {"8.png", "leak.bmp"}
     assert str(evaluation / "eight.png") in left["8.png"]["detail"]
     assert f"human test {held['url']}" in left["leak.bmp"]["detail"]
-    assert query.view(ledger, "embed_held_out").notes[0].startswith("1 files are no image")
+    assert stages.view(ledger, "embed_held_out").notes[0].startswith("1 files are no image")
     found = report.build(ledger)["uniqueness"]
     assert (found["dedup"]["held_out"], found["dedup"]["same_bytes"], found["dedup"]["near"]) == (2, 1, 2)
 
@@ -144,7 +146,7 @@ def test_the_report_says_what_was_done_and_warns(crawl: World) -> None:
 def test_a_fork_with_another_threshold_keeps_what_is_unique(crawl: World) -> None:
     parent = run(crawl.plan(dedup=SAME))
     fork = run(crawl.plan(dedup=SAME, name="fork", select={"threshold": 0.6}), parent=parent)
-    views = {view.name: view for view in query.stages(fork)}
+    views = {view.name: view for view in stages.stages(fork)}
     assert all(views[name].parent for name in ("embed", "dedup", "caption", "score"))
     assert not views["select"].parent
 
@@ -159,7 +161,7 @@ def test_a_damaged_part_of_embed_is_redone_and_deduplication_says_that_it_saw_an
     assert ledger.index("embed").held()["0000000"][0].endswith(".g1.parquet")
     assert stage_statuses(plan, ledger)["dedup"].stale == "embed has parts that it did not see"
     assert urls(ledger, "dedup") == before
-    assert [problem for *_, problem in query.verify(ledger) if problem] == []
+    assert [problem for *_, problem in verify(ledger) if problem] == []
 
 
 def test_what_is_fetched_later_goes_on_uncompared_and_the_report_warns(crawl: World) -> None:

@@ -13,7 +13,9 @@ from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline.commands.cli import app
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import funnel, query, report
+from capfilt.pipeline.reports import funnel, query, report, stages
+from capfilt.pipeline.reports.explain import explain
+from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.conftest import knowing_models
 from tests.pipeline.local import plan_of, run, write_data
 from tests.stages.rows import picture, png
@@ -86,9 +88,9 @@ def test_texts_that_left_are_counted_apart_and_their_images_stay(crawled: Ledger
     (ingest,) = (stage for stage in report.build(crawled)["stages"] if stage["stage"] == "ingest")
     assert ingest["texts_rejected"] == {"text_file_name": 1, "empty_text": 1}
     assert ingest["units_in"] == ingest["kept"] + sum(ingest["rejected"].values())
-    assert not [problem for _, _, problem in query.verify(crawled) if problem]
+    assert not [problem for _, _, problem in verify(crawled) if problem]
     image = picture(1).image_id
-    stories = {story.stage: story for story in query.explain(crawled, pair_id(image, "IMG_1.jpg"))}
+    stories = {story.stage: story for story in explain(crawled, pair_id(image, "IMG_1.jpg"))}
     assert [reject["unit"] for reject in stories["ingest"].rejects] == ["text"]
     assert [row["text"] for row in stories["export"].rows] == ["1 seen 0"]
 
@@ -104,13 +106,13 @@ def test_verify_misses_a_text_that_left_without_a_trace(crawled: Ledger, tmp_pat
     path = copy.storage.path / "ingest" / str(part.record.rejects)
     rejects = pq.read_table(path)
     pq.write_table(rejects.slice(1), path)
-    assert [name for stage, name, problem in query.verify(copy) if problem] == [part.name]
+    assert [name for stage, name, problem in verify(copy) if problem] == [part.name]
 
 
 def test_placeholders_are_captioned_beside_and_dropped_in_selection(crawled: Ledger) -> None:
     (found,) = query.query("SELECT * FROM files", query.files(crawled, "placeholders"))
     assert (found["image_id"], found["rows"], found["hosts"]) == (picture(SHOP).image_id, 5, 1)
-    totals = query.view(crawled, "select").totals
+    totals = stages.view(crawled, "select").totals
     judged = query.query(
         "SELECT pair_id FROM files WHERE image_id = ?", query.files(crawled, "score"), found["image_id"]
     )

@@ -15,7 +15,8 @@ from capfilt.data_contracts.errors import CapfiltError
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.status import sharded, stage_statuses
-from capfilt.pipeline.reports import query
+from capfilt.pipeline.reports import stages
+from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.local import plan_of, run, write_data
 from tests.scenarios.command import difference, snapshot
 
@@ -90,7 +91,7 @@ def changed(before: dict[str, tuple[int, int, int]], run: Path) -> set[str]:
 
 
 def found(run: Path) -> set[str]:
-    return {f"{stage}/{name}" for stage, name, problem in query.verify(Ledger(run)) if problem}
+    return {f"{stage}/{name}" for stage, name, problem in verify(Ledger(run)) if problem}
 
 
 def bad_shards(kind: str) -> list[str]:
@@ -242,7 +243,7 @@ def test_rejects_that_are_gone_or_damaged(copy: Path, checkpoints: dict[str, Pat
     assert [name for name in found(folder) if name.startswith("ingest/")]
     run(plan_of(copy, checkpoints))
     assert found(folder) == set()
-    assert query.sample(Ledger(folder), "ingest", 5, rejects=True)
+    assert stages.sample(Ledger(folder), "ingest", 5, rejects=True)
 
 
 # -- models ---------------------------------------------------------------------------------------------------
