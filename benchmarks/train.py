@@ -30,9 +30,9 @@ from benchmarks.engine import gemm, seconds, sentences
 from capfilt.models.med import checkpoint
 from capfilt.models.training.data import Batch, Batches, PairSource
 from capfilt.models.training.grounding import Grounding
-from capfilt.models.training.jobs import CaptionerSettings, FilterSettings
 from capfilt.models.training.objectives import draw_negatives, itc_loss, itc_targets, lm_loss, same_pairs
 from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import CaptionerSettings, FilterSettings
 
 HARD = {"hard_from": 0.0, "itm_from": 0.0, "crop": 1.0}
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import get_safetensors_metadata, snapshot_download
-from huggingface_hub.errors import NotASafetensorsRepoError
 from safetensors import SafetensorError, safe_open
 
 from capfilt.data_contracts.errors import ModelError
@@ -266,6 +264,8 @@ def _refuse_unless_hub_id(where: str, directory: Path) -> None:
 
 
 def _fetch(where: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download  # takes a while to load, and most models lie in folders
+
     try:
         revision = where.partition("@")[2] or None
         return Path(snapshot_download(_repo(where), revision=revision, allow_patterns=patterns))
@@ -281,6 +281,9 @@ def _fetch(where: str, patterns: list[str]) -> Path:
 
 
 def _remote_shapes(checkpoint: Checkpoint) -> Shapes:
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
     try:
         files = get_safetensors_metadata(_repo(checkpoint.where), revision=checkpoint.commit).files_metadata
     except NotASafetensorsRepoError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from capfilt.models.training.loop import LoopSettings
+    from capfilt.models.training.settings import LoopSettings
 
 MAGNITUDE = 5  # of 10, as BLIP's RandAugment(2, 5)
 

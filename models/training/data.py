@@ -24,8 +24,8 @@ from capfilt.models.text.edits import EditKind, Edits
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.models.training.augment import Crop, randaugment
 from capfilt.models.training.distributed import ALONE, WorkerGroup
-from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import Pairs, Shard
+from capfilt.models.training.settings import LoopSettings
 from capfilt.models.training.shard_order import Order, Position
 
 

@@ -1,17 +1,14 @@
 """A step of ITC + ITM (+ LM): what pretraining and the filter have in common."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.attention import KeyValue
 from capfilt.models.med.model import Med
 from capfilt.models.training.data import Batch, Batches
 from capfilt.models.training.distributed import ALONE, WorkerGroup
-from capfilt.models.training.loop import Learner, LoopSettings
+from capfilt.models.training.loop import Learner
 from capfilt.models.training.momentum import MomentumTeacher
 from capfilt.models.training.objectives import (
     draw_negatives,
@@ -22,48 +19,7 @@ from capfilt.models.training.objectives import (
     lm_loss,
     same_pairs,
 )
-
-
-@dataclass(frozen=True)
-class GroundingSettings(LoopSettings):
-    """When ITM starts and how hard its negatives are follows ITC's running recall at 1 among human pairs.
-
-    ITM starts at recall ``itm_from``, at the latest after ``itm_latest`` of the steps: before, it would only
-    learn that two pairs in three are wrong. Its negatives are uniform at recall 0 and as hard as BLIP's from
-    ``hard_from`` on. With ``queue`` 0 ITC compares within the batch; above, it uses BLIP's momentum encoders
-    (decay ``momentum``), and soft targets weighted ``alpha``, ramped up over the first ``alpha_ramp`` of the
-    steps. ``human_share`` is that of a batch, if there are other pairs; ``smoothing`` that of LM's labels.
-
-    ``itc`` and ``itm`` weigh the losses: BLIP's are all 1; one at 0 is switched off and not computed.
-    """
-
-    itc: float = 1.0
-    itm: float = 1.0
-
-    human_share: float = 0.5
-    smoothing: float = 0.1
-    itm_from: float = 0.3
-    itm_latest: float = 0.5
-    hard_from: float = 0.5
-    queue: int = 0
-    momentum: float = 0.995
-    alpha: float = 0.4
-    alpha_ramp: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Raises :class:`TrainingError` for a negative weight, or if there is nothing to learn."""
-        weights = self.weights.values()
-        if min(weights) < 0 or sum(weights) == 0:
-            raise TrainingError(
-                what="the losses cannot be weighed like this",
-                evidence=", ".join(f"{name} {weight}" for name, weight in self.weights.items()),
-                remedy="give weights of 0 or more, at least one above",
-            )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Of each loss that this job has."""
-        return {"itc": self.itc, "itm": self.itm}
+from capfilt.models.training.settings import GroundingSettings
 
 
 class Grounding(Learner):

@@ -6,7 +6,6 @@ Each takes a model and changes it in place; for two finetunings of one pretraine
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,85 +19,19 @@ from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
 from capfilt.models.text.normalise import content_words
 from capfilt.models.training.data import Batches, PairSource
-from capfilt.models.training.grounding import Grounding, GroundingSettings
-from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
+from capfilt.models.training.grounding import Grounding
+from capfilt.models.training.loop import Execution, Learner, train
 from capfilt.models.training.lora import trainable
 from capfilt.models.training.objectives import lm_loss
 from capfilt.models.training.pairs import Pairs, PairSet, demand_variety, frequent_words
+from capfilt.models.training.settings import (
+    CaptionerSettings,
+    FilterSettings,
+    LoopSettings,
+    PretrainSettings,
+    WarmupSettings,
+)
 from capfilt.models.training.validation import Validation
-
-
-@dataclass(frozen=True)
-class WarmupSettings(LoopSettings):
-    """The image encoder predicts the ``words`` most frequent content words of the human captions."""
-
-    steps: int = 400
-    lr: float = 1e-3
-    words: int = 400
-
-
-@dataclass(frozen=True)
-class PretrainSettings(GroundingSettings):
-    """ITC + ITM + LM, weighed by ``lm``, on human and web pairs.
-
-    ``cleaned_share`` of a batch comes from the cleaned pairs of another run, if they are given; with 0 they are
-    drawn from as the web pairs are, by number of images.
-    """
-
-    steps: int = 700
-    lr: float = 1e-3
-    warmup: int = 100
-    human_share: float = 0.3
-    cleaned_share: float = 0.0
-    lm: float = 1.0
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {**super().weights, "lm": self.lm}
-
-    def other_shares(self, web: int, cleaned: int) -> tuple[float, float]:
-        """The weights of so many web images and so many cleaned ones in what the human pairs leave of a batch.
-
-        Raises :class:`TrainingError` when the shares are more than a batch.
-        """
-        rest = 1 - self.human_share - self.cleaned_share
-        if rest < -1e-9:
-            raise TrainingError(
-                what="the shares of a batch are more than a batch",
-                evidence=f"human_share {self.human_share}, cleaned_share {self.cleaned_share}",
-                remedy="lower one of them",
-            )
-        return (max(0.0, rest), self.cleaned_share) if self.cleaned_share else (float(web), float(cleaned))
-
-
-@dataclass(frozen=True)
-class FilterSettings(GroundingSettings):
-    """ITC + ITM on human pairs, and on web pairs if given (rehearsal on trusted ones; beyond BLIP).
-
-    With ``edits`` each human text with something made false by rule (an object, a colour, a relation) is one more
-    hard negative of its image: beyond BLIP, in English only.
-    """
-
-    steps: int = 250
-    lr: float = 5e-4
-    itm_from: float = 0.0
-    edits: bool = False
-
-
-@dataclass(frozen=True)
-class CaptionerSettings(LoopSettings):
-    """LM on human pairs, and on web pairs if given (those a filter kept; beyond BLIP); prompt masked.
-
-    ``smoothing`` of the labels is 0.1 in BLIP. It teaches to leave that much mass on wrong words, which a nucleus
-    of 0.9 only just cuts off: sampling from a small model goes better with none. ``human_share`` of a batch is
-    human when it rehearses: what people did not caption needs most of it.
-    """
-
-    steps: int = 250
-    lr: float = 5e-4
-    human_share: float = 0.25
-    prompt: str = "a picture of"
-    smoothing: float = 0.1
 
 
 def warm_up(

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.training.distributed import ALONE, WorkerGroup
+from capfilt.models.training.settings import LoopSettings
 from capfilt.models.training.watchdog import Watch
 
 Record = dict[str, float]
@@ -23,57 +24,6 @@ Validate = Callable[[], Record]
 
 # Validation noise: an earlier state is taken for the better one only if it is better by more than this share.
 BETTER = 0.02
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What every job has. BLIP's optimizer (section 4.1); rates for training a tiny model from scratch.
-
-    ``batch`` pairs a step; ``lr`` after ``warmup`` linear steps, then a cosine to zero; ``crop`` is the smallest
-    share of an image's area that augmentation keeps; ``flip`` mirrors half of the images, off by default because
-    captions that say left or right would become false; ``randaugment`` operations an image (BLIP: 2); ``seed`` orders
-    pairs and draws crops and negatives; ``window``: see :mod:`capfilt.models.training.shard_order`.
-
-    ``accumulate``: a batch is gone through in so many parts, each a batch of its own to ITC and ITM, whose
-    gradients are averaged. ``precision`` bf16 computes in bfloat16 where torch's autocast does; weights stay
-    float32. ``recompute`` trades a third more time for the memory of activations. ``freeze`` names what is not
-    trained; ``lora`` trains matrices of so low a rank instead of the layers (arXiv 2106.09685). The held-out
-    human pairs are looked at every ``validate_every`` steps, a tenth of all if left out; 0: never.
-    """
-
-    steps: int
-    lr: float
-    batch: int = 64
-    warmup: int = 50
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    crop: float = 0.8
-    flip: bool = False
-    randaugment: int = 0
-    window: int = 100_000
-    accumulate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
-    freeze: tuple[Literal["vision", "text"], ...] = ()
-    lora: int = 0
-    validate_every: int | None = None
-    seed: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Pairs that are gone through at once. Raises :class:`TrainingError` when ``batch`` has no such part."""
-        if self.accumulate < 1 or self.batch % self.accumulate:
-            raise TrainingError(
-                what="a batch cannot be gone through in so many parts",
-                evidence=f"batch {self.batch}, accumulate {self.accumulate}",
-                remedy="make batch a multiple of accumulate",
-            )
-        return self.batch // self.accumulate
-
-    def looks(self, done: int) -> bool:
-        """Whether the held-out pairs are looked at after so many steps."""
-        every = max(1, self.steps // 10) if self.validate_every is None else self.validate_every
-        return bool(every) and (done % every == 0 or done == self.steps)
 
 
 @dataclass(frozen=True)

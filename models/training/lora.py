@@ -10,7 +10,7 @@ from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.model import Med
 from capfilt.models.med.text import TextStack
 from capfilt.models.med.vision import VisionEncoder
-from capfilt.models.training.loop import LoopSettings
+from capfilt.models.training.settings import LoopSettings
 
 _PARTS = {"vision": ("vision_model",), "text": ("text_encoder", "text_decoder")}
 # The projections of attention and of the MLPs, by the last part of their names.

@@ -172,13 +172,13 @@ class _Builder:
             begin = brought[role] or start
             assert begin is not None
             if role == "filter":
-                from capfilt.models.training.jobs import FilterSettings
+                from capfilt.models.training.settings import FilterSettings
 
                 rehearses = self._align(begin)
                 filter_keys = settings_of(FilterSettings, models.filter, seed)
                 stage: Stage = FinetuneFilter(begin, filter_keys, bool(rehearses))
             else:
-                from capfilt.models.training.jobs import CaptionerSettings
+                from capfilt.models.training.settings import CaptionerSettings
 
                 rehearses = self._vet("filter" in trained, brought["filter"])
                 settings = settings_of(CaptionerSettings, models.captioner, seed)
@@ -256,7 +256,7 @@ class _Builder:
             preset(models.init)  # refuses an unknown name here, not on a worker
             start = Fresh(models.init, self._tokenizer(), seed)
         if models.warmup is not None:
-            from capfilt.models.training.jobs import WarmupSettings
+            from capfilt.models.training.settings import WarmupSettings
 
             settings = settings_of(WarmupSettings, models.warmup, seed)
             if models.warmup.images or models.warmup.labels:
@@ -267,7 +267,7 @@ class _Builder:
                 self.plan.add("warmup", WarmUp(start, settings), "human")
             start = TrainedModel("warmup")
         if models.pretrain is not None:
-            from capfilt.models.training.jobs import PretrainSettings
+            from capfilt.models.training.settings import PretrainSettings
 
             settings = settings_of(PretrainSettings, models.pretrain, seed)
             upstream = ["human", "ingest"]

@@ -25,7 +25,7 @@ from capfilt.data_contracts.units import bytes_of
 from capfilt.models.engine.precision import fast_precision
 from capfilt.models.images.decode import MOST_PIXELS, Limits
 from capfilt.models.protocols import Decoding, Precision
-from capfilt.models.training.jobs import (
+from capfilt.models.training.settings import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,

@@ -44,13 +44,13 @@ from capfilt.stages.training.rehearsal import Trusted, confident, vetted
 if TYPE_CHECKING:
     from capfilt.models.med.checkpoint import Checkpoint as Loaded
     from capfilt.models.training.data import PairSource
-    from capfilt.models.training.jobs import (
+    from capfilt.models.training.loop import Execution
+    from capfilt.models.training.settings import (
         CaptionerSettings,
         FilterSettings,
         PretrainSettings,
         WarmupSettings,
     )
-    from capfilt.models.training.loop import Execution
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +295,7 @@ class Pretrain(_Training):
 def web_passes(settings: Mapping[str, Any], web: int, cleaned: int) -> float:
     """How often pretraining sees each of so many web images, beside so many that another run has cleaned.
 
-    The shares are those of :meth:`capfilt.models.training.jobs.PretrainSettings.other_shares`, without importing
+    The shares are those of :meth:`capfilt.models.training.settings.PretrainSettings.other_shares`, without importing
     torch.
     """
     share = 1 - settings["human_share"] - settings["cleaned_share"]

@@ -11,8 +11,8 @@ from capfilt.models.text.edits import Edits
 from capfilt.models.training.augment import Crop, randaugment
 from capfilt.models.training.data import Batch, Batches, PairSource, shares
 from capfilt.models.training.distributed import WorkerGroup
-from capfilt.models.training.loop import LoopSettings
 from capfilt.models.training.pairs import PairSet, demand_variety, frequent_words
+from capfilt.models.training.settings import LoopSettings
 
 SETTINGS = LoopSettings(steps=10, lr=1e-3, batch=10, crop=0.7)
 

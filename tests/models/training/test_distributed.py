@@ -15,18 +15,15 @@ from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.training.data import PairSource
 from capfilt.models.training.distributed import WorkerGroup
-from capfilt.models.training.jobs import (
+from capfilt.models.training.jobs import finetune_captioner, finetune_filter, pretrain, warm_up
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
     WarmupSettings,
-    finetune_captioner,
-    finetune_filter,
-    pretrain,
-    warm_up,
 )
-from capfilt.models.training.loop import Execution
-from capfilt.models.training.pairs import PairSet
 from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 6, "warmup": 2, "batch": 8, "lr": 1e-4}

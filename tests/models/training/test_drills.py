@@ -9,18 +9,15 @@ import pytest
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.training.jobs import (
+from capfilt.models.training.jobs import finetune_captioner, finetune_filter, pretrain, warm_up
+from capfilt.models.training.loop import Execution
+from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import (
     CaptionerSettings,
     FilterSettings,
     PretrainSettings,
     WarmupSettings,
-    finetune_captioner,
-    finetune_filter,
-    pretrain,
-    warm_up,
 )
-from capfilt.models.training.loop import Execution
-from capfilt.models.training.pairs import PairSet
 from tests.models.training.conftest import coloured_pairs, small_model
 
 PRETRAIN = PretrainSettings(steps=200, lr=2e-3, warmup=10, batch=24, crop=1.0, itm_latest=0.3)

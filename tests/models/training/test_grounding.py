@@ -10,8 +10,8 @@ from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.text.edits import Edits
 from capfilt.models.training.data import Batches, PairSource
 from capfilt.models.training.grounding import Grounding
-from capfilt.models.training.jobs import FilterSettings, PretrainSettings
 from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import FilterSettings, PretrainSettings
 
 SETTINGS = PretrainSettings(steps=10, batch=8, itm_from=0.0, crop=1.0, seed=3)
 

@@ -14,10 +14,6 @@ from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.protocols import Decoding
 from capfilt.models.training.data import PairSource
 from capfilt.models.training.jobs import (
-    CaptionerSettings,
-    FilterSettings,
-    PretrainSettings,
-    WarmupSettings,
     finetune_captioner,
     finetune_filter,
     pretrain,
@@ -26,6 +22,12 @@ from capfilt.models.training.jobs import (
 )
 from capfilt.models.training.loop import Execution, learning_rate
 from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import (
+    CaptionerSettings,
+    FilterSettings,
+    PretrainSettings,
+    WarmupSettings,
+)
 
 QUICK = PretrainSettings(steps=6, warmup=2, batch=8, itm_latest=0.3)
 

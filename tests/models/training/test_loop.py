@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from capfilt.data_contracts.errors import TrainingError
-from capfilt.models.training.loop import Execution, Learner, LoopSettings, train
+from capfilt.models.training.loop import Execution, Learner, train
+from capfilt.models.training.settings import LoopSettings
 
 
 class Line(Learner):

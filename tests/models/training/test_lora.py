@@ -9,10 +9,11 @@ import torch
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.training.jobs import FilterSettings, PretrainSettings, finetune_filter, pretrain
+from capfilt.models.training.jobs import finetune_filter, pretrain
 from capfilt.models.training.loop import Execution
 from capfilt.models.training.lora import trainable
 from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import FilterSettings, PretrainSettings
 
 SETTINGS = FilterSettings(steps=4, batch=8, warmup=1)
 

@@ -11,16 +11,10 @@ import torch
 
 from capfilt.models.med.tokenizer import CaptionTokenizer
 from capfilt.models.training.data import PairSource
-from capfilt.models.training.jobs import (
-    CaptionerSettings,
-    FilterSettings,
-    PretrainSettings,
-    finetune_captioner,
-    finetune_filter,
-    pretrain,
-)
+from capfilt.models.training.jobs import finetune_captioner, finetune_filter, pretrain
 from capfilt.models.training.loop import Execution
 from capfilt.models.training.pairs import PairSet
+from capfilt.models.training.settings import CaptionerSettings, FilterSettings, PretrainSettings
 from tests.models.training.conftest import few, small_model
 
 QUICK = {"steps": 8, "warmup": 2, "batch": 8, "validate_every": 2}

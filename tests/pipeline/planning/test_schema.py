@@ -6,7 +6,7 @@ import yaml
 
 from capfilt.data_contracts.errors import RecipeError
 from capfilt.models.protocols import Decoding
-from capfilt.models.training.jobs import FilterSettings
+from capfilt.models.training.settings import FilterSettings
 from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, load, parse, settings_of
 from capfilt.stages.clean.select import SelectRule
 

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from capfilt.data_contracts.records import HumanImage
-from capfilt.models.training.jobs import FilterSettings, PretrainSettings
 from capfilt.models.training.loop import Execution
+from capfilt.models.training.settings import FilterSettings, PretrainSettings
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import BroughtModel, Model, Site, StageInput, TrainedModel
 from capfilt.stages.training.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
