@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.records import Embedding, Record
-from capfilt.pipeline.execution.task import decode_again
+from capfilt.pipeline.execution.attempt import decode_again
 from capfilt.stages.dedup.crawl_vectors import hexes, normalised
 from capfilt.stages.dedup.find_duplicates import DedupSettings, FindDuplicates
 from capfilt.stages.stage import Rows, Site

@@ -20,7 +20,7 @@ from capfilt.data_contracts.identity import image_id, row_id
 from capfilt.data_contracts.records import Caption, IngestedImage
 from capfilt.models.images.decode import DecodedImages
 from capfilt.models.protocols import Decoding
-from capfilt.pipeline.execution.task import Decode, decode_again
+from capfilt.pipeline.execution.attempt import Decode, decode_again
 from capfilt.stages.clean.caption import WriteCaptions
 from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.clean.score import ScorePairs

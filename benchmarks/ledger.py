@@ -98,6 +98,7 @@ def records(graph: Graph, stage: str, count: int, digests: dict[str, list[str]])
             ),
             models={"/models/captioner": "d" * 64},
             host="worker-17",
+            worker="17-0a1b2c3d",
             seconds=12.345,
             finished="2026-01-01T00:00:00.000+00:00",
         )

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from capfilt.data_contracts.ledger import RunRecord
-from capfilt.pipeline.execution.task import Task, run_task
+from capfilt.pipeline.execution.attempt import run_task
+from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.status import stage_statuses

@@ -43,6 +43,7 @@ class ShardRecord(_Frozen):
     models: dict[str, str] = Field(default_factory=dict, description="digests of the models used, by role")
     attempt: int = 1
     host: str
+    worker: str = Field(description="the process on that host that made it, told apart from all others")
     seconds: float
     finished: str = Field(description="UTC, ISO 8601")
     notes: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Record
+from capfilt.stages.stage import ONLY_SHARD
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class MemoryInput:
     """
 
     tables: Mapping[type[Record], Sequence[pa.Table]]
-    shard: str = "0000000"
+    shard: str = ONLY_SHARD
     folder: Path | None = None
 
     @classmethod

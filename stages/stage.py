@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from capfilt.data_contracts.records import Record
-from capfilt.data_contracts.rejects import Reject
+from capfilt.data_contracts.rejects import Reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,7 @@ class TrainedModel:
 
 ModelRef = BroughtModel | TrainedModel
 MODEL_LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
+ONLY_SHARD = "0000000"  # the name of the single shard of a stage that makes one
 
 
 class Tell(Protocol):
@@ -69,13 +70,27 @@ class Site:
     checkpoint_minutes: float = 10.0
 
 
+class Rejected(NamedTuple):
+    """A unit that leaves: its id (``row_id`` of an image, ``pair_id`` of a text), its image occurrence, and why.
+
+    ``unit`` is the stage's own, unless a text leaves an image that stays.
+    """
+
+    id: str
+    row_id: str
+    reason: Reason
+    detail: str
+    unit: str | None = None
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Rows that are kept and units that leave. A global stage names the shard that they belong to."""
+    """Rows that are kept and units that leave. A global stage that makes several shards names each, and every global
+    stage counts its units."""
 
     kept: pa.Table
-    rejected: Sequence[Reject] = ()
-    shard: str | None = None
+    rejected: Sequence[Rejected] = ()
+    shard: str = ONLY_SHARD
     units: int | None = None
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -192,7 +207,7 @@ class GlobalStage(Stage):
 
     @abstractmethod
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
-        """Yields the parts (each with its shard's name) and at most one model, the model first."""
+        """Yields the parts and at most one model, the model first."""
 
 
 @dataclass(frozen=True)

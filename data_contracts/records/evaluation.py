@@ -68,7 +68,7 @@ class Metric(Record):
 
     name: str
     value: float
-    low: float | None
-    high: float | None
-    count: int = Field(ge=0, description="the number of cases behind the figure")
-    note: str
+    low: float | None = None
+    high: float | None = None
+    count: int = Field(default=0, ge=0, description="the number of cases behind the figure")
+    note: str = ""

@@ -30,8 +30,9 @@ from capfilt.pipeline.execution.events import (
     RowQuarantined,
     Waiting,
 )
+from capfilt.pipeline.execution.heartbeat import Heartbeat
 from capfilt.pipeline.execution.schedule import Schedule
-from capfilt.pipeline.execution.task import Heartbeat, Task
+from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.planning.placement import Demand, Resources
 
 TRIES = 3

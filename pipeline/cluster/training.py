@@ -5,7 +5,9 @@ import tempfile
 from typing import Any
 
 from capfilt.data_contracts.errors import CapfiltError
-from capfilt.pipeline.execution.task import Heartbeat, Task, run_rank
+from capfilt.pipeline.execution.attempt import run_rank
+from capfilt.pipeline.execution.heartbeat import Heartbeat
+from capfilt.pipeline.execution.task import Task
 
 
 def train_together(task: Task, progress: Any) -> None:

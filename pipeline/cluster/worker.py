@@ -21,8 +21,10 @@ from capfilt.data_contracts.errors import CapfiltError
 from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.cluster.environment import Machine
 from capfilt.pipeline.cluster.training import train_together
+from capfilt.pipeline.execution.attempt import Decode, decode_again, run_task
 from capfilt.pipeline.execution.events import WorkerLogged
-from capfilt.pipeline.execution.task import Decode, Heartbeat, Task, decode_again, run_task
+from capfilt.pipeline.execution.heartbeat import Heartbeat
+from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.stages.stage import ShardStage, Site, Transform
 

@@ -1,12 +1,11 @@
 """What a run's records say of its cost: seconds and bytes a row, what starts take, what lies between shards.
 
-A record has when a part was finished, on which host, and for how many seconds a worker had it in hand, from the first
+A record has when a part was finished, by which worker, and for how many seconds that had it in hand, from the first
 batch until its rows were written. What is not in those seconds - starting the worker, loading a model, handing the
-shard out, publishing its part - is the time between a worker's shards. Workers are told apart by packing the parts of
-a host into as few lanes as can have held them.
+shard out, publishing its part - is the time between a worker's shards.
 """
 
-from bisect import bisect_right, insort
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +27,13 @@ COLUMNS = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("bytes", pa.int64()),
         pa.field("host", pa.string()),
+        pa.field("worker", pa.string()),
         pa.field("finished", pa.string()),
         pa.field("inputs", pa.large_string()),
         pa.field("models", pa.string()),
         pa.field("facts", pa.large_string()),
     ]
 )
-# Seconds by which a part may begin before the one before it on its worker ended: times are rounded.
-SAME = 0.002
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,14 @@ class Records:
 
 
 class Turn(NamedTuple):
-    """A task in its worker's lane: whether it is the lane's first of its stage, and how many seconds the worker had
-    nothing in hand before it although what it reads was there."""
+    """A task of a worker: whether it is the worker's first of its stage, and how many seconds the worker had nothing
+    in hand before it although what it reads was there."""
 
     first: bool
     gap: float
 
 
-class _Lane(NamedTuple):
+class _Worker(NamedTuple):
     """A worker: free since when, and the stages that it has had."""
 
     since: float
@@ -136,22 +134,20 @@ def turns(records: Records, whole: Sequence[str]) -> dict[str, list[Turn]]:
             ended[f"{stage}/{name}"] = at
             ended[stage] = max(ended[stage], at)
         began = finished - parts["seconds"].to_numpy()
-        columns = [parts[name].to_pylist() for name in ("host", "inputs", "models")]
+        columns = [parts[name].to_pylist() for name in ("host", "worker", "inputs", "models")]
         rows = list(zip(began.tolist(), finished.tolist(), *columns, range(len(began)), strict=True))
         if stage in whole and rows:
             rows = [(min(began), max(finished), *rows[0][2:])]
         tasks += [(*row, stage) for row in rows]
     found: dict[str, dict[int, Turn]] = defaultdict(dict)
-    lanes: dict[str, list[_Lane]] = defaultdict(list)  # of each host, by when they were freed
-    for began, finished, host, inputs, models, row, stage in sorted(tasks, key=lambda task: task[0]):
-        own = lanes[host]
-        free = bisect_right(own, began + SAME, key=lambda lane: lane.since)
-        lane = own.pop(free - 1) if free else _Lane(0.0, frozenset())
+    workers: dict[tuple[str, str], _Worker] = defaultdict(lambda: _Worker(0.0, frozenset()))
+    for began, finished, host, own, inputs, models, row, stage in sorted(tasks, key=lambda task: task[0]):
+        worker = workers[host, own]
         read = [one.rpartition("@")[0] for one in (inputs or "").split(";")[:-1]]
-        made = [stage for stage in records.parts if f'"{stage}":' in (models or "")]
-        ready = max([lane.since, *(ended[one] for one in (*read, *made) if one in ended)])
-        found[stage][row] = Turn(stage not in lane.had, max(0.0, began - ready) if ready else 0.0)
-        insort(own, _Lane(finished, lane.had | {stage}), key=lambda lane: lane.since)
+        made = json.loads(models or "{}")
+        ready = max([worker.since, *(ended[one] for one in (*read, *made) if one in ended)])
+        found[stage][row] = Turn(stage not in worker.had, max(0.0, began - ready) if ready else 0.0)
+        workers[host, own] = _Worker(finished, worker.had | {stage})
     return {stage: [turn for _, turn in sorted(rows.items())] for stage, rows in found.items()}
 
 

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from capfilt.data_contracts.errors import CapfiltError
 from capfilt.data_contracts.ledger import StageTotals
+from capfilt.pipeline.execution.heartbeat import Heartbeat
 from capfilt.pipeline.execution.schedule import Count
-from capfilt.pipeline.execution.task import Heartbeat, Task
+from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.commit_index import Part
 
 Line = tuple[str, Mapping[str, Any]]

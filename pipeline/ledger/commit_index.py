@@ -41,6 +41,7 @@ INDEX = pa.schema(
         pa.field("contract", _FEW),
         pa.field("unit", _FEW),
         pa.field("host", _FEW),
+        pa.field("worker", _FEW),
         pa.field("attempt", pa.int64()),
         pa.field("finished", pa.string()),
     ]
@@ -104,6 +105,7 @@ def rows_of(parts: Iterable[Part]) -> pa.Table:
                 "contract": record.contract,
                 "unit": record.unit,
                 "host": record.host,
+                "worker": record.worker,
                 "attempt": record.attempt,
                 "finished": record.finished,
             }

@@ -127,7 +127,7 @@ class CountWords(GlobalStage):
         )
         facts = {"cap": cap, "words": len(before), "over_cap": len(over), "pairs": pairs, "kept": kept}
         table = Contract(WordCount).table(found)
-        yield Rows(table, shard="0000000", units=len(found), notes=(note,), facts=facts)
+        yield Rows(table, units=len(found), notes=(note,), facts=facts)
 
     def _selected(self, inputs: StageInput) -> Iterator[tuple[str, str]]:
         """The id and the text of every selected pair."""

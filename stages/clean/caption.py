@@ -6,11 +6,19 @@ from typing import ClassVar
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Caption, IngestedImage, Record, UniqueImage
-from capfilt.data_contracts.rejects import Reject
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
 from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.dedup.unique import unique_pictures, unique_rows
-from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.stage import (
+    MODEL_LIBRARIES,
+    ModelRef,
+    Rejected,
+    Rows,
+    ShardInput,
+    ShardStage,
+    Site,
+    Transform,
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,7 @@ class WriteCaptions(ShardStage):
 
     def open(self, site: Site) -> Transform:
         from capfilt.models.open import open_captioner
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
         return lambda shard: self._transform(shard, captioner, site)
 
@@ -69,11 +75,9 @@ class WriteCaptions(ShardStage):
                         )
                     else:
                         rejected.append(
-                            Reject(
+                            Rejected(
                                 id=row,
                                 row_id=row,
-                                stage="caption",
-                                unit=self.unit,
                                 reason=reason,
                                 detail=f"caption {index}: {text[:200]}",
                             )

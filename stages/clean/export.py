@@ -17,10 +17,10 @@ from capfilt.data_contracts.records import (
     Source,
     WordCount,
 )
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.clean.balance import Balance, Balancer
 from capfilt.stages.ingest.fetch.takedown import TakeDown, TakeDownFile
-from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.stage import Rejected, Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256
 
@@ -118,12 +118,10 @@ class ExportPairs(ShardStage):
                     pairs.append(self._row(picture, {**unjudged, "pair_id": pair, "text": text}))
             yield Rows(Contract(self.produces).table(pairs), rejected)
 
-    def _reject(self, picture: Mapping[str, Any], pair: str, reason: Reason, text: str) -> Reject:
-        return Reject(
+    def _reject(self, picture: Mapping[str, Any], pair: str, reason: Reason, text: str) -> Rejected:
+        return Rejected(
             id=pair,
             row_id=picture["row_id"],
-            stage="export",
-            unit=self.unit,
             reason=reason,
             detail=f"{picture['url']}: {text[:200]}",
         )

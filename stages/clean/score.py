@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, IngestedImage, Record, Score, Source, UniqueImage
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.models.protocols import FLOAT32, Inference
 from capfilt.stages.dedup.unique import gathered_texts, unique_pictures, unique_rows
-from capfilt.stages.stage import MODEL_LIBRARIES, ModelRef, Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.stage import (
+    MODEL_LIBRARIES,
+    ModelRef,
+    Rejected,
+    Rows,
+    ShardInput,
+    ShardStage,
+    Site,
+    Transform,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,16 +52,13 @@ class ScorePairs(ShardStage):
     produces: ClassVar[type[Record]] = Score
     libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
     unit: ClassVar[str] = "text"
-    name: ClassVar[str] = "score"
 
     filter: ModelRef
     inference: Inference = FLOAT32
 
     def open(self, site: Site) -> Transform:
         from capfilt.models.open import open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         return lambda shard: self._transform(shard, model, site)
 
@@ -80,7 +86,7 @@ class ScorePairs(ShardStage):
         texts = self._texts(shard)
         seen: set[str] = set()
         for batch in unique_pictures(shard, site.batch):
-            rejected: list[Reject] = []
+            rejected: list[Rejected] = []
             shown: list[Shown] = []
             for row, image, data in zip(*map(batch.column, ("row_id", "image_id", "image")), strict=True):
                 judged = []
@@ -90,11 +96,9 @@ class ScorePairs(ShardStage):
                         judged.append(text)
                     else:
                         rejected.append(
-                            Reject(
+                            Rejected(
                                 id=text.pair,
                                 row_id=row.as_py(),
-                                stage=self.name,
-                                unit=self.unit,
                                 reason=reason,
                                 detail=f"{text.source}: {text.text[:200]}",
                             )

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Decision, Metric, Placeholder, Record, Score, Source
-from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
+from capfilt.data_contracts.rejects import Reason
+from capfilt.stages.stage import (
+    GlobalStage,
+    Rejected,
+    Rows,
+    ShardInput,
+    ShardStage,
+    Site,
+    StageInput,
+    Transform,
+)
 
 
 class SelectRule(StrEnum):
@@ -44,12 +53,10 @@ class FractionThreshold(GlobalStage):
         figure = Metric(
             name="threshold",
             value=threshold,
-            low=None,
-            high=None,
             count=len(itm),
             note=f"keeps the top {self.keep_fraction:g} of all scored texts",
         )
-        yield Rows(Contract(Metric).table([figure]), shard="0000000", units=1)
+        yield Rows(Contract(Metric).table([figure]), units=1)
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,9 @@ class SelectPairs(ShardStage):
         column = pa.array(np.full(kept.num_rows, threshold))
         decisions = kept.append_column(Contract(Decision).schema.field("threshold"), column)
         rejected = [
-            Reject(
+            Rejected(
                 id=row["pair_id"],
                 row_id=row["row_id"],
-                stage="select",
-                unit=self.unit,
                 reason=reason,
                 detail=f"{row['source']}: itm {row['itm']:.4f}, threshold {threshold:.4f}",
             )

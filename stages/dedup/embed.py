@@ -39,9 +39,7 @@ class EmbedImages(ShardStage):
 
     def open(self, site: Site) -> Transform:
         from capfilt.models.open import open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         embedder = open_filter(site.models[self.model], site.device, TOGETHER, self.inference)
         return lambda shard: self._transform(shard, embedder, site)
 

@@ -17,8 +17,6 @@ from capfilt.stages.stage import MODEL_LIBRARIES, GlobalStage, ModelRef, Rows, S
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ONLY = "0000000"
-
 
 @dataclass(frozen=True)
 class EmbedHeldOut(GlobalStage):
@@ -39,9 +37,7 @@ class EmbedHeldOut(GlobalStage):
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from capfilt.models.images.decode import UndecodableImage, decode
         from capfilt.models.open import open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         embedder = open_filter(site.models[self.model], site.device, TOGETHER, self.inference)
         made: list[pa.Table] = []
         unreadable: list[str] = []
@@ -64,7 +60,7 @@ class EmbedHeldOut(GlobalStage):
         made.append(_rows(embedder, held))
         notes = (f"{len(unreadable)} files are no image: {unreadable[0]}",) if unreadable else ()
         kept = pa.concat_tables(made)
-        yield Rows(kept, shard=ONLY, units=len(kept), notes=notes)
+        yield Rows(kept, units=len(kept), notes=notes)
 
     def _pictures(self, inputs: StageInput) -> Iterator[tuple[str, bytes]]:
         if inputs.has(HumanImage):

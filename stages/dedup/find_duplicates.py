@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import RecipeError
 from capfilt.data_contracts.records import Embedding, HeldOutImage, IngestedImage, Record, UniqueImage
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.dedup.crawl_vectors import Compared, CrawlVectors, HeldOutVectors, hexes
 from capfilt.stages.dedup.neighbours import Flat, InvertedFile, Pairs, hash_pairs, require_faiss, search_of
 from capfilt.stages.dedup.union_find import UnionFind
-from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.stages.stage import GlobalStage, Rejected, Rows, Site, StageInput
 
 SAMPLE = 1000  # images whose like is also looked for exactly, to say what the inverted file misses
 MOST_TEXTS = 100  # that an image gathers of its duplicates
@@ -229,7 +229,7 @@ class FindDuplicates(GlobalStage):
 
     def _duplicates(
         self, crawl: CrawlVectors, keeper: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> Iterator[Reject]:
+    ) -> Iterator[Rejected]:
         image, kept = crawl.image_of_row[rows], crawl.image_of_row[keeper[rows]]
         compared = crawl.compare(image, crawl.halves(kept), crawl.hashes[kept])
         by_hash = compared.told & (compared.differ <= self.like.hash_alone)
@@ -243,18 +243,18 @@ class FindDuplicates(GlobalStage):
         told = zip(named, of_names, compared.cosine, compared.differ, how, strict=True)
         for row, of, like, bits, why in told:
             detail = f"keeper {of}, similarity {like:.4f}, {bits} of 256 bits differ: {why}"
-            yield _reject(row, Reason.DUPLICATE_OF, detail)
+            yield Rejected(row, row, Reason.DUPLICATE_OF, detail)
 
     def _like_held_out(
         self, crawl: CrawlVectors, held: HeldOutVectors, found: _Found, rows: NDArray[np.int64]
-    ) -> Iterator[Reject]:
+    ) -> Iterator[Rejected]:
         image = crawl.image_of_row[rows]
         others = found.holdout[image]
         compared = crawl.compare(image, held.vectors[others], held.hashes[others])
         named = hexes(crawl.row_ids[rows]).to_pylist()
         for row, other, like, bits in zip(named, others, compared.cosine, compared.differ, strict=True):
             detail = f"{held.names[other]}, similarity {like:.4f}, {bits} of 256 bits differ"
-            yield _reject(row, Reason.HELD_OUT, detail)
+            yield Rejected(row, row, Reason.HELD_OUT, detail)
 
     def _gathered(
         self, inputs: StageInput, crawl: CrawlVectors, keeper: NDArray[np.int64], stays: NDArray[np.bool_]
@@ -282,10 +282,6 @@ class FindDuplicates(GlobalStage):
             found[number] = list(others)[:MOST_TEXTS]
             too_many += len(others) - len(found[number])
         return found, too_many
-
-
-def _reject(row: str, reason: Reason, detail: str) -> Reject:
-    return Reject(id=row, row_id=row, stage="dedup", unit="image", reason=reason, detail=detail)
 
 
 def _note(facts: dict[str, Any]) -> str:

@@ -41,9 +41,7 @@ class AuditCaptions(GlobalStage):
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from capfilt.models.open import open_captioner, open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         edits = human_edits(inputs)
         captioner = open_captioner(site.models[self.captioner], site.device, site.batch, self.inference)
         filter = open_filter(site.models[self.filter], site.device, site.batch, self.inference)

@@ -66,7 +66,7 @@ class Calibrate(GlobalStage):
             evidence = "; ".join([error.evidence, *_aucs(itm, kinds)])
             raise CalibrationError(what=error.what, evidence=evidence, remedy=error.remedy) from error
         figures = [*self._threshold(found, inputs, itm, kinds, images), *_platt(found)]
-        yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
+        yield Rows(Contract(Metric).table(figures), units=len(figures))
 
     def _threshold(
         self, found: "Calibration", inputs: StageInput, itm: np.ndarray, kinds: np.ndarray, images: np.ndarray
@@ -74,7 +74,8 @@ class Calibrate(GlobalStage):
         of = f"from {len(np.unique(images))} calibrate images"
         if self.target is None:
             pairs = found.positives + found.negatives
-            yield _figure("threshold", found.threshold, pairs, f"ITM probability at even odds, {of}")
+            note = f"ITM probability at even odds, {of}"
+            yield Metric(name="threshold", value=found.threshold, count=pairs, note=note)
             return
         shares = [(str(PairKind.OWN), 1.0)]
         asked = f"{self.target.figure} {self.target.value:g}"
@@ -85,9 +86,8 @@ class Calibrate(GlobalStage):
                 crawl += held.bins.count(part["itm"].to_numpy())
             shares = list(zip(held.kinds, held.fit(crawl).weights.tolist(), strict=True))
             asked += f" where {shares[0][1]:.1%} of the crawl's texts match"
-            yield _figure(
-                "prior", shares[0][1], len(kinds), "estimated share of matches among the crawl's texts"
-            )
+            note = "estimated share of matches among the crawl's texts"
+            yield Metric(name="prior", value=shares[0][1], count=len(kinds), note=note)
         reached = reach(self.target, itm, kinds, images, shares, self.seed)
         yield Metric(
             name="threshold",
@@ -97,9 +97,11 @@ class Calibrate(GlobalStage):
             count=len(kinds),
             note=f"ITM probability for {asked}, {of}",
         )
-        yield _figure("recall", reached.recall, len(kinds), "of human pairs, on the pairs of the fit")
+        note = "of human pairs, on the pairs of the fit"
+        yield Metric(name="recall", value=reached.recall, count=len(kinds), note=note)
         if self.target.figure == "precision":
-            yield _figure("precision", reached.precision, len(kinds), "on the pairs of the fit")
+            note = "on the pairs of the fit"
+            yield Metric(name="precision", value=reached.precision, count=len(kinds), note=note)
 
 
 def _aucs(itm: np.ndarray, kinds: np.ndarray) -> Iterator[str]:
@@ -114,8 +116,8 @@ def _aucs(itm: np.ndarray, kinds: np.ndarray) -> Iterator[str]:
 
 def _platt(found: "Calibration") -> Iterator[Metric]:
     count = found.positives + found.negatives
-    yield _figure("temperature", found.temperature, count, "")
-    yield _figure("bias", found.bias, count, "")
+    yield Metric(name="temperature", value=found.temperature, count=count)
+    yield Metric(name="bias", value=found.bias, count=count)
     yield Metric(
         name="auc",
         value=found.auc,
@@ -124,7 +126,3 @@ def _platt(found: "Calibration") -> Iterator[Metric]:
         count=count,
         note="on the pairs of the fit: the honest figure is on the test split",
     )
-
-
-def _figure(name: str, value: float, count: int, note: str) -> Metric:
-    return Metric(name=name, value=value, low=None, high=None, count=count, note=note)

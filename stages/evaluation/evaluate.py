@@ -54,21 +54,19 @@ class Evaluate(GlobalStage):
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from capfilt.models.open import open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         crawled = frozenset(
             image
             for part in inputs.parts(IngestedImage, ["image_id"])
             for image in part["image_id"].to_pylist()
         )
         pairs = held_out(inputs, Split.TEST, besides=crawled)
-        figures = [_figure("test_images", len(pairs.pictures), len(pairs.pictures))]
+        figures = [Metric(name="test_images", value=len(pairs.pictures), count=len(pairs.pictures))]
         if len(pairs.pictures) >= FEWEST:
             model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
             figures += [*self._aucs(inputs, crawled), *self._retrieval(pairs, model)]
             figures += self._captions(pairs, inputs)
-        yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
+        yield Rows(Contract(Metric).table(figures), units=len(figures))
 
     def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
         """None when all test images have the same texts, so that nothing mismatches."""
@@ -93,7 +91,8 @@ class Evaluate(GlobalStage):
 
         similarity = embedder.embed_images(pairs.pictures) @ embedder.embed_texts(pairs.flat).T
         for name, value in recall_at(similarity, pairs.owner.tolist()).items():
-            yield _figure(name, value, len(pairs.pictures), note="ITC retrieval among the test images")
+            note = "ITC retrieval among the test images"
+            yield Metric(name=name, value=value, count=len(pairs.pictures), note=note)
 
     def _captions(self, pairs: HeldOut, inputs: StageInput) -> list[Metric]:
         """Of the first caption of each image that was checked; of none it is empty."""
@@ -113,11 +112,11 @@ class Evaluate(GlobalStage):
         ours, chance = caption_metrics(references, candidates), caption_metrics(references, shifted)
         count = len(references)
         return [
-            *(_figure(f"caption_{name}", value, count) for name, value in ours.items()),
-            _figure(
-                "chance_cider",
-                chance["cider"],
-                count,
+            *(Metric(name=f"caption_{name}", value=value, count=count) for name, value in ours.items()),
+            Metric(
+                name="chance_cider",
+                value=chance["cider"],
+                count=count,
                 note="human captions of other test images",
             ),
         ]
@@ -126,7 +125,3 @@ class Evaluate(GlobalStage):
 def _shifted(texts: Sequence[Sequence[str]]) -> list[str]:
     """For every image the first text of the next one."""
     return [texts[(index + 1) % len(texts)][0] for index in range(len(texts))]
-
-
-def _figure(name: str, value: float, count: int, note: str = "") -> Metric:
-    return Metric(name=name, value=value, low=None, high=None, count=count, note=note)

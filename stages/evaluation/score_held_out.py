@@ -50,9 +50,7 @@ class ScoreHeldOut(GlobalStage):
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         from capfilt.models.open import open_filter
-        from capfilt.models.threads import use_threads
 
-        use_threads(site.threads)
         edits = human_edits(inputs)
         model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
         for number, split in enumerate(SPLITS):

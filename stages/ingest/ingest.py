@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import image_id, pair_id, split_of
 from capfilt.data_contracts.records import HumanImage, IngestedImage, Metric, Occurrence, Record
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.models.images.decode import Limits, Measured
 from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.stages.ingest.fetch.policy import FetchPolicy
@@ -20,7 +20,7 @@ from capfilt.stages.ingest.list_source import KINDS
 from capfilt.stages.ingest.preflight import promise
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.ingest.texts import TextRules, clean
-from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.stage import Rejected, Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 128
 AT_ONCE = 64 * 10**6  # bytes of images that are held together
@@ -90,7 +90,7 @@ class IngestImages(ShardStage):
     def _rows(self, held: Sequence[tuple[Row, Found]], decoder: Decoder) -> Rows:
         verdicts = iter(decoder([found for _, found in held if isinstance(found, bytes)]))
         kept: list[Record] = []
-        rejected: list[Reject] = []
+        rejected: list[Rejected] = []
         for row, found in held:
             verdict = next(verdicts) if isinstance(found, bytes) else found
             if isinstance(found, bytes) and isinstance(verdict, Measured):
@@ -102,7 +102,7 @@ class IngestImages(ShardStage):
                 rejected.append(self._reject(row, verdict))
         return Rows(Contract(self.produces).table(kept), rejected)
 
-    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
+    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
         """The image, and the texts that leave it."""
         image = image_id(data)
         texts, left = self._texts(row, image)
@@ -118,10 +118,10 @@ class IngestImages(ShardStage):
         )
         return made, left
 
-    def _texts(self, row: Row, image: str) -> tuple[list[str], list[Reject]]:
+    def _texts(self, row: Row, image: str) -> tuple[list[str], list[Rejected]]:
         """The texts that stay, cleaned, each once, and those that leave: every text is one or the other."""
         kept: dict[str, None] = {}
-        left: list[Reject] = []
+        left: list[Rejected] = []
         for text in row["texts"]:
             cleaned = clean(text)
             reason = Reason.DUPLICATE_PAIR if cleaned in kept else self._refuse(cleaned)
@@ -129,10 +129,9 @@ class IngestImages(ShardStage):
                 kept[cleaned] = None
             else:
                 left.append(
-                    Reject(
+                    Rejected(
                         id=pair_id(image, cleaned),
                         row_id=row["row_id"],
-                        stage="ingest",
                         unit="text",
                         reason=reason,
                         detail=f"{row['url']}: {text[:200]}",
@@ -143,12 +142,10 @@ class IngestImages(ShardStage):
     def _refuse(self, cleaned: str) -> Reason | None:
         return self.texts.refuse(cleaned)
 
-    def _reject(self, row: Row, why: Refused) -> Reject:
-        return Reject(
+    def _reject(self, row: Row, why: Refused) -> Rejected:
+        return Rejected(
             id=row["row_id"],
             row_id=row["row_id"],
-            stage="ingest",
-            unit=self.unit,
             reason=why.reason,
             detail=f"{row['url']}: {why.detail}",
         )
@@ -163,7 +160,7 @@ class IngestHuman(IngestImages):
 
     produces: ClassVar[type[Record]] = HumanImage
 
-    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Reject]]:
+    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
         made, left = super()._picture(row, data, measured)
         assert isinstance(made, IngestedImage)
         if not made.texts:

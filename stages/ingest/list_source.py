@@ -1,7 +1,7 @@
 """List a source once and cut it into shards: what every later stage counts from."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.records import Occurrence, Record
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.ingest.sources import coco, folder, img2dataset, parquet, urls, webdataset
 from capfilt.stages.ingest.sources.entries import ENTRY, Notes
 from capfilt.stages.ingest.sources.join import joined
 from capfilt.stages.ingest.sources.source import Format, SourceSpec
-from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
+from capfilt.stages.stage import GlobalStage, Rejected, Rows, Site, StageInput
 
 
 class SourceKind(NamedTuple):
@@ -64,7 +64,7 @@ class ListSource(GlobalStage):
         number = 0
         for source in self.sources:
             for rows in self._list(source, site):
-                yield Rows(rows.kept, rows.rejected, f"{self.prefix}{number:07d}", rows.units, rows.notes)
+                yield replace(rows, shard=f"{self.prefix}{number:07d}")
                 number += 1
 
     def _list(self, source: SourceSpec, site: Site) -> Iterator[Rows]:
@@ -91,21 +91,14 @@ class ListSource(GlobalStage):
                 remedy="compare what the list names with what is there",
             )
         again = f"{read - listed:,} rows of source {source.name} repeat a url: their texts join the first"
-        yield Rows(
-            waiting.kept,
-            waiting.rejected,
-            units=waiting.units,
-            notes=(*waiting.notes, again) if read > listed else waiting.notes,
-        )
+        yield replace(waiting, notes=(*waiting.notes, again)) if read > listed else waiting
 
     def _rows(self, source: SourceSpec, table: pa.Table, notes: tuple[str, ...]) -> Rows:
         bad = pc.is_valid(table["problem"])
         rejected = [
-            Reject(
+            Rejected(
                 id=row["row_id"],
                 row_id=row["row_id"],
-                stage="list",
-                unit=self.unit,
                 reason=Reason(row["reason"]),
                 detail=f"{row['url'][:500]}: {row['problem']}",
             )

@@ -72,7 +72,7 @@ class FindPlaceholders(GlobalStage):
                 like = likeness(values.pop("some"))
                 if like <= ALIKE:
                     found.append(Placeholder(**values, likeness=like))
-        yield Rows(Contract(Placeholder).table(found), shard="0000000", units=len(found))
+        yield Rows(Contract(Placeholder).table(found), units=len(found))
 
 
 def likeness(texts: Sequence[str]) -> float:

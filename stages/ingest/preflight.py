@@ -39,7 +39,7 @@ class Preflight(GlobalStage):
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         rows, listed = self._first(inputs)
-        figures = [Metric(name="listed", value=listed, low=None, high=None, count=listed, note="at least")]
+        figures = [Metric(name="listed", value=listed, count=listed, note="at least")]
         if rows and listed >= LARGE * self.sample:
             fetched = fetch(rows, self.policy, site.scratch, site.progress)
             ended = Counter(one.reason for one in fetched)
@@ -48,14 +48,12 @@ class Preflight(GlobalStage):
                 Metric(
                     name=f"fetched_{reason or 'whole'}",
                     value=count / len(rows),
-                    low=None,
-                    high=None,
                     count=len(rows),
                     note="share of the sample",
                 )
                 for reason, count in ended.most_common()
             ]
-        yield Rows(Contract(Metric).table(figures), shard="0000000", units=len(figures))
+        yield Rows(Contract(Metric).table(figures), units=len(figures))
 
     def _first(self, inputs: StageInput) -> tuple[list[tuple[str, str]], int]:
         """The sample, and how many urls there are, counted as far as it matters."""

@@ -18,7 +18,6 @@ class RankWeb(ScreenWeb):
     """One :class:`WebSimilarity` a web text, by the unimodal encoders of ``filter``: here the pretrained model."""
 
     produces: ClassVar[type[Record]] = WebSimilarity
-    name: ClassVar[str] = "rank_web"
 
     def _judge(self, shown: Sequence[Shown], model: "Filter") -> Sequence[Record]:
         if not shown:

@@ -15,9 +15,9 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.identity import image_id, pair_id
 from capfilt.data_contracts.records import CleanedImage, CleanedPart, IngestedImage, Record, Source, Split
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.models.images.decode import MOST_PIXELS, Limits, measure
-from capfilt.stages.stage import Rows, ShardInput, ShardStage, Site, Transform
+from capfilt.stages.stage import Rejected, Rows, ShardInput, ShardStage, Site, Transform
 
 BATCH = 256
 _ANY = Limits(MOST_PIXELS, float("inf"), 1)  # the parent had its own
@@ -67,11 +67,9 @@ class ReadCleaned(ShardStage):
                 else:
                     detail = f"{picture['url']}: a human picture of the {picture['split']} split"
                     rejected.append(
-                        Reject(
+                        Rejected(
                             id=row,
                             row_id=row,
-                            stage="cleaned",
-                            unit=self.unit,
                             reason=Reason.HELD_OUT,
                             detail=detail,
                         )

@@ -18,7 +18,6 @@ class ScreenWeb(ScorePairs):
     """
 
     consumes: ClassVar[tuple[type[Record], ...]] = (IngestedImage, WordCoverage)
-    name: ClassVar[str] = "screen_web"
     may_find_nothing: ClassVar[bool] = True
 
     always: bool = False

@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ONLY = "0000000"
 MOST_PASSES = 8  # over a small crawl: with photographs 3 did no harm and 10 did (docs/training.md)
 CURVE, MODEL = "steps.jsonl", "model"
 
@@ -105,10 +104,8 @@ class TrainTokenizer(GlobalStage):
         directory.mkdir()
         tokenizer.save(directory)
         yield Model(directory)
-        figure = Metric(
-            name="vocabulary", value=tokenizer.size, low=None, high=None, count=len(texts), note="word pieces"
-        )
-        yield Rows(Contract(Metric).table([figure]), shard=ONLY, units=1)
+        figure = Metric(name="vocabulary", value=tokenizer.size, count=len(texts), note="word pieces")
+        yield Rows(Contract(Metric).table([figure]), units=1)
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class _Training(CollectiveStage):
         lasting = site.lasting()
         yield Model(lasting / MODEL)
         steps = _read_curve(lasting / CURVE)
-        yield Rows(Contract(TrainingStep).table(steps), shard=ONLY, units=len(steps))
+        yield Rows(Contract(TrainingStep).table(steps), units=len(steps))
 
     def _load(self, site: Site) -> "Loaded":
         from capfilt.models.med import checkpoint

@@ -57,7 +57,7 @@ class MeasureWordCoverage(GlobalStage):
         share = covered_share(words)
         note = f"human captions know {share:.0%} of what {web:,} web texts say; narrow: under {NARROW:.0%}"
         facts = {"covered_share": share, "web_texts": web}
-        yield Rows(words, shard="0000000", units=len(words), notes=(note,), facts=facts)
+        yield Rows(words, units=len(words), notes=(note,), facts=facts)
 
 
 def _add(database: duckdb.DuckDBPyConnection, texts: pa.ChunkedArray, counted_as: str) -> int:

@@ -16,6 +16,7 @@ def record(**values: object) -> ShardRecord:
         "units_in": 1,
         "kept": 1,
         "host": "here",
+        "worker": "17-0a1b2c3d",
         "seconds": 0.5,
         "finished": "2026-01-01",
     }

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from capfilt.pipeline.execution.attempt import run_task
 from capfilt.pipeline.execution.events import Committed, ProgressSeen
 from capfilt.pipeline.execution.schedule import Schedule
-from capfilt.pipeline.execution.task import run_task
 
 if TYPE_CHECKING:
     from capfilt.pipeline.cluster.scheduler import Tell

@@ -20,11 +20,10 @@ from capfilt.data_contracts.records import (
     Source,
     Split,
 )
-from capfilt.data_contracts.rejects import Reject
 from capfilt.models.protocols import Decoding, Images, Match, Written
-from capfilt.pipeline.execution.task import decode_again
+from capfilt.pipeline.execution.attempt import decode_again
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import GlobalStage, Model, ModelRef, Rows, Site, StageInput, Transform
+from capfilt.stages.stage import GlobalStage, Model, ModelRef, Rejected, Rows, Site, StageInput, Transform
 
 
 def png(number: int, size: int = 8) -> bytes:
@@ -105,7 +104,7 @@ def site(scratch: Path, *models: ModelRef, batch: int = 2) -> Site:
     )
 
 
-def collect(made: Iterator[Rows]) -> tuple[pa.Table, list[Reject]]:
+def collect(made: Iterator[Rows]) -> tuple[pa.Table, list[Rejected]]:
     """All kept rows, and all rejects."""
     outcomes = list(made)
     kept = pa.concat_tables(rows.kept for rows in outcomes)
@@ -114,7 +113,7 @@ def collect(made: Iterator[Rows]) -> tuple[pa.Table, list[Reject]]:
 
 def run_shard(
     transform: Transform, *rows: Record, empty: Sequence[type[Record]] = ()
-) -> tuple[list[dict], list[Reject]]:
+) -> tuple[list[dict], list[Rejected]]:
     kept, rejected = collect(transform(MemoryInput.of(*rows, empty=empty)))
     return kept.to_pylist(), rejected
 

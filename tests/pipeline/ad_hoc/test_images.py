@@ -24,7 +24,8 @@ from capfilt.pipeline.ad_hoc.images import (
     model_of,
     score,
 )
-from capfilt.pipeline.execution.task import Task, run_task
+from capfilt.pipeline.execution.attempt import run_task
+from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.schema import CaptionKeys
 from capfilt.stages.clean.caption import WriteCaptions

@@ -129,6 +129,7 @@ class Clock:
                     "seconds": lasts,
                     "bytes": size,
                     "host": "one",
+                    "worker": f"{number % 2}",
                     "finished": datetime.fromtimestamp(lane[0], UTC).isoformat(),
                     "inputs": "".join(
                         f"{above}@{'0' * 64};"

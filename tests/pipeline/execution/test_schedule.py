@@ -43,6 +43,7 @@ def part_of(stage: str, shard: str, inputs: tuple[InputPart, ...] = (), model: s
         models={"learn": model} if stage == "judge" else {},
         facts={"model": model} if stage == "learn" else {},
         host="here",
+        worker="17-0a1b2c3d",
         seconds=0.0,
         finished="2026-01-01",
     )

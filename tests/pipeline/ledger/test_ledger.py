@@ -35,6 +35,7 @@ def record_of(shard: str, generation: int = 0) -> ShardRecord:
         units_in=1,
         kept=1,
         host="here",
+        worker="17-0a1b2c3d",
         seconds=0.0,
         finished="2026-01-01T00:00:00Z",
     )

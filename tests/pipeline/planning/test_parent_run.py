@@ -9,20 +9,20 @@ import pytest
 from capfilt.data_contracts.errors import CapfiltError, SourceError
 from capfilt.data_contracts.identity import image_id, pair_id
 from capfilt.data_contracts.records import CleanedImage, CleanedPart
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.parent_run import cleaned_of
 from capfilt.pipeline.planning.schema import parse
 from capfilt.pipeline.reports.query import files, query
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Rows
+from capfilt.stages.stage import Rejected, Rows
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.stages.rows import site
 
 
-def read(ledger: Ledger, scratch: Path) -> tuple[list[dict[str, Any]], list[Reject]]:
+def read(ledger: Ledger, scratch: Path) -> tuple[list[dict[str, Any]], list[Rejected]]:
     """Everything that another run would get of a parent, shard by shard, with every image accounted for."""
     listing, reading = cleaned_of(str(ledger.storage.path))
     where = site(scratch)

@@ -21,7 +21,7 @@ from rich.console import Console
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.execution.runner import Runner, open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
@@ -31,6 +31,7 @@ from capfilt.pipeline.watching.log import RunLog
 from capfilt.stages.stage import (
     GlobalStage,
     Model,
+    Rejected,
     Rows,
     ShardInput,
     ShardStage,
@@ -70,11 +71,9 @@ class Describe(ShardStage):
                 identifier = row["row_id"]
                 if row["url"].startswith("bad"):
                     left.append(
-                        Reject(
+                        Rejected(
                             id=identifier,
                             row_id=identifier,
-                            stage="describe",
-                            unit=self.unit,
                             reason=Reason.EMPTY_CAPTION,
                             detail=row["url"],
                         )
@@ -107,7 +106,7 @@ class Learn(GlobalStage):
         (folder / "config.json").write_text("{}")
         (folder / "weights").write_text(str(count))
         yield Model(folder)
-        metric = Metric(name="captions", value=float(count), low=None, high=None, count=count, note="")
+        metric = Metric(name="captions", value=float(count), count=count)
         yield Rows(Contract(Metric).table([metric]), shard="0000000", units=1)
 
 

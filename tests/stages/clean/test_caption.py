@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from capfilt.data_contracts.records import IngestedImage, Record
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.models.protocols import Decoding, Inference, Written
 from capfilt.stages.clean.caption import WriteCaptions
 from capfilt.stages.clean.caption_guard import CaptionGuard
-from capfilt.stages.stage import TrainedModel
+from capfilt.stages.stage import Rejected, TrainedModel
 from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 
 
@@ -15,7 +15,7 @@ from tests.stages.rows import FakeCaptioner, picture, run_shard, site
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("capfilt.models.open.open_captioner", lambda *_: FakeCaptioner())
 
-    def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Reject]]:
+    def run(per_image: int, *rows: Record) -> tuple[list[dict], list[Rejected]]:
         stage = WriteCaptions(TrainedModel("captioner"), Decoding(per_image=per_image))
         assert stage.fan_out == per_image
         return run_shard(stage.open(site(tmp_path, stage.captioner)), *rows, empty=[IngestedImage])

@@ -4,10 +4,10 @@ import pytest
 
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, IngestedImage, Record
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import TrainedModel
+from capfilt.stages.stage import Rejected, TrainedModel
 from tests.stages.rows import FakeFilter, caption, picture, run_shard, site
 
 STAGE = ScorePairs(TrainedModel("filter"))
@@ -18,7 +18,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("capfilt.models.open.open_filter", lambda *_: FakeFilter())
     transform = STAGE.open(site(tmp_path, STAGE.filter))
 
-    def run(*rows: Record) -> tuple[list[dict], list[Reject]]:
+    def run(*rows: Record) -> tuple[list[dict], list[Rejected]]:
         made = run_shard(transform, *rows, empty=[IngestedImage, Caption])
         units = [
             unit

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Decision, Metric, Placeholder, Score, Source
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.clean.select import FractionThreshold, SelectPairs, SelectRule
 from capfilt.stages.in_memory import MemoryInput
+from capfilt.stages.stage import Rejected
 from tests.stages.rows import collect, run_global, score, site
 
 # Few different probabilities, so that ties and values on the threshold are common.
@@ -129,7 +130,7 @@ def test_of_several_captions_the_filter_chooses_one(texts: Texts, rule: SelectRu
 
 
 def metric(name: str, value: float) -> Metric:
-    return Metric(name=name, value=value, low=None, high=None, count=1, note="")
+    return Metric(name=name, value=value, count=1)
 
 
 def test_the_threshold_of_the_stage_before_it() -> None:
@@ -138,7 +139,7 @@ def test_the_threshold_of_the_stage_before_it() -> None:
     kept, rejected = collect(SelectPairs(SelectRule.BOTH, None).open(site(Path("unused")))(inputs))
     assert kept["threshold"].to_pylist() == [0.4]
     assert [reject.detail for reject in rejected] == ["web: itm 0.3900, threshold 0.4000"]
-    assert isinstance(rejected[0], Reject)
+    assert isinstance(rejected[0], Rejected)
 
 
 @pytest.mark.parametrize(("fraction", "kept"), [(0.3, 3), (0.01, 1), (0.5, 5), (1.0, 10)])

@@ -13,10 +13,10 @@ from capfilt.data_contracts.contract import Contract, vectors
 from capfilt.data_contracts.errors import ContractError, RecipeError, StageError
 from capfilt.data_contracts.identity import image_id, row_id
 from capfilt.data_contracts.records import Embedding, HeldOutImage, Record
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.stages.dedup.find_duplicates import MOST_TEXTS, DedupSettings, FindDuplicates
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import Rows
+from capfilt.stages.stage import Rejected, Rows
 from tests.stages.rows import picture, site
 
 RANDOM = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def kept(made: Sequence[Rows]) -> dict[str, int]:
 
 def left(made: Sequence[Rows]) -> dict[str, tuple[str, str]]:
     """What left: the reason, and the detail with names."""
-    rejects: list[Reject] = [reject for rows in made for reject in rows.rejected]
+    rejects: list[Rejected] = [reject for rows in made for reject in rows.rejected]
     found = {}
     for reject in rejects:
         detail = re.sub(r"[0-9a-f]{32}", lambda match: NAMES[match[0]], reject.detail)

@@ -7,15 +7,16 @@ from PIL import Image
 
 from capfilt.data_contracts.identity import image_id, pair_id, split_of
 from capfilt.data_contracts.records import Occurrence
-from capfilt.data_contracts.rejects import Reason, Reject
+from capfilt.data_contracts.rejects import Reason
 from capfilt.models.images import decoder
 from capfilt.models.images.decode import Limits
 from capfilt.stages.ingest.ingest import IngestHuman, IngestImages
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.ingest.texts import TextRules
+from capfilt.stages.stage import Rejected
 from tests.stages.rows import occurrence, png, run_shard, site
 
-Ingest = Callable[..., tuple[list[dict], list[Reject]]]
+Ingest = Callable[..., tuple[list[dict], list[Rejected]]]
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_decoder_that_dies_takes_one_row(ingest: Ingest, monkeypatch: pytest.M
     files = {f"p{number:03}": png(number) for number in range(200)} | {"p150": b"crash"}
     kept, (reject,) = ingest(*map(occurrence, files), **files)
     assert [row["url"] for row in kept] == [name for name in files if name != "p150"]
-    assert (reject.reason, reject.unit) == (Reason.DECODER_DIED, "image")
+    assert (reject.reason, reject.unit) == (Reason.DECODER_DIED, None)
     assert "SIGSEGV" in reject.detail
 
 
@@ -133,7 +134,7 @@ def test_a_human_image_whose_captions_are_all_empty_leaves_with_every_one_counte
     assert [(reject.reason, reject.unit) for reject in rejected] == [
         (Reason.EMPTY_TEXT, "text"),
         (Reason.EMPTY_TEXT, "text"),
-        (Reason.EMPTY, "image"),
+        (Reason.EMPTY, None),
     ]
 
 

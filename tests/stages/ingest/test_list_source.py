@@ -61,7 +61,7 @@ def test_what_is_missing_is_rejected_and_counted(tmp_path: Path) -> None:
     (rows,) = listed(tmp_path, folder(tmp_path / "web", {"a": 1}, missing=("gone",)))
     assert (rows.units, rows.kept.num_rows) == (2, 1)
     (reject,) = rows.rejected
-    assert (reject.id, reject.reason, reject.unit) == (row_id("web", "gone"), Reason.MISSING, "image")
+    assert (reject.id, reject.reason, reject.unit) == (row_id("web", "gone"), Reason.MISSING, None)
     assert reject.detail == "gone: the caption table names a file that is not there"
 
 

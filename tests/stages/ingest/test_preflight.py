@@ -76,7 +76,7 @@ def test_names_that_do_not_resolve_are_told(server: Hostile, tmp_path: Path) -> 
 
 
 def ingest(inputs: MemoryInput, promised: float, folder: Path) -> list[Reason]:
-    metric = Metric(name="fetched_whole", value=promised, low=None, high=None, count=200, note="")
+    metric = Metric(name="fetched_whole", value=promised, count=200)
     given = MemoryInput({**inputs.tables, Metric: [Contract(Metric).table([metric])]}, folder=folder)
     stage = IngestImages(WEB, policy=POLICY)
     kept, rejected = collect(stage.open(site(folder))(given))

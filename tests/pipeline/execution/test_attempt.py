@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from capfilt.data_contracts.errors import (
 )
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, Decision, IngestedImage, Metric, Record, Score
-from capfilt.data_contracts.rejects import Reason, Reject
-from capfilt.pipeline.execution.task import Heartbeat, Task, Upstream, run_task
+from capfilt.data_contracts.rejects import Reason
+from capfilt.pipeline.execution.attempt import run_task
+from capfilt.pipeline.execution.heartbeat import Heartbeat
+from capfilt.pipeline.execution.task import Task, Upstream
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import patience
@@ -29,9 +32,12 @@ from capfilt.stages.clean.score import ScorePairs
 from capfilt.stages.ingest.list_source import ListSource
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.stage import (
+    MODEL_LIBRARIES,
+    ONLY_SHARD,
     BroughtModel,
     GlobalStage,
     Model,
+    Rejected,
     Rows,
     ShardInput,
     ShardStage,
@@ -78,11 +84,9 @@ class Shout(ShardStage):
                         )
                     else:
                         rejected.append(
-                            Reject(
+                            Rejected(
                                 id=row["row_id"],
                                 row_id=row["row_id"],
-                                stage="caption",
-                                unit="image",
                                 reason=Reason.EMPTY_CAPTION,
                                 detail="",
                             )
@@ -98,7 +102,7 @@ class Count(GlobalStage):
     produces: ClassVar[type[Record]] = Metric
     unit: ClassVar[str] = "figure"
 
-    shards: tuple[str, ...] = ("0000000",)
+    shards: tuple[str, ...] = (ONLY_SHARD,)
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows | Model]:
         directory = site.scratch / "model"
@@ -106,7 +110,7 @@ class Count(GlobalStage):
         (directory / "weights").write_text("w")
         yield Model(directory)
         rows = sum(part.num_rows for part in inputs.parts(IngestedImage, ["row_id"]))
-        figure = Metric(name="rows", value=rows, low=None, high=None, count=1, note="")
+        figure = Metric(name="rows", value=rows, count=1)
         for shard in self.shards:
             yield Rows(Contract(Metric).table([figure]), shard=shard, units=1, facts={"rows": rows})
 
@@ -193,7 +197,9 @@ def test_a_shard_is_committed_with_a_record_that_says_everything(ledger: Ledger)
     assert (record.models, record.attempt, record.contract) == ({"captioner": "d"}, 2, "Caption/1")
     assert record.notes == ("2 rows", "1 rows")
     assert [row["text"] for row in rows(ledger, "caption")] == ["A"] * 3 + ["B"] * 3
-    assert {row["reason"] for row in rejects(ledger, "caption", part)} == {"empty_caption"}
+    left = {(row["reason"], row["stage"], row["unit"]) for row in rejects(ledger, "caption", part)}
+    assert left == {("empty_caption", "caption", "image")}
+    assert record.worker.partition("-")[0] == str(os.getpid())
     assert (
         pq.read_schema(ledger.storage.path / "caption" / part.name).metadata[b"capfilt.contract"]
         == b"Caption"
@@ -215,10 +221,9 @@ class Censor(Shout):
             ids = batch.select(["row_id", "image_id"]).to_pylist()
             kept = [Caption(**own, caption_index=0, text="t", logprob=0.0) for own in ids]
             left = [
-                Reject(
+                Rejected(
                     id=pair_id(own["image_id"], "x"),
                     row_id=own["row_id"],
-                    stage="caption",
                     unit=self.unit_of_reject,
                     reason=Reason.TEXT_URL,
                     detail="",
@@ -234,7 +239,7 @@ def test_texts_that_leave_images_which_stay_are_counted_apart(ledger: Ledger) ->
     assert record is not None
     assert (record.units_in, record.kept, record.rejected) == (3, 3, {})
     assert record.texts_rejected == {Reason.TEXT_URL: 3}
-    assert len(rejects(ledger, "caption", part)) == 3
+    assert [row["unit"] for row in rejects(ledger, "caption", part)] == ["text"] * 3
     ledger.compact("caption")
     assert ledger.index("caption").part("0000000").record == record
     assert ledger.index("caption").totals("caption", "f").texts_rejected == {Reason.TEXT_URL: 3}
@@ -425,6 +430,36 @@ def test_a_global_stage_that_names_a_shard_twice_is_a_defect(ledger: Ledger) -> 
     upstream = ingest(ledger, "a")
     with pytest.raises(StageError, match="name each of its shards once"):
         run_task(task_of(ledger, "filter", Count(("0000000", "0000000")), upstream), open_stage)
+
+
+@dataclass(frozen=True)
+class Unnamed(Give):
+    """One shard, whose name it does not say."""
+
+    def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
+        for rows in super().run(site, inputs):
+            yield Rows(rows.kept, units=rows.units)
+
+
+def test_the_single_shard_of_a_global_stage_has_a_name(ledger: Ledger) -> None:
+    part, _ = run(task_of(ledger, "ingest", Unnamed((picture(1),), shard="elsewhere")))
+    assert part.record is not None
+    assert part.record.shard == ONLY_SHARD
+
+
+@dataclass(frozen=True)
+class Modelled(Shout):
+    libraries: ClassVar[tuple[str, ...]] = MODEL_LIBRARIES
+
+
+@pytest.mark.parametrize(("stage", "given"), [(Modelled(), [3]), (Shout(), [])])
+def test_a_stage_with_models_gets_the_threads_of_its_task(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stage: ShardStage, given: list[int]
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr("capfilt.models.threads.use_threads", counts.append)
+    run(task_of(ledger, "caption", stage, ingest(ledger, "a"), threads=3))
+    assert counts == given
 
 
 def test_listing_leaves_rejects_for_what_is_not_there(ledger: Ledger, tmp_path: Path) -> None:
