@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from capfilt.data_contracts.errors import StageError
+from capfilt.data_contracts.errors import StageError, UsageError
 from capfilt.pipeline.cluster.capacity import alive
 from capfilt.pipeline.cluster.scheduler import WorkerPool
 
@@ -22,15 +22,28 @@ CONNECT_SECONDS = 20.0
 
 
 class Connection:
-    """A connection to Ray. ``address`` null: RAY_ADDRESS, or start one here.
+    """A connection to Ray. ``address`` null: the one that this process has, else RAY_ADDRESS, else one started here.
 
-    SIGTERM, which ends a job, then ends the process like Ctrl-C.
+    A connection that the process had already is used as it is, and left open. What the process does on SIGTERM stays
+    as it was.
 
     Raises:
+        UsageError: the process is connected already, and another address is given.
         StageError: the cluster does not answer.
     """
 
     def __init__(self, address: str | None) -> None:
+        self._borrowed = ray.is_initialized()
+        if self._borrowed and address:
+            raise UsageError(
+                what="this process is connected to Ray already",
+                evidence=f"ray.init() was called in it, and {address} is given",
+                remedy="give no address, which uses that connection; or call ray.shutdown() before",
+            )
+        if not self._borrowed:
+            self._connect(address)
+
+    def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
@@ -44,6 +57,7 @@ class Connection:
         with tempfile.TemporaryDirectory(prefix="capfilt-") as empty:
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
                 options["runtime_env"] = {"working_dir": empty}
+            on_term = signal.getsignal(signal.SIGTERM)
             try:
                 # A null address would be the cluster that `ray start` last made on this machine, if any.
                 ray.init(address=address or "local", **options)
@@ -54,9 +68,9 @@ class Connection:
                     remedy="see that it runs (`ray status`); with token authentication set RAY_AUTH_MODE=token "
                     "and RAY_AUTH_TOKEN",
                 ) from error
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler, which is there now, prints a page of stacks.
-            signal.signal(signal.SIGTERM, _stop)
+            finally:
+                if threading.current_thread() is threading.main_thread() and on_term is not None:
+                    signal.signal(signal.SIGTERM, on_term)  # Ray's own prints a page of stacks
 
     @property
     def size(self) -> tuple[int, dict[str, float]]:
@@ -64,7 +78,8 @@ class Connection:
         return len(alive()), ray.cluster_resources()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        ray.shutdown()
+        if not self._borrowed:
+            ray.shutdown()
 
 
 class Cluster(Connection):
@@ -77,10 +92,6 @@ class Cluster(Connection):
     def close(self) -> None:
         self.pool.close()
         super().close()
-
-
-def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _demand_listener(address: str) -> None:

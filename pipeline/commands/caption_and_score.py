@@ -38,10 +38,9 @@ def caption(
     as_json: Json = False,
 ) -> None:
     """Caption images by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
-    from capfilt.models.open import open_captioner
-    from capfilt.pipeline.ad_hoc import images
+    from capfilt.pipeline.api import models
 
-    given = {
+    decoding = {
         "strategy": strategy,
         "top_p": top_p,
         "per_image": per_image,
@@ -51,10 +50,8 @@ def caption(
         "beams": beams,
         "prompt": prompt,
     }
-    decoding = images.decoding_for(model, given, seed)
-    inference = images.inference_for(model)
-    captioner = open_captioner(images.model_of(model, "captioner"), device, batch, inference)
-    _print_found(images.caption(files, captioner, decoding, batch), ("logprob",), as_json)
+    found = models.caption(files, model, decoding=decoding, seed=seed, device=device, batch=batch)
+    _print_found(found, ("logprob",), as_json)
 
 
 def score(
@@ -66,12 +63,10 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score texts against images by hand: itm is the probability of a match, itc the cosine."""
-    from capfilt.models.open import open_filter
-    from capfilt.pipeline.ad_hoc import images
+    from capfilt.pipeline.api import models
 
-    inference = images.inference_for(model)
-    matcher = open_filter(images.model_of(model, "filter"), device, batch, inference)
-    _print_found(images.score(files, text, matcher, batch), ("itm", "itc"), as_json)
+    found = models.score(files, text, model, device=device, batch=batch)
+    _print_found(found, ("itm", "itc"), as_json)
 
 
 def _print_found(found: "Found", figures: tuple[str, ...], as_json: bool) -> None:

@@ -10,17 +10,28 @@ from rich.console import Console
 from rich.markup import escape
 
 from capfilt.data_contracts.errors import CapfiltError
-from capfilt.pipeline.commands import caption_and_score, doctor, inspect, run, search, submit
+from capfilt.pipeline.commands import (
+    caption_and_score,
+    demo,
+    doctor,
+    inspect,
+    plan,
+    report,
+    run,
+    search,
+    submit,
+)
 from capfilt.pipeline.ledger.lease import SUBMISSION
 
 STOPPED = 130  # by Ctrl-C
 COMMANDS = (
-    *(run.run, run.resume, run.retry_failed, run.plan),
-    *(inspect.status, inspect.inspect, inspect.explain, inspect.verify, inspect.report, inspect.report_card),
+    *(run.run, run.resume, run.retry_failed, plan.plan),
+    *(inspect.status, inspect.inspect, inspect.explain, inspect.verify),
+    *(report.report, report.report_card),
     *(caption_and_score.caption, caption_and_score.score),
     *(search.index, search.search, search.classify),
     *(submit.submit, submit.jobs, submit.logs, submit.stop, doctor.doctor),
-    run.demo,
+    demo.demo,
 )
 
 app = typer.Typer(

@@ -1,8 +1,7 @@
-"""`capfilt status`, `inspect`, `explain`, `verify`, `report`, `report-card`: what a run's storage says."""
+"""`capfilt status`, `inspect`, `explain` and `verify`: what a run's storage says."""
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,15 +9,12 @@ from rich.table import Table
 
 from capfilt.data_contracts.errors import DamageError, SourceError, StageError
 from capfilt.data_contracts.rejects import MEANING
+from capfilt.pipeline.api.run import Run
 from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import filter_report as card_of
 from capfilt.pipeline.reports import funnel, stages
-from capfilt.pipeline.reports import report as figures
-from capfilt.pipeline.reports.explain import explain as explain_row
-from capfilt.pipeline.reports.verify import verify as verify_parts
 from capfilt.pipeline.reports.visible import visible
 from capfilt.pipeline.watching import log
 
@@ -150,7 +146,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell the whole story of a row: where it came from, what each stage made of it, why it stayed or left."""
-    stories = explain_row(Ledger(run), identifier)
+    stories = Run(Ledger(run)).explain(identifier)
     if as_json:
         print(json.dumps([vars(story) for story in stories], indent=2, default=str))
         return
@@ -172,8 +168,8 @@ def explain(
 
 def verify(run: RunFolder, as_json: Json = False) -> None:
     """Reread every committed part and model, and compare them with their records."""
-    found = list(verify_parts(Ledger(run)))
-    bad = [entry for entry in found if entry[2]]
+    found = Run(Ledger(run)).verify()
+    bad = [entry for entry in found if entry.problem]
     if as_json:
         print(json.dumps([{"stage": s, "name": n, "problem": p} for s, n, p in found], indent=2))
     for stage, name, problem in bad if not as_json else ():
@@ -186,30 +182,3 @@ def verify(run: RunFolder, as_json: Json = False) -> None:
         )
     if not as_json:
         say(f"{len(found)} files are whole, every row is accounted for")
-
-
-def report(
-    run: RunFolder,
-    truth: Annotated[Path | None, typer.Option(help="CSV file,text,match: noise before and after.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show the run's numbers; writes them to report.json and to the dataset card."""
-    ledger = Ledger(run)
-    found = figures.write(ledger)
-    if truth is not None:
-        from capfilt.pipeline.reports.ground_truth import against, read_truth
-
-        found["truth"] = against(ledger, read_truth(truth))
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    figures.show(found, console)
-
-
-def report_card(run: RunFolder, as_json: Json = False) -> None:
-    """Show what is known of the run's filter from human test pairs, and what that says of the texts it kept."""
-    card = card_of.demand(Ledger(run))
-    if as_json:
-        print(json.dumps(card, indent=2))
-    else:
-        card_of.show(card, console)

@@ -1,32 +1,24 @@
-"""`capfilt run`, `resume`, `retry-failed`, `plan` and `demo`: parse, call, print."""
+"""`capfilt run`, `resume` and `retry-failed`: parse, call, print."""
 
-import json
-from collections.abc import Mapping
-from contextlib import nullcontext
-from pathlib import Path
+import signal
+import threading
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from capfilt.data_contracts.errors import RunChangedError, UsageError
 from capfilt.data_contracts.rejects import Reason
-from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.commands.shared import (
     Changes,
     Fork,
-    Json,
     RecipeFile,
     RunFolder,
     Until,
     WaitNodes,
     console,
-    forked,
     say,
+    show_statuses,
 )
-from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.placement import PATIENCE
-from capfilt.pipeline.reports import report
 
 Join = Annotated[bool, typer.Option("--join", help="Work beside another runner of the same run.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster; without it one is started here.")]
@@ -42,12 +34,10 @@ def run(
     wait_nodes: WaitNodes = PATIENCE,
 ) -> None:
     """Run a recipe, or carry on where it stopped."""
-    from capfilt.pipeline.planning.schema import load
+    from capfilt.pipeline.api import runs
 
-    loaded, parent = load(recipe, changes or ()), None
-    if fork:
-        loaded, parent = forked(loaded, fork)
-    _run(loaded, until, address, parent, join=join, patience=wait_nodes)
+    begun = runs.begin(runs.load_recipe(recipe, changes or ()), until=until, fork=fork)
+    drive(begun, address, join=join, wait_nodes=wait_nodes)
 
 
 def resume(
@@ -58,8 +48,10 @@ def resume(
     wait_nodes: WaitNodes = PATIENCE,
 ) -> None:
     """Carry on with a run from its own recipe; shows the plan first."""
-    recipe = _own_recipe(run)
-    _run(recipe, until, address, None, show_plan=True, join=join, patience=wait_nodes)
+    from capfilt.pipeline.api import runs
+
+    begun = runs.begin(runs.recipe_of(run), until=until)
+    drive(begun, address, show_plan=True, join=join, wait_nodes=wait_nodes)
 
 
 def retry_failed(
@@ -70,157 +62,45 @@ def retry_failed(
     address: Address = None,
 ) -> None:
     """Fetch rejected rows again, as new shards of the run: without --reason, what may have been passing trouble."""
-    from capfilt.pipeline.execution import retry
-    from capfilt.pipeline.planning.build import Plan
+    from capfilt.pipeline.api import runs
 
-    recipe = _own_recipe(run)
-    found = retry.again(Plan(recipe), Ledger(run), reason or retry.PASSING)
+    found = runs.retry_failed(run, reason or ())
     counts = ", ".join(f"{count:,} {why}" for why, count in found.most_common())
     say(f"to be fetched again: {counts or 'nothing'}")
-    _run(recipe, None, address, None)  # what waits from an earlier retry, too
+    drive(runs.begin(runs.recipe_of(run)), address)  # what waits from an earlier retry, too
 
 
-def _own_recipe(run: str) -> Any:
-    """That of a run, wherever it lies now, whatever its folder is called."""
-    from capfilt.pipeline.planning.schema import parse
-
-    ledger = Ledger(run)
-    recipe = parse(ledger.record().recipe)
-    return recipe.model_copy(update={"output": ledger.storage.at("..").url, "name": ledger.storage.name})
-
-
-def _run(
-    recipe: Any,
-    until: str | None,
-    address: str | None,
-    parent: Ledger | None,
+def drive(
+    begun: Any,
+    address: str | None = None,
     *,
     show_plan: bool = False,
     join: bool = False,
-    patience: float = PATIENCE,
+    wait_nodes: float = PATIENCE,
 ) -> None:
-    from capfilt.pipeline.api.runs import drive
-    from capfilt.pipeline.execution.runner import open_run
-    from capfilt.pipeline.planning.build import Plan
+    """Run what is missing of a :class:`~capfilt.pipeline.api.runs.Begun`, and show it: bars, and what came out."""
+    from capfilt.pipeline.api import runs
+    from capfilt.pipeline.execution.events import Listener
     from capfilt.pipeline.planning.status import stage_statuses
+    from capfilt.pipeline.watching import log
     from capfilt.pipeline.watching.console import Progress
 
-    submission.demand_seen(recipe.run)
-    plan = Plan(recipe)
-    if until and until not in plan.nodes:
-        raise UsageError(
-            what=f"--until {until}: the plan has no such stage",
-            evidence=f"its stages: {', '.join(plan.nodes)}",
-        )
-    ledger = Ledger(recipe.run)
-    open_run(plan, ledger, parent)
-    say(f"run {ledger.url}")
+    url = begun.ledger.url
+    say(f"run {url}")
     if show_plan:
-        _show_standings(stage_statuses(plan, ledger), False)
-    drive(plan, ledger, Progress(console), address, until=until, join=join, patience=patience)
-    if until and until != "export":
-        say(f"stopped after {until}; `capfilt resume {ledger.url}` carries on")
+        show_statuses(stage_statuses(begun.plan, begun.ledger))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # it ends a job, and then ends the process like Ctrl-C
+    shown = Listener() if log.on_stderr() else Progress(console)  # the log takes its place
+    found = runs.drive(begun, shown, address, join=join, wait_nodes=wait_nodes)
+    if found is None:
+        say(f"stopped after {begun.until}; `capfilt resume {url}` carries on")
         return
-    _closing(report.write(ledger), ledger)
-
-
-def _closing(found: dict[str, Any], ledger: Ledger) -> None:
     pairs = ", ".join(f"{count:,} {source}" for source, count in found["exported"].items())
-    say(f"cleaned pairs: {pairs}\n{ledger.url}/export")
+    say(f"cleaned pairs: {pairs}\n{url}/export")
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 
 
-def plan(
-    recipe: RecipeFile,
-    changes: Changes = None,
-    as_json: Json = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="What the run would cost, by measured rates: docs/estimate.md.")
-    ] = False,
-    rows: Annotated[int | None, typer.Option(min=1, help="Crawled rows; default: those listed.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="How many machines.")] = 1,
-    node_cpus: Annotated[float | None, typer.Option(min=1, help="Of each; default: this machine's.")] = None,
-    node_gpus: Annotated[float | None, typer.Option(min=0, help="Of each; default: this machine's.")] = None,
-    measured: Annotated[
-        str | None, typer.Option("--from", metavar="RUN", help="Whose rates; default: the recipe's own run.")
-    ] = None,
-) -> None:
-    """Show which stages are done, which are to run, and why. Runs nothing."""
-    from capfilt.pipeline.planning.build import Plan
-    from capfilt.pipeline.planning.schema import load
-    from capfilt.pipeline.planning.status import stage_statuses
-
-    loaded = load(recipe, changes or ())
-    ledger = Ledger(loaded.run)
-    planned = Plan(loaded)
-    if ledger.exists:
-        from capfilt.pipeline.execution.runner import demand_same
-
-        try:
-            demand_same(planned, ledger)
-        except RunChangedError as error:
-            console.print(
-                f"[yellow]{error.what}[/yellow]\n{error.evidence}\n{error.remedy}",
-                highlight=False,
-                soft_wrap=True,
-            )
-            raise SystemExit(error.exit_code) from None
-    if estimate:
-        from capfilt.pipeline.commands import plan_estimate
-
-        found = plan_estimate.of_run(planned, measured, rows, nodes, node_cpus, node_gpus)
-        print(json.dumps(found.plain(), indent=2)) if as_json else plan_estimate.show(found)
-        return
-    _show_standings(stage_statuses(planned, ledger), as_json)
-
-
-def _show_standings(statuses: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        rows = [
-            {
-                "stage": name,
-                "state": status.state,
-                "why": status.why,
-                "shards": status.expected,
-                "missing": list(status.missing),
-                "damaged": dict(status.damaged),
-                "stale": status.stale,
-            }
-            for name, status in statuses.items()
-        ]
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table("stage", "state", "shards", "why")
-    for name, status in statuses.items():
-        shards = "?" if status.expected is None else str(status.expected)
-        colour = {"to run": "yellow", "waiting": "dim"}.get(status.state, "green")
-        why = f"stale: {status.stale}" if status.stale else status.why
-        if status.damaged:
-            why += "; damaged: " + ", ".join(f"{part} ({how})" for part, how in [*status.damaged.items()][:3])
-        table.add_row(name, f"[{colour}]{status.state}[/]", shards, why)
-    console.print(table)
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Where to put the demo.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Draws the concepts, the crawl and the training.")] = 0,
-    http: Annotated[
-        bool, typer.Option("--http", help="Have the crawl fetched, from a server on loopback.")
-    ] = False,
-    human_concepts: Annotated[
-        int | None, typer.Option(help="Let people caption so many of its 24 things; without it, all.")
-    ] = None,
-    duplicates: Annotated[
-        bool, typer.Option("--duplicates", help="Plant copies and evaluation images, and have them found.")
-    ] = False,
-) -> None:
-    """Make a small noisy crawl of real images and clean it, start to end."""
-    from capfilt.pipeline.demo.command import close, prepare
-    from capfilt.pipeline.demo.web import served
-    from capfilt.pipeline.planning.schema import load
-
-    recipe = load(prepare(out, seed, http=http, human_concepts=human_concepts, duplicates=duplicates))
-    with served(out) if http else nullcontext():
-        _run(recipe, None, None, None)
-    close(out, Ledger(recipe.run), console)
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,17 +1,15 @@
 """What several commands have in common: their arguments, and how they print."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from capfilt.data_contracts.errors import UsageError
-from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.visible import visible
-
-if TYPE_CHECKING:
-    from capfilt.pipeline.planning.schema import Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[
@@ -31,23 +29,6 @@ WaitNodes = Annotated[
 console = Console()
 
 
-def forked(recipe: "Recipe", name: str) -> "tuple[Recipe, Ledger]":
-    """The recipe of a fork of this name, and the run that it is forked from.
-
-    Raises:
-        SourceError: the recipe has no run yet.
-        UsageError: the name is that of the run itself.
-    """
-    from capfilt.pipeline.planning.schema import parse
-
-    parent = Ledger(recipe.run)
-    parent.record()
-    fork = parse({**recipe.plain(), "name": name})
-    if fork.run == parent.url:
-        raise UsageError(what="a fork needs a name of its own", evidence=f"{name} is the run itself")
-    return fork, parent
-
-
 def say(text: str) -> None:
     """A line, as it is: not wrapped, not coloured, no markup read into it."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -56,3 +37,31 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A line on stderr, without control characters."""
     Console(stderr=True).print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def show_statuses(statuses: Mapping[str, Any], as_json: bool = False) -> None:
+    """Every :class:`~capfilt.pipeline.planning.status.StageStatus` by name: a table, or JSON."""
+    if as_json:
+        rows = [
+            {
+                "stage": name,
+                "state": status.state,
+                "why": status.why,
+                "shards": status.expected,
+                "missing": list(status.missing),
+                "damaged": dict(status.damaged),
+                "stale": status.stale,
+            }
+            for name, status in statuses.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("stage", "state", "shards", "why")
+    for name, status in statuses.items():
+        shards = "?" if status.expected is None else str(status.expected)
+        colour = {"to run": "yellow", "waiting": "dim"}.get(status.state, "green")
+        why = f"stale: {status.stale}" if status.stale else status.why
+        if status.damaged:
+            why += "; damaged: " + ", ".join(f"{part} ({how})" for part, how in [*status.damaged.items()][:3])
+        table.add_row(name, f"[{colour}]{status.state}[/]", shards, why)
+    console.print(table)

@@ -16,7 +16,6 @@ from capfilt.pipeline.commands.shared import (
     RecipeFile,
     Until,
     WaitNodes,
-    forked,
     say,
     warn,
 )
@@ -59,11 +58,12 @@ def submit(
     insecure: Insecure = False,
 ) -> None:
     """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
+    from capfilt.pipeline.api.runs import forked, load_recipe
     from capfilt.pipeline.cluster.jobs import ANSWER_SECONDS, LIVE, Jobs
-    from capfilt.pipeline.planning.schema import STAGES, load
+    from capfilt.pipeline.planning.schema import STAGES
     from capfilt.pipeline.storage import patience
 
-    loaded = load(recipe, changes or ())
+    loaded = load_recipe(recipe, changes or ())
     if until and until not in STAGES:
         raise UsageError(
             what=f"--until {until}: there is no such stage", evidence=f"stages: {', '.join(STAGES)}"

@@ -1,52 +1,54 @@
-"""`capfilt plan --estimate`: which records, how many rows, and how the estimate is shown."""
+"""`capfilt plan`: what is done, what is to run and why; with ``--estimate``, what it would cost."""
 
-import os
-from pathlib import Path
+import json
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
-from capfilt.data_contracts.errors import UsageError
+from capfilt.data_contracts.errors import RunChangedError
 from capfilt.data_contracts.units import duration, size
-from capfilt.pipeline.commands.shared import console, say
-from capfilt.pipeline.estimate.cost_model import CRAWL, Estimate, Shape, Span, estimate
-from capfilt.pipeline.estimate.throughput import Records
-from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.graph import Graph
+from capfilt.pipeline.commands.shared import Changes, Json, RecipeFile, console, say, show_statuses
+from capfilt.pipeline.estimate.cost_model import Estimate, Span
 
 
-def of_run(
-    plan: Graph, measured: str | None, rows: int | None, nodes: int, cpus: float | None, gpus: float | None
-) -> Estimate:
-    """The estimate for a plan by the records of run ``measured``, by default the plan's own, as far as it got.
+def plan(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    as_json: Json = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="What the run would cost, by measured rates: docs/estimate.md.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Crawled rows; default: those listed.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines.")] = 1,
+    node_cpus: Annotated[float | None, typer.Option(min=1, help="Of each; default: this machine's.")] = None,
+    node_gpus: Annotated[float | None, typer.Option(min=0, help="Of each; default: this machine's.")] = None,
+    measured: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="Whose rates; default: the recipe's own run.")
+    ] = None,
+) -> None:
+    """Show which stages are done, which are to run, and why. Runs nothing."""
+    from capfilt.pipeline.api import plans
 
-    Without ``rows`` as many as the own run has listed; nodes are this machine unless told otherwise.
-
-    Raises:
-        SourceError: there is no such run.
-        UsageError: nothing says how many rows there are.
-    """
-    own = Ledger(plan.recipe.run)
-    records = Records.of(Ledger(measured) if measured else own)
-    if rows is None:
-        listed = own.totals(CRAWL) if own.exists else None
-        if listed is None:
-            raise UsageError(
-                what="how many rows will there be?",
-                evidence=f"{own.url} has not listed its sources yet",
-                remedy="give --rows, or list them: capfilt run RECIPE --until list_web",
-            )
-        rows = listed.units_in
-    shape = Shape(nodes, float(cpus or os.cpu_count() or 1), float(_gpus() if gpus is None else gpus))
-    return estimate(plan, records, rows, shape)
+    try:
+        planned = plans.plan(recipe, changes=changes or ())
+    except RunChangedError as error:
+        said = f"[yellow]{error.what}[/yellow]\n{error.evidence}\n{error.remedy}"
+        console.print(said, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    if not estimate:
+        show_statuses(planned.stages, as_json)
+        return
+    found = planned.estimate(
+        measured=measured, rows=rows, nodes=nodes, node_cpus=node_cpus, node_gpus=node_gpus
+    )
+    if as_json:
+        print(json.dumps(found.plain(), indent=2))
+    else:
+        _show_estimate(found)
 
 
-def _gpus() -> int:
-    """NVIDIA GPUs of this machine."""
-    found = Path("/proc/driver/nvidia/gpus")
-    return len(list(found.iterdir())) if found.is_dir() else 0
-
-
-def show(found: Estimate) -> None:
+def _show_estimate(found: Estimate) -> None:
     """The table, the formula of each term and phase, the sums."""
     shape = found.shape
     table = Table("stage", "work", "alone", "CPU hours", "GPU hours", "storage")
