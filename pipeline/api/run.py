@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from capfilt.models.protocols import Decoding, Inference
+    from capfilt.pipeline.api.search import Found
+    from capfilt.pipeline.search.vectors import IndexFacts, Of
 
 IMAGES = ("ingest", "human")  # the stages that have images' bytes
 
@@ -232,6 +234,31 @@ class Run:
         from capfilt.pipeline.ad_hoc import images
 
         return images.inference_for(str(self.ledger.storage))
+
+    def index(self, stage: str = "export", *, model: str | None = None, device: str = "cpu") -> "IndexFacts":
+        """Index a stage's images and texts for :meth:`search`, as :func:`capfilt.pipeline.api.search.index` says."""
+        from capfilt.pipeline.api import search
+
+        return search.index(self.ledger, stage, model=model, device=device)
+
+    def search(
+        self,
+        text: str | None = None,
+        image: str | Path | None = None,
+        *,
+        of: "Of | None" = None,
+        count: int = 10,
+        stage: str = "export",
+        model: str | None = None,
+        device: str = "cpu",
+    ) -> "Found":
+        """The images or texts of an indexed stage that are nearest to a text or to an image file, as
+        :func:`capfilt.pipeline.api.search.search` says."""
+        from capfilt.pipeline.api import search
+
+        return search.search(
+            self.ledger, text, image, of=of, count=count, stage=stage, model=model, device=device
+        )
 
     def image(self, row_id: str) -> "Image":
         """The image of a row, RGB.

@@ -1,22 +1,17 @@
 """`capfilt index`, `capfilt search` and `capfilt classify`: parse, call, print."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.commands.shared import Device, Json, RunFolder, console, say, warn
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.visible import visible
-
-if TYPE_CHECKING:
-    from capfilt.models.open import Filter
 
 Stage = Annotated[
     str, typer.Option(help="Whose images and texts: ingest, human, dedup, score, select, export.")
@@ -37,15 +32,13 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index a stage's images and texts for search; made again, it replaces the index before it."""
-    from capfilt.pipeline.search import vectors
+    from capfilt.pipeline.api import search
 
-    ledger = Ledger(run)
-    where = vectors.model_of(ledger, model)
-    facts = vectors.build(ledger, stage, _open(ledger, where, device), where, threads=os.cpu_count() or 1)
+    facts = search.index(Ledger(run), stage, model=model, device=device)
     if as_json:
         print(facts.model_dump_json(indent=2))
         return
-    said = f"{facts.images:,} images and {facts.texts:,} texts of {stage}, by {where}"
+    said = f"{facts.images:,} images and {facts.texts:,} texts of {stage}, by {facts.model}"
     if facts.texts_truncated:
         said += f"; {facts.texts_truncated:,} texts are longer than the model reads, and were cut"
     say(said)
@@ -67,30 +60,17 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a run's images or texts by a text or an image."""
-    from capfilt.pipeline.search import find, gallery, vectors
+    from capfilt.pipeline.api import search as api
 
-    if (text is None) == (image is None):
-        raise UsageError(what="one of --text and --image is needed", remedy='such as --text "a red dog"')
     ledger = Ledger(run)
-    opened = vectors.open_index(ledger, stage, of or ("images" if image is None else "texts"))
-    where = vectors.model_behind(ledger, opened.facts, model)
-    embedder = _open(ledger, where, device)
-    if image is not None:
-        query = find.see_picture(embedder, image)
-    else:
-        query, cut = find.read_text(embedder, text or "")
-        if cut:
-            warn("the text is longer than the model reads: its end was cut")
-    if vectors.state_of(ledger, stage) != opened.facts.state:
+    found = api.search(ledger, text, image, of=of, count=count, stage=stage, model=model, device=device)
+    hits = found.hits
+    if found.cut:
+        warn("the text is longer than the model reads: its end was cut")
+    if found.stale:
         warn(f"{stage} has changed since it was indexed: capfilt index {run} --stage {stage}")
-    hits = find.find(opened, query, count)
     if html is not None:
-        what = f"{text!r}" if image is None else image.name
-        said = f"{len(hits)} of {opened.index.ntotal:,} {of or ('images' if image is None else 'texts')} of {stage}"
-        rows = [{**hit, "figure": f"{hit['similarity']:.3f}"} for hit in hits]
-        asked = gallery.thumbnail(image.read_bytes()) if image is not None else ""
-        shown = gallery.thumbnails(ledger, [hit["row_id"] for hit in hits])
-        gallery.write(html, f"nearest to {what}", said, rows, shown, asked)
+        api.write_page(ledger, html, found, stage, image or text or "")
     if as_json:
         print(json.dumps(hits, indent=2))
         return
@@ -123,67 +103,35 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Tell which of some labels each image shows, without training: an indexed stage of a run, or files."""
-    from capfilt.pipeline.ad_hoc import images
-    from capfilt.pipeline.search import classify as zero_shot
-    from capfilt.pipeline.search import gallery, labelled
+    from capfilt.pipeline.api import search as api
+    from capfilt.pipeline.search.classify import TEMPLATE
 
     names = [label.strip() for label in labels.split(",")]
-    templates = template or [zero_shot.TEMPLATE]
-    ledger = None
-    if len(what) == 1 and not Path(what[0]).is_file() and Ledger(what[0]).exists:
-        ledger = Ledger(what[0])
-    failed = False
-    if ledger is not None:
-        pictures, embedder = labelled.of_run(ledger, stage, model, lambda where: _open(ledger, where, device))
-    else:
-        if model is None:
-            raise UsageError(
-                what="images from files need a model",
-                evidence=f"{what[0]} is no run",
-                remedy="give --model with a directory, a hub id or a run",
-            )
-        inference = images.inference_for(model)
-        embedder = _open_filter(images.model_of(model, "filter"), device, inference)
-        pictures, unreadable = labelled.of_files(what, embedder)
-        for one in unreadable:
-            failed = True
-            warn(f"{one.file}: {one.reason}")
-    read = zero_shot.prompts(embedder, names, templates)
-    odds = zero_shot.probabilities(pictures.vectors, read, embedder.temperature)
-    best = odds.argmax(1)
-    rows: list[dict[str, Any]] = [
-        {
-            "file": name,
-            "row_id": row,
-            "label": names[at],
-            "probability": float(own[at]),
-            "scores": dict(zip(names, own.tolist(), strict=True)),
-        }
-        for name, row, at, own in zip(pictures.names, pictures.rows, best.tolist(), odds, strict=True)
-    ]
-    found = None
-    if evaluate is not None:
-        truth = labelled.truth(ledger, stage, pictures, evaluate, table)
-        found = zero_shot.evaluate({row["row_id"]: row["label"] for row in rows}, truth, names)
+    found = api.classify(
+        what,
+        names,
+        templates=template or [TEMPLATE],
+        evaluate=evaluate,
+        table=table,
+        stage=stage,
+        model=model,
+        device=device,
+        thumbnails=html is not None,
+    )
+    for one in found.unreadable:
+        warn(f"{one.file}: {one.reason}")
     if html is not None:
-        shown = (
-            gallery.thumbnails(ledger, [row["row_id"] for row in rows]) if ledger else pictures.thumbnails()
-        )
-        cards = [
-            {
-                "figure": f"{row['probability']:.2f}",
-                "text": row["label"],
-                "url": row["file"],
-                "row_id": row["row_id"],
-            }
-            for row in rows
-        ]
-        gallery.write(html, f"labels: {', '.join(names)}", f"{len(rows):,} images", cards, shown)
+        api.write_labels(html, names, found)
+    evaluation = found.evaluation
     if as_json:
-        print(json.dumps({"pictures": rows, "evaluation": found and found._asdict()}, indent=2))
+        print(
+            json.dumps(
+                {"pictures": found.images, "evaluation": evaluation and evaluation._asdict()}, indent=2
+            )
+        )
     else:
-        _show(rows, found, names)
-    if failed:
+        _show(found.images, evaluation, names)
+    if found.unreadable:
         raise SystemExit(1)
 
 
@@ -206,16 +154,3 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
     for name in names:
         confusion.add_row(Text(visible(name)), *(str(found.confusion[name][said]) for said in names))
     console.print(confusion)
-
-
-def _open(ledger: Ledger, where: str, device: str) -> "Filter":
-    from capfilt.pipeline.ad_hoc import images
-
-    return _open_filter(where, device, images.inference_for(str(ledger.storage)))
-
-
-def _open_filter(where: str, device: str, inference: Any) -> "Filter":
-    from capfilt.models.open import open_filter
-    from capfilt.stages.dedup.embed import TOGETHER
-
-    return open_filter(where, device, TOGETHER, inference)
