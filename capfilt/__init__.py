@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from capfilt.pipeline.api.plans import PlannedRun, plan
     from capfilt.pipeline.api.run import Run, open_run
     from capfilt.pipeline.api.runs import load_recipe, resume, retry_failed, run
+    from capfilt.pipeline.api.search import classify
     from capfilt.pipeline.execution.events import Event
     from capfilt.pipeline.planning.schema import Recipe
     from capfilt.stages.stage import (
@@ -95,6 +96,7 @@ __all__ = [
     "Written",
     "__version__",
     "caption",
+    "classify",
     "load_recipe",
     "open_captioner",
     "open_embedder",
@@ -123,6 +125,7 @@ _NAMES = {
     "pipeline.api.plans": "PlannedRun plan",
     "pipeline.api.run": "Run open_run",
     "pipeline.api.runs": "load_recipe resume retry_failed run",
+    "pipeline.api.search": "classify",
     "pipeline.execution.events": "Event",
     "pipeline.planning.schema": "Recipe",
     "stages.stage": (

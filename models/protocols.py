@@ -101,12 +101,16 @@ class Match(NamedTuple):
 
 
 class Captioner(Protocol):
+    """Writes captions."""
+
     def caption(self, images: Images, image_ids: Sequence[str], decoding: Decoding) -> list[list[Written]]:
         """``decoding.per_image`` captions an image; draws depend on (seed, image_id, caption index) alone."""
         ...
 
 
 class Matcher(Protocol):
+    """Judges texts by images."""
+
     def match(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """One :class:`Match` for every text of every image; each image is encoded once."""
         ...

@@ -219,6 +219,8 @@ def _stage(name: str) -> str:
 
 
 class Recipe(Strict):
+    """What a run is to do: sources, models, rules. :func:`capfilt.load_recipe` reads one from a file."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: str
     seed: int = Field(default=0, ge=0)

@@ -120,8 +120,6 @@ def test_a_run_with_workers_of_ray(installed: Installed, recipe: dict[str, Any])
     own = {key: value for key, value in recipe.items() if key != "human"}
     write_recipe(folder / "recipe.yaml", own, name="tiny", shards={"target": "10MB"})
     assert "cleaned pairs: " in installed("capfilt", "run", "recipe.yaml", cwd=folder)
-    stages = json.loads(installed("capfilt", "status", "runs/tiny", "--json", cwd=folder))
-    assert {row["state"] for row in stages} == {"done"}
     assert "texts:" in installed("capfilt", "report", "runs/tiny", cwd=folder)
     code = (
         "import capfilt; run = capfilt.open_run('runs/tiny'); "

@@ -136,7 +136,7 @@ def test_rows_that_left_are_listed_again_for_a_reason_that_is_one(recipe: Path) 
 
 
 def test_what_a_run_would_cost(recipe: Path) -> None:
-    with pytest.raises(UsageError, match="how many rows"):
+    with pytest.raises(SourceError, match="is not a run"):
         capfilt.plan(recipe).estimate()
     capfilt.run(recipe)
     found = capfilt.plan(recipe).estimate(rows=1000, nodes=2, node_cpus=4, node_gpus=0)

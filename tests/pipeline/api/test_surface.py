@@ -17,7 +17,16 @@ SURFACE = {
         *("Event", "open_run", "Run"),
     },
     "models": {
-        *("open_captioner", "open_filter", "open_embedder", "caption", "score", "Decoding", "Inference"),
+        *(
+            "open_captioner",
+            "open_filter",
+            "open_embedder",
+            "caption",
+            "score",
+            "classify",
+            "Decoding",
+            "Inference",
+        ),
         *("Captioner", "Matcher", "Embedder", "Written", "Match", "Unreadable"),
     },
     "stages": {
