@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.models.engine.sampling import draw
+from capfilt.models.engine.sampling import sample
 from capfilt.models.protocols import Decoding
 from capfilt.models.random_numbers import CaptionRandom
 
@@ -46,7 +46,7 @@ class Draw(LogitsProcessor):
         self._streams, self._decoding = streams, decoding
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        chosen = draw(scores.float().softmax(-1), self._streams, self._decoding).to(scores.device)
+        chosen = sample(scores.float().softmax(-1), self._streams, self._decoding).to(scores.device)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 

@@ -13,6 +13,7 @@ from capfilt.pipeline.api import tables
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import explain, stages, verify
 from capfilt.pipeline.reports.explain import Story
+from capfilt.pipeline.reports.query import files, query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -270,8 +271,8 @@ class Run:
 
         for stage in IMAGES:
             if stage in self.ledger.record().fingerprints:
-                own = query.files(self.ledger, stage)
-                if rows := query.query("SELECT image FROM files WHERE row_id = ? LIMIT 1", own, row_id):
+                own = files(self.ledger, stage)
+                if rows := query("SELECT image FROM files WHERE row_id = ? LIMIT 1", own, row_id):
                     return decode(rows[0]["image"])
         raise SourceError(
             what=f"the run has no image of the row {row_id}",
@@ -292,7 +293,7 @@ def open_run(where: str | Path) -> Run:
     return Run(ledger)
 
 
-def _summary(view: query.StageView) -> StageSummary:
+def _summary(view: stages.StageView) -> StageSummary:
     totals = view.totals
     return StageSummary(
         view.name,
