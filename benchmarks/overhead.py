@@ -32,7 +32,7 @@ from capfilt.pipeline.api.runs import drive
 from capfilt.pipeline.estimate.cost_model import CRAWL
 from capfilt.pipeline.estimate.throughput import Records, turns
 from capfilt.pipeline.execution.events import Event, Listener, StageBegun, StageEnded
-from capfilt.pipeline.execution.runner import open_run
+from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform

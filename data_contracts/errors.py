@@ -22,8 +22,9 @@
 Each says what is wrong, the evidence, and the remedy.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CapfiltError(Exception):
@@ -46,6 +47,21 @@ class CapfiltError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Keyword-only arguments do not survive pickling by default; errors cross processes."""
         return partial(type(self), **vars(self)), ()
+
+    def plain(self) -> dict[str, Any]:
+        """It as plain values, for another process: the class's name as ``kind``, and what it says."""
+        return {"kind": type(self).__name__, **vars(self)}
+
+
+def of_plain(values: Mapping[str, Any]) -> CapfiltError:
+    """What :meth:`CapfiltError.plain` gave. Raises :class:`LookupError` for a kind that is not known here."""
+    kinds: dict[str, type[CapfiltError]] = {}
+    waiting: list[type[CapfiltError]] = [CapfiltError]
+    while waiting:
+        kind = waiting.pop()
+        kinds[kind.__name__] = kind
+        waiting += kind.__subclasses__()
+    return kinds[values["kind"]](**{name: value for name, value in values.items() if name != "kind"})
 
 
 class UsageError(CapfiltError):
@@ -85,7 +101,15 @@ class StageError(FailedError):
 
 
 class StorageError(FailedError):
-    pass
+    """``run`` is where the run lies, when the storage is a run's."""
+
+    def __init__(self, *, what: str, evidence: str = "", remedy: str = "", run: str = "") -> None:
+        super().__init__(what=what, evidence=evidence, remedy=remedy)
+        self.run = run
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return f"{said}, then capfilt resume {self.run}: what is committed stays" if self.run else said
 
 
 class BusyError(FailedError):

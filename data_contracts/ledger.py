@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from capfilt.data_contracts.rejects import Reason
 
+FORMAT = 1  # of a run: rises when stages, records or facts get other names or meanings
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,8 +98,9 @@ class StageTotals(_Frozen):
 
 
 class RunRecord(_Frozen):
-    """What a run is. Written once, never changed."""
+    """What a run is. Written once, never changed. A run of another format is refused, never misread."""
 
+    format: int = FORMAT
     name: str
     recipe: dict[str, Any]
     stages: dict[str, Any] = Field(description="the identity of every stage, by name")

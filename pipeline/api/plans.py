@@ -9,7 +9,7 @@ from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.api.runs import loaded
 from capfilt.pipeline.estimate.cost_model import CRAWL, Estimate, Shape, estimate
 from capfilt.pipeline.estimate.throughput import Records
-from capfilt.pipeline.execution.runner import demand_same
+from capfilt.pipeline.execution.open_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.graph import Graph

@@ -9,10 +9,11 @@ from typing import Any
 from capfilt.data_contracts.errors import UsageError
 from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.api.run import Run
-from capfilt.pipeline.cluster import submission
+from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.execution import retry
 from capfilt.pipeline.execution.events import Event, Listener
-from capfilt.pipeline.execution.runner import Runner, Workers, open_run
+from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.runner import Runner, Workers
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.graph import Graph
@@ -136,7 +137,7 @@ def begin(recipe: Recipe, *, until: str | None = None, fork: str | None = None) 
     parent = None
     if fork:
         recipe, parent = forked(recipe, fork)
-    submission.demand_seen(recipe.run)
+    environment.demand_submission(recipe.run)
     plan = Plan(recipe)
     if until and until not in plan.nodes:
         raise UsageError(

@@ -1,15 +1,19 @@
-"""What a machine must share with the one that drives a run: the libraries, and sight of the run's storage."""
+"""What a machine must share with the one that drives a run, or sent it: the libraries, and sight of its storage."""
 
 import hashlib
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from capfilt.data_contracts.errors import StageError, StorageError
+from capfilt.pipeline.ledger import submission
+from capfilt.pipeline.ledger.lease import SUBMISSION
 from capfilt.pipeline.ledger.ledger import RUN
 from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.storage import storage_at
 
+ANY_VERSIONS = "CAPFILT_ANY_VERSIONS"
 SHARED = (
     "put `output` where all nodes see it: a shared folder, or a bucket (s3://, gs://, az://) whose keys every node "
     "has; `capfilt doctor RECIPE --address` tells which nodes do"
@@ -60,6 +64,26 @@ def demand_versions(ours: Mapping[str, str], theirs: Mapping[str, str], who: str
             evidence="; ".join(differing),
             remedy="install the versions of constraints.txt everywhere, or use the same image",
         )
+
+
+def demand_submission(run: str) -> None:
+    """In a job, before it begins: it sees what the submitting machine wrote, and has its libraries.
+
+    Raises:
+        StageError: it does not; says what differs.
+    """
+    nonce = os.environ.get(SUBMISSION)
+    if nonce is None:
+        return
+    sent = submission.find(storage_at(run), nonce)
+    if sent is None:
+        raise StageError(
+            what=f"the cluster does not see the {run} that the submitting machine sees",
+            evidence=f"what that one wrote to {submission.FOLDER} there is not to be found",
+            remedy=SHARED,
+        )
+    if not os.environ.get(ANY_VERSIONS):
+        demand_versions(sent.versions, versions(), "the cluster")
 
 
 def _counts(name: str, version: str) -> str:

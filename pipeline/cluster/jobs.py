@@ -2,14 +2,11 @@
 
 import hashlib
 import http.client
-import importlib.metadata
 import ipaddress
 import json
 import logging
 import os
-import re
 import shlex
-import shutil
 import socket
 import sys
 import tempfile
@@ -17,18 +14,17 @@ import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import yaml
-
-import capfilt
 from capfilt.data_contracts.errors import BusyError, CapfiltError, StageError, UsageError
-from capfilt.pipeline.cluster import submission
-from capfilt.pipeline.cluster.submission import ANY_VERSIONS, Submission
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.cluster.environment import ANY_VERSIONS
+from capfilt.pipeline.cluster.packaging import pack
+from capfilt.pipeline.ledger import lease, submission
+from capfilt.pipeline.ledger.submission import Submission
 from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.storage import storage_at
@@ -117,10 +113,11 @@ class Jobs:
             versions=versions(),
         )
         submission.write(storage, sent)
-        variables = {lease.SUBMISSION: sent.nonce} | ({ANY_VERSIONS: "1"} if any_versions else {})
+        variables = {lease.SUBMISSION: sent.nonce, submission.RUN: run}
+        variables |= {ANY_VERSIONS: "1"} if any_versions else {}
         try:
             with tempfile.TemporaryDirectory(prefix="capfilt-job-") as folder:
-                _pack(Path(folder), recipe, code=not installed)
+                pack(Path(folder), recipe, code=not installed)
                 self._ask(lambda: self._send(run, sent, arguments, folder, variables))
         except BaseException:
             storage.remove(sent.name)
@@ -138,10 +135,14 @@ class Jobs:
                 submission_id=sent.job,
                 entrypoint=f"{python} {shlex.join(['run', 'recipe.yaml', *arguments])}",
                 runtime_env={"working_dir": folder, "env_vars": variables},
-                metadata={"capfilt.run": run, "capfilt.name": _name(run)},
+                metadata={
+                    "capfilt.run": run,
+                    "capfilt.name": _name(run),
+                    "capfilt.submission": sent.nonce,
+                },
             )
         except RuntimeError as error:
-            if "already exists" in str(error):
+            if any(job["job"] == sent.job for job in self.all()):  # sent by somebody else at the same time
                 raise _submitted(sent.job, self.address, run) from error
             raise
 
@@ -149,20 +150,27 @@ class Jobs:
         """Wait until the job has workers that run, or has ended; how it stands then, or after ``limit`` seconds.
 
         Raises:
-            CapfiltError: it failed; what it said, with its exit code.
+            CapfiltError: it failed; the error that it ended with.
         """
         end = time.monotonic() + limit
         while True:
             status = self.status(sent.job)
             if status == "FAILED":
-                raise _as_error(
-                    self.logs(sent.job) or self.message(sent.job), self.message(sent.job), sent.job, run
-                )
+                raise self._error(sent, run)
             holder = lease.read(storage_at(run)) if status == "RUNNING" else None
             at_work = holder is not None and holder.submission == sent.nonce and bool(holder.running)
             if status not in LIVE or at_work or time.monotonic() > end:
                 return Started(status, at_work)
             time.sleep(0.3)
+
+    def _error(self, sent: Submission, run: str) -> CapfiltError:
+        """What a job ended with, as it left that in the run; else the end of what it printed."""
+        where = f"{sent.job} said it: capfilt logs --job {run}"
+        if (error := submission.error_of(storage_at(run), sent.nonce)) is not None:
+            error.remedy = "; ".join(filter(None, (error.remedy, where)))
+            return error
+        printed = self.logs(sent.job).strip() or self.message(sent.job)
+        return StageError(what=f"the job {sent.job} failed", evidence=printed[-2000:], remedy=where)
 
     def all(self) -> list[dict[str, str]]:
         """capfilt's jobs, the oldest first: run, name, job, status, begun, ended (UTC), message."""
@@ -175,10 +183,19 @@ class Jobs:
                 "status": str(job.status.value),
                 "begun": _when(job.start_time),
                 "ended": _when(job.end_time),
-                "message": _message(job.message or ""),
+                "message": self._message(job),
             }
             for job in sorted(found, key=lambda job: job.start_time or 0)
         ]
+
+    def _message(self, job: Any) -> str:
+        """One line on how a job stands: the error that it left in its run, else what the cluster says."""
+        nonce = job.metadata.get("capfilt.submission")
+        if nonce and str(job.status.value) == "FAILED":
+            with suppress(CapfiltError):  # the run's storage may not be seen from here
+                if error := submission.error_of(storage_at(job.metadata["capfilt.run"]), nonce):
+                    return error.what
+        return str(job.message or "").partition("\n")[0].strip()
 
     def find(self, run: str) -> str:
         """The last job of a run: of its place, or its name when only one place has it.
@@ -323,56 +340,12 @@ def _submitted(job: str, address: str, run: str) -> BusyError:
     )
 
 
-def _pack(folder: Path, recipe: Recipe, *, code: bool) -> None:
-    """What the job gets as its working directory."""
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
-    if not code:
-        return
-    package = Path(capfilt.__file__).parent
-    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    about = importlib.metadata.distribution("capfilt")
-    home = folder / f"capfilt-{about.version}.dist-info"  # by it the code knows its version
-    home.mkdir()
-    (home / "METADATA").write_text(about.read_text("METADATA") or "")
-
-
 def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:
         return False
     return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
-
-
-def _as_error(said: str, message: str, job: str, run: str) -> CapfiltError:
-    """The error that a job ended with, as `capfilt run` printed it."""
-    words = _last_words(said)
-    parts = {"": words, "evidence": "", "remedy": ""}
-    if found := re.fullmatch(r"(.*?)(?:\nevidence: (.*?))?(?:\nremedy: (.*))?", words, re.DOTALL):
-        parts = dict(zip(parts, (part or "" for part in found.groups()), strict=True))
-    error = StageError(
-        what=parts[""],
-        evidence=parts["evidence"],
-        remedy="; ".join(filter(None, (parts["remedy"], f"{job} said it: capfilt logs --job {run}"))),
-    )
-    if code := re.search(r"exit code (\d+)", message):
-        error.exit_code = int(code[1])  # type: ignore[misc]  # this error's own
-    return error
-
-
-def _last_words(said: str) -> str:
-    """The last error that capfilt printed; without one the end."""
-    errors = list(re.finditer(r"^error: ", said, re.MULTILINE))
-    return said[errors[-1].end() :].strip() if errors else said[-2000:].strip()
-
-
-def _message(said: str) -> str:
-    """One line on how a job stands; of one that failed, its error."""
-    return (
-        (_last_words(said).splitlines() or [""])[0]
-        if "\nerror: " in said
-        else said.partition("\n")[0].strip()
-    )
 
 
 def _when(milliseconds: int | None) -> str:

@@ -8,10 +8,9 @@ and room.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
@@ -20,8 +19,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capfilt.data_contracts.errors import DamageError, StageError
 from capfilt.pipeline.cluster import environment
+from capfilt.pipeline.cluster.blame import Judge
 from capfilt.pipeline.cluster.capacity import Capacity, alive, free
-from capfilt.pipeline.cluster.worker import SILENT, ProgressActor, Result, Worker, last_words
+from capfilt.pipeline.cluster.worker import ProgressActor, Result, Worker, last_words
 from capfilt.pipeline.execution.events import (
     AttemptFailed,
     Committed,
@@ -35,7 +35,6 @@ from capfilt.pipeline.execution.schedule import Schedule
 from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.planning.placement import Demand, Resources
 
-TRIES = 3
 GRACE = 10.0
 POLL = 0.25
 START_SECONDS = 300.0
@@ -77,7 +76,7 @@ class WorkerPool:
         self._idle: list[_Actor] = []
         self._run, self._here = run, environment.this(run)
         self._poison_limit, self._patience = poison_limit, patience
-        self._judge = _Judge(poison_limit)
+        self._judge = Judge(poison_limit)
         self._unfit: dict[Resources, float] = {}
         self._waited = 0.0  # since when, as was said last
 
@@ -86,9 +85,9 @@ class WorkerPool:
 
         Raises:
             CapfiltError: capfilt's own error of a task, unchanged; of damage once what else runs has ended.
-            StageError: a task failed ``TRIES`` times without progress, or too many rows are poison.
+            StageError: a task failed ``blame.TRIES`` times without progress, or too many rows are poison.
         """
-        self._judge = _Judge(self._poison_limit)
+        self._judge = Judge(self._poison_limit)
         damage: DamageError | None = None
         self._demand_room(schedule)
         busy = looked = time.monotonic()
@@ -331,64 +330,3 @@ def _last_words(actor: _Actor) -> tuple[str, tuple[str, ...]] | None:
             return "the process died, and its machine could not be asked how", ()
         return None
     return words
-
-
-@dataclass
-class _Judge:
-    """Decides what a failed task deserves. ``poison_limit`` rows at most are quarantined in a run's stage."""
-
-    poison_limit: int
-    failures: dict[str, int] = field(default_factory=dict)
-    poison: Counter[str] = field(default_factory=Counter)
-    successes: Counter[str] = field(default_factory=Counter)
-    deaths_in_open: Counter[str] = field(default_factory=Counter)
-    bad_starts: int = 0
-
-    def praise(self, task: Task) -> None:
-        self.successes[task.name] += 1
-
-    def started(self) -> None:
-        self.bad_starts = 0
-
-    def not_started(self, needs: Resources, error: RayError) -> None:
-        self.bad_starts += 1
-        if self.bad_starts >= TRIES:
-            raise StageError(
-                what="a Ray worker could not start",
-                evidence=str(error).strip().splitlines()[-1],
-                remedy=f"it needs {needs} and the same installation of capfilt as here; "
-                "see `placement` in the recipe and the worker's log",
-            ) from error
-
-    def blame(self, task: Task, ids: Sequence[str], how: str) -> Task:
-        """The task to run next, with what is now known about its rows."""
-        last = how.strip().splitlines()[-1] if how.strip() else "no message"
-        again = replace(task, attempt=task.attempt + 1)
-        if not ids:
-            self.deaths_in_open[task.name] += 1
-            if self.deaths_in_open[task.name] >= TRIES and not self.successes[task.name]:
-                raise _hopeless(task, how, "before its first batch")
-        elif len(ids) == 1 and ids[0] in task.suspects:
-            # out of memory, the process that is ended may be a neighbour's
-            if how == SILENT and ids[0] not in task.doubted and len(task.doubted) < self.poison_limit:
-                return replace(again, doubted=task.doubted | {ids[0]})
-            self.poison[task.name] += 1
-            if self.poison[task.name] > self.poison_limit:
-                raise _hopeless(task, how, f"with more than {self.poison_limit} different rows in hand")
-            return replace(again, poison={**task.poison, ids[0]: last})
-        elif not task.suspects.issuperset(ids):
-            if task.attempt > TRIES + 2 * len(task.poison) + len(task.doubted) + 2:
-                raise _hopeless(task, how, "with another batch in hand each time")
-            return replace(again, suspects=task.suspects | frozenset(ids))
-        self.failures[task.label] = self.failures.get(task.label, 0) + 1
-        if self.failures[task.label] >= TRIES:
-            raise _hopeless(task, how, "without progress")
-        return again
-
-
-def _hopeless(task: Task, how: str, when: str) -> StageError:
-    return StageError(
-        what=f"{task.label} keeps failing {when}: {task.attempt} attempts",
-        evidence=how.strip()[-2000:],
-        remedy=f"what is committed stays; mend the cause, then `capfilt resume {task.run}`",
-    )

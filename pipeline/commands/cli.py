@@ -21,6 +21,7 @@ from capfilt.pipeline.commands import (
     search,
     submit,
 )
+from capfilt.pipeline.ledger import submission
 from capfilt.pipeline.ledger.lease import SUBMISSION
 
 STOPPED = 130  # by Ctrl-C
@@ -50,6 +51,7 @@ def main() -> None:
     try:
         app()
     except CapfiltError as error:
+        submission.leave_error(error)
         _tell(error)
         raise SystemExit(error.exit_code) from None
     except SystemExit as ended:

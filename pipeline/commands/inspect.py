@@ -10,9 +10,8 @@ from rich.table import Table
 from capfilt.data_contracts.errors import DamageError, SourceError, StageError
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline.api.run import Run
-from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import funnel, stages
 from capfilt.pipeline.reports.visible import visible

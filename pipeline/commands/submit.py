@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 import typer
 
 from capfilt.data_contracts.errors import BusyError, UsageError
-from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.commands.shared import (
     Changes,
     Fork,
@@ -19,7 +18,7 @@ from capfilt.pipeline.commands.shared import (
     say,
     warn,
 )
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.placement import PATIENCE
 from capfilt.pipeline.reports import stages

@@ -38,7 +38,7 @@ class _Examination:
         self._output: Output | None = None
         self._hosts: inputs.Hosts = {}
         self._files: inputs.Files = {}
-        self._told: list[str] = []
+        self._told: set[str] = set()
 
     def all(self) -> Iterator[Finding]:
         yield from self._checked("python", installation.python)
@@ -54,7 +54,7 @@ class _Examination:
         self, name: str, check: Check, seconds: float = SECONDS, late: Verdict = "fail"
     ) -> Iterator[Finding]:
         for finding in bounded(name, check, seconds, late):
-            self._told.append(finding.found)
+            self._told.add(finding.error)
             yield finding
 
     def _load(self, path: Path) -> Iterator[Finding]:

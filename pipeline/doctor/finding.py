@@ -16,18 +16,21 @@ Verdict = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it stands, what was found, and what to do about it."""
+    """One line: what was looked at, how it stands, what was found, and what to do about it.
+
+    ``error`` is what an error said is wrong, if it was one.
+    """
 
     name: str
     verdict: Verdict
     found: str
     remedy: str = ""
+    error: str = ""
 
     @classmethod
     def of(cls, name: str, error: CapfiltError, verdict: Verdict = "fail") -> "Finding":
-        # What a storage says for a run that has begun does not hold before it.
-        remedy = error.remedy.partition(", then capfilt resume")[0]
-        return cls(name, verdict, ": ".join(part for part in (error.what, error.evidence) if part), remedy)
+        found = ": ".join(part for part in (error.what, error.evidence) if part)
+        return cls(name, verdict, found, error.remedy, error.what)
 
 
 Check = Callable[[], Iterable[Finding]]
@@ -67,4 +70,4 @@ def _unexpected(name: str, error: BaseException) -> Finding:
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = (str(error).strip().splitlines() or [""])[0]
     where = f"{Path(last.filename).name} line {last.lineno}"
-    return Finding(name, "fail", f"{type(error).__name__}: {said} ({where})", "see to what the message names")
+    return Finding(name, "fail", f"{type(error).__name__}: {said} ({where})", "mend what the message names")

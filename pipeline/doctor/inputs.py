@@ -4,7 +4,7 @@ import glob
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.models.open import check_model
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import resolved
-from capfilt.pipeline.execution.runner import demand_same
+from capfilt.pipeline.execution.open_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, SourceKeys, settings_of
@@ -246,8 +246,8 @@ def _model_files(where: str) -> Files:
 # -- the whole ------------------------------------------------------------------------------------------------
 
 
-def plan(recipe: Recipe, told: Sequence[str]) -> Iterator[Finding]:
-    """What `capfilt plan` would say; not again what was ``told`` already."""
+def plan(recipe: Recipe, told: Collection[str]) -> Iterator[Finding]:
+    """What `capfilt plan` would say; not again the errors that were ``told`` already."""
     try:
         planned = Plan(recipe)
         ledger = Ledger(recipe.run)
@@ -255,7 +255,7 @@ def plan(recipe: Recipe, told: Sequence[str]) -> Iterator[Finding]:
             demand_same(planned, ledger)
     except CapfiltError as error:
         finding = Finding.of("plan", error)
-        if not any(error.what in found for found in told):
+        if error.what not in told:
             yield finding
         return
     done = sum(ledger.totals(name) is not None for name in planned.nodes) if ledger.exists else 0

@@ -114,8 +114,14 @@ def _question(wanted: Wanted, *, gpus: bool) -> probe.Question:
 
 def _sum(nodes: Iterable[ClusterNode]) -> str:
     every = list(nodes)
+    return f"{len(every)} node{'s' * (len(every) != 1)}, {_units(every)}"
+
+
+def _units(nodes: Iterable[ClusterNode]) -> str:
+    """The CPUs and GPUs of all of them."""
+    every = list(nodes)
     cpus, gpus = (sum(node.has.get(kind, 0) for node in every) for kind in ("CPU", "GPU"))
-    return f"{len(every)} node{'s' * (len(every) != 1)}, {cpus:g} CPUs, {gpus:g} GPUs"
+    return f"{cpus:g} CPUs, {gpus:g} GPUs"
 
 
 def _placement(recipe: Recipe, nodes: Mapping[str, ClusterNode]) -> Iterator[Finding]:
@@ -199,7 +205,7 @@ def _libraries(name: str, answer: probe.Answer) -> Iterator[Finding]:
 def _well(name: str, answer: probe.Answer, facts: ClusterNode, wanted: Wanted) -> Finding:
     sees = ["the output"] * bool(wanted.output and wanted.output.name)
     sees += [f"{len(wanted.files)} files of sources and models"] * bool(wanted.files)
-    said = f"Python {answer['python']}, capfilt {answer['versions']['capfilt']}, {_sum([facts])[8:]}"
+    said = f"Python {answer['python']}, capfilt {answer['versions']['capfilt']}, {_units([facts])}"
     free = f"{size(answer['free'])} free at {answer['temp']}"
     return Finding(name, "ok", f"{said}, {free}" + (f"; sees {' and '.join(sees)}" if sees else ""))
 

@@ -86,8 +86,8 @@ def run_task(
                 raise StorageError(
                     what=f"the disk fails under {task.label}",
                     evidence=str(error),
-                    remedy="make room or see to the disk, "
-                    f"then capfilt resume {task.run}: what is committed stays",
+                    remedy="make room, or check the disk",
+                    run=task.run,
                 ) from error
         time.sleep(wait)
         wait = min(2 * wait, 5.0)

@@ -1,17 +1,16 @@
-"""Drive a plan to its end: open or create the run, find what is missing, run it, close each stage."""
+"""Drive a plan to its end: find what is missing, run it, close each stage."""
 
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Protocol
 
 from capfilt.data_contracts.contract import Contract
-from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
-from capfilt.data_contracts.fingerprint import fingerprint, first_difference
-from capfilt.data_contracts.ledger import RunRecord, StageTotals
+from capfilt.data_contracts.errors import DamageError, StageError
+from capfilt.data_contracts.fingerprint import fingerprint
+from capfilt.data_contracts.ledger import StageTotals
 from capfilt.pipeline.execution.events import (
     Committed,
     Connected,
@@ -28,10 +27,8 @@ from capfilt.pipeline.execution.events import (
     StageSkipped,
 )
 from capfilt.pipeline.execution.schedule import Overtaken, Schedule
-from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.lease import Doing, Lease
-from capfilt.pipeline.ledger.ledger import READERS, Ledger
-from capfilt.pipeline.ledger.versions import versions
+from capfilt.pipeline.ledger.ledger import READERS, Ledger, shard_of
 from capfilt.pipeline.planning.graph import Graph, Node
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.storage.failpoints import failpoint
@@ -39,83 +36,6 @@ from capfilt.stages.stage import GlobalStage
 
 REPAIRS = 5
 COMPACT = 1000
-
-
-def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
-    """Create the run, or see that the run on disk is this plan's.
-
-    With ``parent`` (a fork) every complete stage of it whose fingerprint holds is referred to, not copied.
-
-    Raises:
-        RunChangedError: the run was made by another recipe; names the first field that differs.
-    """
-    record = RunRecord(
-        name=plan.recipe.name,
-        recipe=plan.recipe.plain(),
-        stages={node.name: dict(node.identity) for node in plan},
-        fingerprints={node.name: node.fingerprint for node in plan},
-        parent=ledger.storage.relative(parent.storage) if parent else None,
-        versions=versions(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tuple(sys.argv),
-    )
-    if not ledger.exists:
-        # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
-        _refer(plan, ledger, parent)
-    if ledger.create(record) or ledger.record().fingerprints == record.fingerprints:
-        return
-    if not _blank(ledger):
-        demand_same(plan, ledger)
-    ledger.correct(record)
-
-
-def _blank(ledger: Ledger) -> bool:
-    """Whether a run has nothing in it yet and nobody is at work: then its recipe may still be corrected."""
-    if lease.read(ledger.storage) is not None:
-        return False
-    stages = ledger.record().fingerprints
-    return not any(ledger.totals(stage) or len(ledger.index(stage)) for stage in stages)
-
-
-def _refer(plan: Graph, ledger: Ledger, parent: Ledger | None) -> None:
-    """Refer to the parent's complete stages whose fingerprints hold, and to nothing else."""
-    fingerprints = parent.record().fingerprints if parent else {}
-    for node in plan:
-        totals = parent.totals(node.name) if parent else None
-        if parent and totals and fingerprints.get(node.name) == node.fingerprint:
-            place = ledger.storage.relative(parent.home(node.name).storage)
-            ledger.close(totals.model_copy(update={"refers_to": place}))
-        elif (
-            stray := ledger.totals(node.name)
-        ) and stray.refers_to:  # of a fork that did not come into being
-            ledger.reopen(node.name)
-
-
-def demand_same(plan: Graph, ledger: Ledger) -> None:
-    """Raise :class:`RunChangedError` unless the run on disk was made by this very plan."""
-    found = ledger.record()
-    changed = [name for name in plan.nodes if found.fingerprints.get(name) != plan.nodes[name].fingerprint]
-    if not changed and not found.fingerprints.keys() - plan.nodes.keys():
-        return
-    now = {node.name: dict(node.identity) for node in plan}
-    differing = next((name for name in now if found.stages.get(name) != now[name]), None)
-    where, old, new = ("stages", sorted(found.stages), sorted(now))
-    if differing is not None and (
-        difference := first_difference(found.stages.get(differing), now[differing], differing)
-    ):
-        where, old, new = difference
-    done = {name: totals for name in changed if (totals := ledger.totals(name))}
-    work = (
-        f", of which {len(done)} had ended ({sum(t.seconds for t in done.values()):.0f} s of work)"
-        if done
-        else ""
-    )
-    raise RunChangedError(
-        what=f"{ledger.url} was made by another recipe: {where} differs",
-        evidence=f"the run has {old!r}, this recipe {new!r}",
-        remedy=f"a run never changes: add --fork NEWNAME, which redoes {', '.join(changed) or 'nothing'} "
-        f"({len(changed)} of {len(plan.nodes)} stages{work})",
-    )
 
 
 class Workers(Protocol):
@@ -240,7 +160,7 @@ class Runner:
         home = self.ledger.home(node.name)
         if home.url != self.ledger.url:
             raise home.damage(node.name, part, why)  # a parent's part: its own run has to mend it
-        shard = part.removesuffix(".parquet").partition(".g")[0]
+        shard = shard_of(part)
         self._repairs[node.name, shard] += bool(why)
         if self._repairs[node.name, shard] > REPAIRS:
             raise StageError(

@@ -9,20 +9,22 @@ under the next generation's name.
 """
 
 import hashlib
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
-from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError, StorageError
+from capfilt.data_contracts.ledger import FORMAT, RunRecord, ShardRecord, StageTotals
 from capfilt.pipeline.ledger.commit_index import INDEX, CommitIndex, Part, named, newest, rows_of
 from capfilt.pipeline.storage import Storage, storage_at
 from capfilt.pipeline.storage.failpoints import failpoint
@@ -37,6 +39,11 @@ AT_ONCE = 2000  # records that are in memory as objects before they become colum
 def part_name(shard: str, generation: int = 0) -> str:
     """The one name under which a generation of a shard can be committed."""
     return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
+
+
+def shard_of(name: str) -> str:
+    """The shard whose part has this name."""
+    return str(named(pa.array([name]))["shard"][0])
 
 
 def reader_of(data: bytes) -> pa.BufferReader:
@@ -72,17 +79,21 @@ class Ledger:
 
         Raises:
             SourceError: when the folder is not a run.
+            RunChangedError: when a capfilt made it that gave stages and records other names.
             DamageError: when ``run.json`` cannot be read.
         """
         try:
-            return RunRecord.model_validate_json(self.storage.read(RUN))
+            values = json.loads(self.storage.read(RUN))
+            if isinstance(values, dict) and (found := values.get("format", 0)) != FORMAT:
+                raise _other_format(self.url, found, values)
+            return RunRecord.model_validate(values)
         except FileNotFoundError as error:
             raise SourceError(
                 what=f"{self.url} is not a run",
                 evidence=f"it has no {RUN}",
                 remedy="give the folder that `capfilt run` printed: the recipe's output/name",
             ) from error
-        except ValidationError as error:
+        except ValueError as error:
             raise DamageError(
                 what=f"{self.url}/{RUN} cannot be read",
                 evidence=str(error).splitlines()[0],
@@ -364,6 +375,16 @@ class Ledger:
             DamageError: when it is not the model that was committed.
         """
         return _model(self.home(name).url, name, digest)
+
+
+def _other_format(url: str, found: object, values: Mapping[str, Any]) -> RunChangedError:
+    versions = values.get("versions") or {}
+    by = f"capfilt {versions.get('capfilt', 'of an unknown version')} on {values.get('created', 'a day unknown')}"
+    return RunChangedError(
+        what=f"{url} was made by another version of capfilt, which calls stages and records otherwise",
+        evidence=f"it is of format {found or 'none'}, made by {by}; this capfilt reads format {FORMAT}",
+        remedy="finish and read it with the capfilt that made it, or run its recipe anew under another `name`",
+    )
 
 
 @cache

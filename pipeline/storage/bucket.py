@@ -101,14 +101,15 @@ class Bucket(Storage):
 
     def _failed(self, error: BaseException, verb: str) -> StorageError:
         if isinstance(error, OSError) and error.errno:  # of this machine: obstore's errors have no number
-            where, remedy = tempfile.gettempdir(), REMEDIES.get(error.errno, "see to the disk")
+            where, remedy = tempfile.gettempdir(), REMEDIES.get(error.errno, "check the disk")
         else:
             where = self.url
             remedy = "check that the store answers, the bucket's name and the credentials in the environment"
         return StorageError(
             what=f"the storage of the run fails: {where}",
             evidence=f"{_brief(error) or type(error).__doc__} ({verb})",
-            remedy=f"{remedy}, then capfilt resume {self.url}: what is committed stays",
+            remedy=remedy,
+            run=self.url,
         )
 
     def at(self, relative: str) -> Storage:

@@ -33,8 +33,8 @@ def _patiently(method: F) -> F:
             raise StorageError(
                 what=f"the storage of the run fails: {self.path}",
                 evidence=f"{error.strerror or error}: {error.filename or ''} ({method.__name__})",
-                remedy=REMEDIES.get(error.errno or 0, "see to the disk")
-                + f", then capfilt resume {self.path}: what is committed stays",
+                remedy=REMEDIES.get(error.errno or 0, "check the disk"),
+                run=str(self.path),
             ) from error
 
     return cast(F, call)

@@ -21,9 +21,8 @@ from itertools import groupby
 from typing import Any
 
 from capfilt.data_contracts.errors import StorageError
-from capfilt.pipeline.cluster import submission
 from capfilt.pipeline.execution.events import Event, Listener, ProgressSeen
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import Storage
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
-from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.runner import Runner
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import parse

@@ -8,7 +8,7 @@ import pytest
 
 from capfilt.data_contracts.errors import RunChangedError
 from capfilt.data_contracts.records import Caption
-from capfilt.pipeline.execution.runner import demand_same, open_run
+from capfilt.pipeline.execution.open_run import demand_same, open_run
 from capfilt.pipeline.planning import graph
 from capfilt.pipeline.planning.build import Plan
 from tests.pipeline.conftest import World

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from capfilt.pipeline.cluster import submission
-from capfilt.pipeline.cluster.submission import Submission
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger import lease, submission
+from capfilt.pipeline.ledger.submission import Submission
 from capfilt.pipeline.storage import Folder
 from tests.scenarios.cluster import Head, free_ports, started_head
 from tests.scenarios.command import (

@@ -125,7 +125,7 @@ def test_a_runs_models_and_its_way_of_decoding(
 
 
 def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) -> None:
-    from capfilt.pipeline.execution.runner import open_run
+    from capfilt.pipeline.execution.open_run import open_run
 
     models = {**world.plan().recipe.plain()["models"], "precision": "bf16", "itm_token": "cls"}
     plan = world.plan(caption={"top_p": 0.7, "per_image": 3}, models=models, seed=4)
@@ -138,7 +138,7 @@ def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) ->
 
 
 def test_a_run_that_trains_its_models(world: World, blip_filter: Path) -> None:
-    from capfilt.pipeline.execution.runner import open_run
+    from capfilt.pipeline.execution.open_run import open_run
 
     plan = world.plan(models={"init": "tiny", "tokenizer": "wordpiece:100", "filter": {}, "captioner": {}})
     open_run(plan, world.ledger, None)

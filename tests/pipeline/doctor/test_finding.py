@@ -28,9 +28,12 @@ def test_a_check_that_hangs_is_told_in_time_with_what_it_had_found():
 def test_an_error_of_capfilts_own_keeps_its_evidence_and_remedy():
     def check() -> Iterator[Finding]:
         yield GOOD
-        raise StorageError(what="it fails", evidence="no disk", remedy="mount it, then capfilt resume x")
+        raise StorageError(what="it fails", evidence="no disk", remedy="mount it", run="x")
 
-    assert [*bounded("disk", check, 30)] == [GOOD, Finding("disk", "fail", "it fails: no disk", "mount it")]
+    assert [*bounded("disk", check, 30)] == [
+        GOOD,
+        Finding("disk", "fail", "it fails: no disk", "mount it", "it fails"),
+    ]
 
 
 def test_any_other_error_is_a_failure_that_says_where():

@@ -320,7 +320,7 @@ def test_a_disk_that_is_full_is_said_and_is_no_rows_fault(
 
     with pytest.raises(StorageError, match="No space left on device") as caught:
         run_task(task, opens)
-    assert f"capfilt resume {ledger.url}" in caught.value.remedy
+    assert f"capfilt resume {ledger.url}" in str(caught.value)
 
 
 def test_a_damaged_input_is_named(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from capfilt.data_contracts.errors import BusyError, UsageError
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.execution import retry
-from capfilt.pipeline.execution.runner import open_run
+from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.ledger.lease import Lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files, query

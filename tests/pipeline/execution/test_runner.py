@@ -2,7 +2,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
-from capfilt.pipeline.execution.runner import open_run
+from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import WEB, run

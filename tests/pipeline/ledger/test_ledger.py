@@ -1,3 +1,4 @@
+import json
 import shutil
 import tempfile
 import uuid
@@ -13,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from capfilt.data_contracts.errors import DamageError, SourceError, StorageError
-from capfilt.data_contracts.ledger import RunRecord, ShardRecord, StageTotals
+from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError, StorageError
+from capfilt.data_contracts.ledger import FORMAT, RunRecord, ShardRecord, StageTotals
 from capfilt.pipeline.ledger.commit_index import Part
 from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
 from capfilt.pipeline.storage import Folder
@@ -77,6 +78,35 @@ def run_record(name: str = "run") -> RunRecord:
     return RunRecord(
         name=name, recipe={}, stages={}, fingerprints={"score": "f"}, versions={}, created="2026-01-01"
     )
+
+
+# As capfilt wrote it before runs had a format; `check` and `holdout` are stages that are called otherwise now.
+OLD_RUN = """{
+  "name": "old",
+  "recipe": {"name": "old", "web": [{"format": "folder", "path": "crawl"}], "select": {"threshold": 0.5}},
+  "stages": {"check": {"stage": {"most": 2000}}, "holdout": {"stage": {"sets": []}}},
+  "fingerprints": {"check": "a", "holdout": "b", "score": "f"},
+  "parent": null,
+  "versions": {"python": "3.11.9", "capfilt": "0.1.0", "ray": "2.60.0"},
+  "created": "2026-11-29T10:00:00+00:00",
+  "command": ["capfilt", "run", "recipe.yaml"]
+}"""
+
+
+def test_a_run_of_another_format_is_refused_with_who_made_it_and_what_to_do(ledger: Ledger) -> None:
+    ledger.storage.replace("run.json", OLD_RUN.encode())
+    with pytest.raises(RunChangedError, match="another version of capfilt") as caught:
+        ledger.record()
+    assert "format none, made by capfilt 0.1.0 on 2026-11-29" in caught.value.evidence
+    assert "another `name`" in caught.value.remedy
+    ledger.storage.replace("run.json", json.dumps({"format": FORMAT + 1, "new": True}).encode())
+    with pytest.raises(RunChangedError, match="another version of capfilt"):
+        ledger.record()
+
+
+def test_a_run_has_the_format_of_this_version(ledger: Ledger) -> None:
+    assert ledger.create(run_record())
+    assert ledger.record().format == FORMAT
 
 
 def test_names_are_deterministic() -> None:

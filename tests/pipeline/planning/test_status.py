@@ -1,4 +1,4 @@
-from capfilt.pipeline.execution.runner import open_run
+from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.status import State, stage_statuses
 from tests.pipeline.conftest import World

@@ -22,7 +22,8 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
 from capfilt.data_contracts.rejects import Reason
-from capfilt.pipeline.execution.runner import Runner, open_run
+from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.runner import Runner
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.storage.failpoints import VARIABLE

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from capfilt.data_contracts.errors import StageError
-from capfilt.pipeline.cluster.scheduler import TRIES, _Judge
-from capfilt.pipeline.cluster.worker import SILENT, crash_file, last_words
+from capfilt.pipeline.cluster.blame import TRIES, Judge
+from capfilt.pipeline.cluster.worker import SILENT
 from capfilt.pipeline.execution.task import Task
 from capfilt.stages.clean.export import ExportPairs
 
@@ -22,16 +22,16 @@ def task() -> Task:
 
 
 @pytest.fixture
-def judge() -> _Judge:
-    return _Judge(POISON_LIMIT)
+def judge() -> Judge:
+    return Judge(POISON_LIMIT)
 
 
-def dies(judge: _Judge, task: Task, in_hand: Sequence[str], how: str = "it died") -> Task:
+def dies(judge: Judge, task: Task, in_hand: Sequence[str], how: str = "it died") -> Task:
     return judge.blame(task, in_hand, how)
 
 
 def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison(
-    task: Task, judge: _Judge
+    task: Task, judge: Judge
 ) -> None:
     second = dies(judge, task, ROWS[:3])
     assert (second.suspects, second.attempt, dict(second.poison)) == (frozenset(ROWS[:3]), 2, {})
@@ -40,19 +40,19 @@ def test_the_batch_in_hand_becomes_suspect_and_the_row_that_dies_alone_is_poison
     assert (third.suspects, third.attempt) == (frozenset(ROWS[:3]), 3)
 
 
-def test_a_single_row_is_a_suspect_first(task: Task, judge: _Judge) -> None:
+def test_a_single_row_is_a_suspect_first(task: Task, judge: Judge) -> None:
     again = dies(judge, task, ROWS[:1])
     assert (again.suspects, dict(again.poison)) == (frozenset(ROWS[:1]), {})
 
 
-def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task, judge: _Judge) -> None:
+def test_poison_in_many_batches_is_progress_and_not_an_attempt(task: Task, judge: Judge) -> None:
     for number in range(0, 20, 2):
         task = dies(judge, task, ROWS[number : number + 2])
         task = dies(judge, task, ROWS[number : number + 1])
     assert task.poison.keys() == set(ROWS[0:20:2])
 
 
-def test_a_row_that_dies_alone_without_a_word_is_tried_once_more(task: Task, judge: _Judge) -> None:
+def test_a_row_that_dies_alone_without_a_word_is_tried_once_more(task: Task, judge: Judge) -> None:
     """What takes all memory may be a neighbour, and the kernel or Ray's monitor end this process for it."""
     alone = dies(judge, dies(judge, task, ROWS[:3]), ROWS[:1], SILENT)
     assert (alone.doubted, dict(alone.poison)) == (frozenset(ROWS[:1]), {})
@@ -62,7 +62,7 @@ def test_a_row_that_dies_alone_without_a_word_is_tried_once_more(task: Task, jud
     assert dict(again.poison) == {ROWS[0]: SILENT}
 
 
-def test_a_machine_without_memory_is_not_tried_row_by_row_for_ever(task: Task, judge: _Judge) -> None:
+def test_a_machine_without_memory_is_not_tried_row_by_row_for_ever(task: Task, judge: Judge) -> None:
     task = dies(judge, task, ROWS)
     for row in (*ROWS[:POISON_LIMIT], *ROWS[:POISON_LIMIT]):
         task = dies(judge, task, [row], SILENT)
@@ -71,7 +71,7 @@ def test_a_machine_without_memory_is_not_tried_row_by_row_for_ever(task: Task, j
         dies(judge, task, ROWS[-1:], SILENT)
 
 
-def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task, judge: _Judge) -> None:
+def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task, judge: Judge) -> None:
     for row in ROWS[:POISON_LIMIT]:
         task = dies(judge, task, [row])
         task = dies(judge, task, [row], "CUDA error")
@@ -84,7 +84,7 @@ def test_too_many_poison_rows_are_no_longer_the_rows_fault(task: Task, judge: _J
 
 
 def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_further(
-    task: Task, judge: _Judge
+    task: Task, judge: Judge
 ) -> None:
     others = [replace(task, shard=f"000000{number}") for number in range(TRIES)]
     for other in others[:-1]:
@@ -93,7 +93,7 @@ def test_deaths_before_the_first_batch_stop_the_stage_when_nobody_ever_got_furth
         dies(judge, others[-1], [])
 
 
-def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task, judge: _Judge) -> None:
+def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task, judge: Judge) -> None:
     judge.praise(task)
     for shard in ("0000001", "0000002", "0000003"):
         assert dies(judge, replace(task, shard=shard), []).attempt == 2
@@ -103,29 +103,8 @@ def test_after_a_success_such_deaths_count_for_their_own_shard_only(task: Task, 
         dies(judge, other, [])
 
 
-def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task, judge: _Judge) -> None:
+def test_a_batch_that_differs_each_time_is_not_tried_for_ever(task: Task, judge: Judge) -> None:
     for number in range(TRIES + 2):
         task = dies(judge, task, ROWS[2 * number : 2 * number + 2])
     with pytest.raises(StageError, match="another batch in hand each time"):
         dies(judge, task, ROWS[-2:])
-
-
-@pytest.mark.parametrize(
-    ("left", "said"),
-    [
-        (None, "SIGKILL"),
-        ("", "SIGKILL"),
-        ("Fatal Python error: Segmentation fault\n\nCurrent thread", "the process died: Segmentation fault"),
-        ("Timeout (0:00:05)!\nThread", "deadline"),
-    ],
-)
-def test_the_last_words_of_a_process(left: str | None, said: str) -> None:
-    pid = 4_000_000_000  # nobody's
-    crash_file(pid).parent.mkdir(parents=True, exist_ok=True)
-    if left is not None:
-        crash_file(pid).write_text(left)
-    crash_file(pid).with_suffix(".json").write_text('["a", "b"]')
-    words, in_hand = last_words(pid)
-    assert said in words
-    assert in_hand == ("a", "b")
-    assert last_words(pid)[1] == ()  # they are gone once they were read
