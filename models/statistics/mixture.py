@@ -86,7 +86,7 @@ def fit(held: Floats, crawl: Floats) -> Mixture:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutScores:
     """Held-out human pairs as the densities of a mixture: kinds that the filter tells from a match, the match first.
 
     ``blind`` are the others. ``itm``, ``kind`` and ``image`` have one entry for each pair of the former.
@@ -100,7 +100,9 @@ class Held:
     image: NDArray[np.object_]
 
     @classmethod
-    def of(cls, itm: ArrayLike, kind: ArrayLike, image: ArrayLike, match: str, *also: float) -> "Held":
+    def of(
+        cls, itm: ArrayLike, kind: ArrayLike, image: ArrayLike, match: str, *also: float
+    ) -> "HeldOutScores":
         """``match`` is the kind that matches, ``also`` are thresholds to have as edges of bins."""
         scores, names, images = np.asarray(itm, np.float64), np.asarray(kind, dtype=str), np.asarray(image)
         own = names == match

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.api.runs import loaded
-from capfilt.pipeline.estimate.cost_model import CRAWL, Estimate, Shape, estimate
+from capfilt.pipeline.estimate.cost_model import CRAWL, estimate
+from capfilt.pipeline.estimate.terms import Estimate, Shape
 from capfilt.pipeline.estimate.throughput import Records
 from capfilt.pipeline.execution.open_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger

@@ -13,7 +13,8 @@ from capfilt.pipeline.api.run import Run
 from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
 from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import funnel, stages
+from capfilt.pipeline.reports import stages
+from capfilt.pipeline.reports.show import show_funnel
 from capfilt.pipeline.reports.visible import visible
 from capfilt.pipeline.watching import log
 
@@ -127,7 +128,7 @@ def inspect(
                 f"  {count:>9,} {of}left as {reason}: {MEANING[reason]}", highlight=False, soft_wrap=True
             )
     if wide is not None:
-        funnel.show(wide, console)
+        show_funnel(wide, console)
     for note in view.notes:
         console.print(f"  note: {note}", highlight=False, markup=False)
     for row in sample:

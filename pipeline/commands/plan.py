@@ -9,7 +9,7 @@ from rich.table import Table
 from capfilt.data_contracts.errors import RunChangedError
 from capfilt.data_contracts.units import duration, size
 from capfilt.pipeline.commands.shared import Changes, Json, RecipeFile, console, say, show_statuses
-from capfilt.pipeline.estimate.cost_model import Estimate, Span
+from capfilt.pipeline.estimate.terms import Estimate, Span
 
 
 def plan(

@@ -9,8 +9,7 @@ import typer
 from capfilt.pipeline.api.run import Run
 from capfilt.pipeline.commands.shared import Json, RunFolder, console
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import filter_report
-from capfilt.pipeline.reports import report as figures
+from capfilt.pipeline.reports.show import show_filter_report, show_report
 
 
 def report(
@@ -23,7 +22,7 @@ def report(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        figures.show(found, console)
+        show_report(found, console)
 
 
 def report_card(run: RunFolder, as_json: Json = False) -> None:
@@ -32,4 +31,4 @@ def report_card(run: RunFolder, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(card, indent=2))
     else:
-        filter_report.show(card, console)
+        show_filter_report(card, console)

@@ -6,14 +6,15 @@ separates flow into one another and compete for the same machines, so they are a
 scarcest of: all CPUs, all GPUs, its slowest stage alone. Phases follow one another.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.data_contracts.fingerprint import first_difference
 from capfilt.data_contracts.units import duration
+from capfilt.pipeline.estimate.compare import other_settings, small_shards
+from capfilt.pipeline.estimate.terms import Estimate, Phase, Shape, Span, Term, sum_over
 from capfilt.pipeline.estimate.throughput import Cost, Records, cost, start, turns
 from capfilt.pipeline.execution.schedule import default_gpus, ranks
 from capfilt.pipeline.planning.graph import Graph, Node
@@ -24,151 +25,8 @@ from capfilt.stages.ingest.preflight import Preflight
 from capfilt.stages.stage import CollectiveStage, GlobalStage
 
 SAMPLED = (Evaluate, Preflight)  # they read the crawl, or its first rows, and work on a sample of fixed size
+
 CRAWL = "list_web"
-OTHER = ("cpus", "gpus", "threads", "batch", "fuse")  # of a placement, what a rate depends on
-
-LARGER = 4.0  # times the rows that a measured shard has: then its fixed cost is told to weigh
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Nodes of one kind, with what the scheduler may use of each."""
-
-    nodes: int
-    cpus: float
-    gpus: float
-
-    def workers(self, cpus: float, gpus: float) -> int:
-        """How many workers of these needs there is room for."""
-        each = [self.cpus / cpus, *([self.gpus / gpus] if gpus else [])]
-        return self.nodes * math.floor(min(each) + 1e-9)
-
-
-class Span(NamedTuple):
-    """Something measured, with what the tenth and the ninetieth percentile over the shards would make of it."""
-
-    low: float
-    likely: float
-    high: float
-
-    def map(self, what: Any) -> "Span":
-        return Span(*(what(value) for value in self))
-
-
-@dataclass(frozen=True)
-class Term:
-    """One stage's share. ``work`` is in seconds that workers have shards in hand; each holds ``cpus`` and ``gpus``.
-
-    ``opening`` seconds pass before a worker's first shard, ``between`` before each. ``formula`` says it in words.
-    """
-
-    stage: str
-    phase: int
-    work: Span
-    tasks: int
-    workers: int
-    cpus: float
-    gpus: float
-    opening: float
-    between: float
-    bytes: int
-    formula: str
-
-    @property
-    def held(self) -> Span:
-        """Worker seconds with all that is around the work."""
-        return self.work.map(
-            lambda work: work + self.tasks * self.between + min(self.workers, self.tasks) * self.opening
-        )
-
-    @property
-    def alone(self) -> Span:
-        """Seconds that the stage takes if nothing else runs. A shard is never shared, so workers take rounds."""
-        rounds = math.ceil(self.tasks / self.workers) / self.tasks
-        return self.work.map(lambda work: self.opening + (work + self.tasks * self.between) * rounds)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Stages that run side by side: how long, and what of it is scarce."""
-
-    stages: tuple[str, ...]
-    seconds: Span
-    scarce: str
-    bottleneck: str
-    formula: str
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """``unknown`` are stages of which there is no record, with the reason: no figure has them in it."""
-
-    rows: int
-    shape: Shape
-    measured: str
-    start: float
-    terms: tuple[Term, ...]
-    phases: tuple[Phase, ...]
-    models: int
-    unknown: Mapping[str, str]
-    warnings: tuple[str, ...]
-
-    @property
-    def seconds(self) -> Span:
-        """By the clock, from the command to its end."""
-        parts = zip(*(phase.seconds for phase in self.phases), strict=True)
-        return Span(*(self.start + sum(part) for part in parts))
-
-    @property
-    def cpu_seconds(self) -> Span:
-        return _sum(self.terms, "cpus")
-
-    @property
-    def gpu_seconds(self) -> Span:
-        return _sum(self.terms, "gpus")
-
-    @property
-    def bytes(self) -> int:
-        return sum(term.bytes for term in self.terms) + self.models
-
-    @property
-    def bottleneck(self) -> Phase:
-        """The phase that takes longest."""
-        return max(self.phases, key=lambda phase: phase.seconds.likely)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON types; spans are lists of low, likely, high."""
-        phase = self.bottleneck
-        return {
-            "rows": self.rows,
-            "shape": asdict(self.shape),
-            "measured": self.measured,
-            "seconds": list(self.seconds),
-            "cpu_hours": [value / 3600 for value in self.cpu_seconds],
-            "gpu_hours": [value / 3600 for value in self.gpu_seconds],
-            "bytes": self.bytes,
-            "bottleneck": {
-                "stage": phase.bottleneck,
-                "scarce": phase.scarce,
-                "seconds": phase.seconds.likely,
-            },
-            "start": self.start,
-            "stages": [
-                {**asdict(term), "held": list(term.held), "alone": list(term.alone)} for term in self.terms
-            ],
-            "phases": [asdict(phase) for phase in self.phases],
-            "models_bytes": self.models,
-            "unknown": dict(self.unknown),
-            "warnings": list(self.warnings),
-        }
-
-
-def _sum(terms: Sequence[Term], what: str) -> Span:
-    spans = [term.held.map(lambda held, term=term: held * getattr(term, what)) for term in terms]
-    return Span(*map(sum, zip(*spans, strict=True)))
-
-
-# -- the model ----------------------------------------------------------------------------------------------
 
 
 def estimate(plan: Graph, records: Records, rows: int, shape: Shape) -> Estimate:
@@ -191,7 +49,7 @@ def estimate(plan: Graph, records: Records, rows: int, shape: Shape) -> Estimate
         if not records.has(name):
             unknown[name] = "no record"
             continue
-        warnings += _other(plan, node, records)
+        warnings += other_settings(plan, node, records)
         if isinstance(node.stage, GlobalStage):
             grown = _grown(node, plan, records, rows)
             if reason := _quadratic(node, records, grown):
@@ -214,7 +72,7 @@ def estimate(plan: Graph, records: Records, rows: int, shape: Shape) -> Estimate
             what=f"{records.url} has no record of any stage",
             remedy="run a sample first (capfilt run SAMPLE.yaml --until select), and give its run with --from",
         )
-    warnings += _small(plan, records)
+    warnings += small_shards(records.rows(CRAWL), rows_a_shard(plan, records))
     return Estimate(
         rows,
         shape,
@@ -261,10 +119,11 @@ def _grown(node: Node, plan: Graph, records: Records, rows: int) -> float:
 
 
 def _quadratic(node: Node, records: Records, grown: float) -> str:
+    """Why the record of a stage says nothing of another number of rows; empty if it does."""
     if not isinstance(node.stage, FindDuplicates) or grown == 1.0:
         return ""
-    facts = records.parts[node.name]["facts"].to_pylist()
-    exact = any('"search": "exact"' in (one or "") for one in facts)
+    facts = [json.loads(one) for one in records.parts[node.name]["facts"].to_pylist() if one]
+    exact = any(one.get("search") == "exact" for one in facts)
     return "the record is of the exact search, whose work grows with the square of the rows" if exact else ""
 
 
@@ -367,7 +226,7 @@ def _demand(node: Node, shape: Shape, cpus: float, gpus: float, workers: int = 1
 
 
 def _phase(terms: Sequence[Term], shape: Shape) -> Phase:
-    cpu, gpu = _sum(terms, "cpus"), _sum(terms, "gpus")
+    cpu, gpu = sum_over(terms, "cpus"), sum_over(terms, "gpus")
     cpus, gpus = shape.nodes * shape.cpus, shape.nodes * shape.gpus
     slowest = max(terms, key=lambda term: term.alone.likely)
     limits = {"CPUs": cpu.map(lambda held: held / cpus), slowest.stage: slowest.alone}
@@ -392,48 +251,3 @@ def _phase(terms: Sequence[Term], shape: Shape) -> Phase:
         most.stage,
         f"max({'; '.join(said)}) = {duration(seconds.likely)}, by {scarce}",
     )
-
-
-# -- what the records were made with --------------------------------------------------------------------------
-
-
-def _other(plan: Graph, node: Node, records: Records) -> list[str]:
-    """What differs between the stage that was measured and the one that is planned."""
-    said = []
-    given = plan.recipe.placement.get(node.name, PlacementKeys())
-    then = PlacementKeys.model_validate(records.recipe.get("placement", {}).get(node.name, {}))
-    keys = (*OTHER, "actors") if isinstance(node.stage, CollectiveStage) else OTHER
-    if other := [key for key in keys if getattr(given, key) != getattr(then, key)]:
-        pairs = ", ".join(f"{key} {getattr(then, key)}, now {getattr(given, key)}" for key in other)
-        said.append(f"{node.name} was measured with another placement, and its rate is that one's: {pairs}")
-    old, new = (
-        _settings(identity.get("stage")) for identity in (records.stages.get(node.name, {}), node.identity)
-    )
-    if difference := first_difference(old, new):
-        where, before, now = difference
-        said.append(f"{node.name} was measured with other settings: {where} was {before!r}, now {now!r}")
-    return said
-
-
-def _small(plan: Graph, records: Records) -> list[str]:
-    """Whether the shards that were measured are much smaller than those that are planned."""
-    listed = records.rows(CRAWL)
-    if not listed or rows_a_shard(plan, records) < LARGER * max(listed.values()):
-        return []
-    return [
-        f"measured on shards of {max(listed.values()):,} rows, where this recipe's hold "
-        f"{rows_a_shard(plan, records):,.0f}: a shard's fixed cost is in the rates, which are too high"
-    ]
-
-
-def _settings(identity: Any) -> Any:
-    """A stage's identity without what costs nothing: which source it reads, which seed it draws with."""
-    if isinstance(identity, Mapping):
-        return {key: _settings(value) for key, value in identity.items() if key != "seed"}
-    if isinstance(identity, list):
-        return [_settings(one) for one in identity if not _is_source(one)]
-    return identity
-
-
-def _is_source(identity: Any) -> bool:
-    return isinstance(identity, Mapping) and identity.get("is") == "SourceSpec"

@@ -51,19 +51,13 @@ from capfilt.stages.ingest.sources.recognise import format_of
 from capfilt.stages.ingest.sources.source import SourceSpec
 from capfilt.stages.ingest.texts import TextRule, TextRules
 from capfilt.stages.stage import BroughtModel, ModelRef, Stage, TrainedModel
+from capfilt.stages.training.finetune import FinetuneCaptioner, FinetuneFilter
+from capfilt.stages.training.pretrain import Pretrain
 from capfilt.stages.training.rank_web import RankWeb
 from capfilt.stages.training.screen_web import ScreenWeb
-from capfilt.stages.training.train import (
-    FinetuneCaptioner,
-    FinetuneFilter,
-    Fresh,
-    Parents,
-    Pretrain,
-    Start,
-    TrainTokenizer,
-    WarmUp,
-    WarmUpOnLabels,
-)
+from capfilt.stages.training.start import Fresh, Parents, Start
+from capfilt.stages.training.tokenizer import TrainTokenizer
+from capfilt.stages.training.warm_up import WarmUp, WarmUpOnLabels
 from capfilt.stages.training.word_coverage import MeasureWordCoverage
 
 

@@ -28,30 +28,6 @@ def build(ledger: Ledger) -> dict[str, Any]:
     return found
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The same in words."""
-    said = []
-    if embed := found.get("embed"):
-        said.append(
-            f"embedded texts: {embed['texts']:,}, {embed['texts_truncated']:,} cut to what the model reads"
-        )
-    if dedup := found.get("dedup"):
-        how = "all pairs compared" if dedup["search"] == "exact" else dedup["search"]
-        if "recall" in dedup:
-            how += f", recall {dedup['recall']:.3f} of {dedup['recall_pairs']:,} pairs of a sample"
-        said.append(
-            f"duplicates: {dedup['same_bytes']:,} by bytes, {dedup['near']:,} nearly, in {dedup['groups']:,} groups "
-            f"(largest {dedup['largest_group']:,}); {dedup['held_out']:,} like one of {dedup['held_out_set']:,} "
-            f"held-out images ({how})"
-        )
-    if balance := found.get("balance"):
-        said.append(
-            f"balance: {balance['over_cap']:,} of {balance['words']:,} words above {balance['cap']:,} pairs; "
-            f"{balance['kept']:,} of {balance['pairs']:,} pairs stay"
-        )
-    return said
-
-
 def warnings(found: dict[str, Any]) -> list[str]:
     """What a user should know before trusting the dataset."""
     dedup, said = found.get("dedup", {}), []

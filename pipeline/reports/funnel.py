@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rich.console import Console
-
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import query, stages
@@ -99,28 +97,3 @@ def _texts(kept: query.Files) -> dict[str, Any]:
         if rows
         else {"kept": 0, "images_without": 0}
     )
-
-
-def show(funnel: dict[str, Any], console: Console) -> None:
-    """What the counts by reason, which every stage has, do not tell."""
-
-    def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    texts = funnel["texts"]
-    line(f"  texts: {texts['kept']:,} kept, {texts['images_without']:,} images without one")
-    if sizes := funnel["sizes"]:
-        width, height, size = (sizes[name] for name in ("width", "height", "bytes"))
-        line(
-            f"  sizes (5%, half, 95%): width {_three(width)}, height {_three(height)}, bytes {_three(size)}; "
-            f"{sizes['bytes_in_all'] / 1e6:,.1f} MB in all, "
-            f"by {'the first ' if sizes['bytes_sampled'] < funnel['kept'] else ''}{sizes['bytes_sampled']:,} images"
-        )
-        line("  formats: " + ", ".join(f"{count:,} {name}" for name, count in sizes["formats"].items()))
-    for host in funnel["hosts"]:
-        name = "".join(sign if sign.isprintable() else "?" for sign in host["host"])
-        line(f"  {host['left']:>9,} left of {name}, {host['kept']:,} kept, mostly {host['mostly']}")
-
-
-def _three(values: list[float]) -> str:
-    return " ".join(f"{value:,.0f}" for value in values)

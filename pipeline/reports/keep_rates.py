@@ -3,7 +3,6 @@
 from typing import Any
 
 import pyarrow as pa
-from rich.table import Table
 
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import Files, files, query
@@ -110,16 +109,3 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
         f"{known['likely_kept_share']:.0%} of the others. The human captions know {found['covered_share']:.0%} of "
         f"what the web says. It dropped texts with {examples}. {remedy}"
     ]
-
-
-def table_of(found: dict[str, Any]) -> Table:
-    """The words that lost most likely texts, for a terminal."""
-    table = Table(
-        *("word", "human captions have it", "likely web texts", "kept"),
-        title="words whose likely texts were dropped most",
-        title_justify="left",
-    )
-    for row in found["worst_words"]:
-        known = "yes" if row["covered"] else "hardly"
-        table.add_row(row["word"], known, f"{row['likely']:,}", f"{row['likely_kept_share']:.0%}")
-    return table

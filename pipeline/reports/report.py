@@ -5,8 +5,6 @@ from importlib.resources import files as resources
 from typing import Any
 
 import jinja2
-from rich.console import Console
-from rich.table import Table
 
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.models.statistics.metrics import diversity, most_shared
@@ -14,7 +12,7 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import dedup_report, filter_report, keep_rates
 from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.reports.stages import figures, stages
-from capfilt.stages.training.train import MOST_PASSES, learnt_by_heart, web_passes
+from capfilt.stages.training.pretrain import MOST_PASSES, learnt_by_heart, web_passes
 
 WEAK_AUC = 0.7
 # A captioner worth its name beats the human caption of another image by far.
@@ -221,46 +219,3 @@ def card(report: dict[str, Any]) -> str:
         autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     return environment.from_string(template).render(report=report, meaning=MEANING)
-
-
-def show(report: dict[str, Any], console: Console) -> None:
-    """The report on a terminal."""
-    table = Table("stage", "in", "kept", "left", "seconds", title=f"{report['run']}", title_justify="left")
-    for stage in report["stages"]:
-        left = ", ".join(f"{count:,} {reason}" for reason, count in stage["rejected"].items())
-        if texts := sum(stage["texts_rejected"].values()):
-            left += f"{', ' * bool(left)}{texts:,} texts of kept images"
-        units = f"{stage['units_in']:,} {stage['unit']}s" if stage["unit"] else "-"
-        seconds = "parent's" if stage["from"] else f"{stage['seconds']:.1f}"
-        table.add_row(stage["stage"], units, f"{stage['kept']:,}", left, seconds)
-    console.print(table)
-    for line in dedup_report.lines(report["uniqueness"]):
-        console.print(line, highlight=False, soft_wrap=True)
-    threshold = report["selection"]["threshold_used"]
-    for source, texts in report["texts"].items():
-        console.print(
-            f"{source:>9} texts: {texts['judged']:,} judged, {texts['kept']:,} kept ({texts['kept_share']:.0%})"
-            f", median ITM {texts['itm'][1]:.3f}"
-            + (f", threshold {threshold:.3f}" if threshold is not None else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
-    for name, figure in report["evaluation"].items():
-        interval = f" ({figure['low']:.3f} to {figure['high']:.3f})" if figure["low"] is not None else ""
-        console.print(
-            f"  {name:<24} {figure['value']:.3f}{interval}  [dim]{figure['note']}[/dim]", highlight=False
-        )
-    if report["words"] and report["words"]["worst_words"]:
-        console.print(keep_rates.table_of(report["words"]))
-    for name, known in report.get("truth", {}).items():
-        said = ", ".join(f"{key} {_said(value)}" for key, value in known.items())
-        console.print(f"  by the truth, {name}: {said}", highlight=False, soft_wrap=True)
-    if report["exported"]:
-        pairs = ", ".join(f"{count:,} {source}" for source, count in report["exported"].items())
-        console.print(f"exported pairs: {pairs}", highlight=False, soft_wrap=True)
-    for warning in report["warnings"]:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
-
-
-def _said(value: float | int | None) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

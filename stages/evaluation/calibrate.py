@@ -10,7 +10,7 @@ import pyarrow as pa
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import CalibrationError
 from capfilt.data_contracts.records import HeldOutScore, Metric, PairKind, Record, Score, Split
-from capfilt.models.statistics.mixture import Held
+from capfilt.models.statistics.mixture import HeldOutScores
 from capfilt.models.statistics.threshold_target import ThresholdTarget, reach
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
@@ -80,7 +80,7 @@ class Calibrate(GlobalStage):
         shares = [(str(PairKind.OWN), 1.0)]
         asked = f"{self.target.figure} {self.target.value:g}"
         if self.target.figure == "precision":
-            held = Held.of(itm, kinds, images, PairKind.OWN)
+            held = HeldOutScores.of(itm, kinds, images, PairKind.OWN)
             crawl = held.bins.count([])
             for part in inputs.parts(Score, ["itm"]):
                 crawl += held.bins.count(part["itm"].to_numpy())

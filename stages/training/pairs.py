@@ -156,6 +156,11 @@ class _Shard:
         return pixels
 
 
+def human_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs:
+    """The human images of the train split."""
+    return CommittedPairs(inputs, HumanImage, size, site, Split.TRAIN)
+
+
 def held_out_pairs(inputs: StageInput, size: int, site: Site) -> CommittedPairs | None:
     """The human pairs of the calibrate split; ``None`` when it is empty."""
     try:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.models.statistics.bootstrap import Floats
-from capfilt.models.statistics.mixture import Bins, Held, fit
+from capfilt.models.statistics.mixture import Bins, HeldOutScores, fit
 
 KINDS = {"own": 2.5, "shuffled": -3.0, "hard": 0.0}
 
@@ -15,9 +15,11 @@ def scores(kind: str, count: int, seed: int) -> Floats:
     return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def held(count: int, *also: float) -> Held:
+def held(count: int, *also: float) -> HeldOutScores:
     itm = np.concatenate([scores(kind, count, number) for number, kind in enumerate(KINDS)])
-    return Held.of(itm, np.repeat(list(KINDS), count), np.tile(np.arange(count), len(KINDS)), "own", *also)
+    return HeldOutScores.of(
+        itm, np.repeat(list(KINDS), count), np.tile(np.arange(count), len(KINDS)), "own", *also
+    )
 
 
 def drawn(shares: dict[str, float], count: int = 20_000) -> tuple[Floats, np.ndarray]:
@@ -61,7 +63,7 @@ def test_images_drawn_again_tell_how_sure_it_is() -> None:
 def test_a_kind_that_scores_like_a_match_is_left_out_and_named() -> None:
     itm = np.concatenate([scores("own", 200, 0), scores("shuffled", 200, 1), scores("own", 200, 2), [0.5]])
     kinds = np.repeat(["own", "shuffled", "relation", "object"], [200, 200, 200, 1])
-    known = Held.of(itm, kinds, np.arange(601), "own")
+    known = HeldOutScores.of(itm, kinds, np.arange(601), "own")
     assert (known.kinds, known.blind) == (("own", "shuffled"), ("relation",))  # of one pair nothing is said
     assert len(known.itm) == 400
 

@@ -12,7 +12,8 @@ import pytest
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.data_contracts.records import IngestedImage, Metric, Occurrence, Record, TrainingStep
-from capfilt.pipeline.estimate.cost_model import Shape, Span, estimate, phases_of
+from capfilt.pipeline.estimate.cost_model import estimate, phases_of
+from capfilt.pipeline.estimate.terms import Shape, Span
 from capfilt.pipeline.estimate.throughput import COLUMNS, Records, cost, start, turns
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.placement import PlacementKeys

@@ -10,7 +10,7 @@ import pytest
 from capfilt.data_contracts.errors import CapfiltError, RecipeError, SourceError
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.schema import STAGES, parse
-from capfilt.stages.training.train import Parents
+from capfilt.stages.training.start import Parents
 
 Make = Callable[..., Plan]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Occurrence
@@ -15,6 +16,7 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.status import stage_statuses
 from capfilt.pipeline.reports import dedup_report, query, report, stages
 from capfilt.pipeline.reports.explain import explain
+from capfilt.pipeline.reports.show import show_report
 from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
@@ -132,7 +134,9 @@ def test_the_report_says_what_was_done_and_warns(crawl: World) -> None:
     found = dedup_report.build(ledger)
     assert found["embed"] == {"dim": 2, "texts": 12, "texts_truncated": 0}
     assert found["dedup"]["late_shards"] == 0
-    said = "\n".join(dedup_report.lines(found))
+    console = Console(record=True, width=200)
+    show_report(report.build(ledger), console)
+    said = console.export_text()
     assert "duplicates: 1 by bytes, 2 nearly, in 3 groups (largest 2)" in said
     assert "all pairs compared" in said
     assert "words above 3 pairs" in said

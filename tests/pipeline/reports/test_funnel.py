@@ -15,6 +15,7 @@ from capfilt.pipeline.commands.cli import app
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import funnel, query, report, stages
 from capfilt.pipeline.reports.explain import explain
+from capfilt.pipeline.reports.show import show_funnel
 from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.conftest import knowing_models
 from tests.pipeline.local import plan_of, run, write_data
@@ -129,7 +130,7 @@ def test_a_stage_that_has_not_run_has_an_empty_funnel(world: Any) -> None:
     ledger = run(world.plan(), "list_web")
     found = funnel.build(ledger)
     assert (found["units_in"], found["rejected"], found["hosts"], found["sizes"]) == (0, [], [], {})
-    funnel.show(found, Console(file=io.StringIO()))
+    show_funnel(found, Console(file=io.StringIO()))
 
 
 def test_inspect_shows_the_funnel_and_leaves_other_stages_as_they_are(crawled: Ledger) -> None:

@@ -6,8 +6,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import TrainingError
 from capfilt.data_contracts.records import HumanImage, IngestedImage, Split
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.training.pairs import CommittedPairs, held_out_pairs
-from capfilt.stages.training.train import human_pairs
+from capfilt.stages.training.pairs import CommittedPairs, held_out_pairs, human_pairs
 from tests.stages.rows import human, picture, site
 
 

@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from capfilt.data_contracts.records import HumanImage
 from capfilt.models.training.loop import Execution
-from capfilt.models.training.settings import FilterSettings, PretrainSettings
+from capfilt.models.training.settings import FilterSettings
 from capfilt.stages.in_memory import MemoryInput
-from capfilt.stages.stage import BroughtModel, Model, Site, StageInput, TrainedModel
-from capfilt.stages.training.train import FinetuneFilter, Fresh, TrainTokenizer, _read_curve, web_passes
-from tests.stages.rows import human, picture, run_global, site
+from capfilt.stages.stage import BroughtModel, Site, StageInput, TrainedModel
+from capfilt.stages.training.finetune import FinetuneFilter
+from capfilt.stages.training.start import Fresh
+from capfilt.stages.training.train import _read_curve
+from tests.stages.rows import site
 
 
 def line(step: int, loss: float = 1.0, **more: float) -> str:
@@ -61,15 +62,6 @@ def test_a_line_that_is_no_step_is_not_taken_for_one(tmp_path: Path) -> None:
         _read_curve(path)
 
 
-def test_the_tokenizer_learns_from_human_and_web_texts(tmp_path: Path) -> None:
-    inputs = MemoryInput.of(human(1, "zebra"), picture(2, "yak", "zebra"), empty=[HumanImage])
-    ((figure,), (model, _)) = run_global(TrainTokenizer(200), site(tmp_path), inputs)
-    assert isinstance(model, Model)
-    pieces = json.loads((model.directory / "tokenizer.json").read_text())["model"]["vocab"]
-    assert {"zebra", "yak"} <= pieces.keys()
-    assert (figure["name"], figure["value"], figure["count"]) == ("vocabulary", len(pieces), 3)
-
-
 def test_a_training_needs_the_model_that_it_starts_from() -> None:
     settings = FilterSettings()
     brought = BroughtModel("d", "/somewhere")
@@ -78,15 +70,3 @@ def test_a_training_needs_the_model_that_it_starts_from() -> None:
     assert FinetuneFilter(Fresh("tiny", TrainedModel("tokenizer"), 0), settings).models == (
         TrainedModel("tokenizer"),
     )
-
-
-@pytest.mark.parametrize(
-    ("human_share", "cleaned_share", "cleaned", "passes"),
-    [(0.5, 0.0, 0, 32.0), (0.5, 0.0, 700, 16.0), (0.5, 0.25, 70, 16.0), (1.0, 0.0, 0, 0.0)],
-)
-def test_how_often_pretraining_sees_a_web_image(
-    human_share: float, cleaned_share: float, cleaned: int, passes: float
-) -> None:
-    settings = PretrainSettings(700, human_share=human_share, cleaned_share=cleaned_share)
-    assert web_passes(vars(settings), 700, cleaned) == passes
-    assert web_passes(vars(settings), 0, cleaned) == 0.0
