@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capfilt.data_contracts.rejects import Reason, Reject
     from capfilt.models.protocols import Captioner, Decoding, Embedder, Inference, Match, Matcher, Written
     from capfilt.pipeline.ad_hoc.images import Unreadable
+    from capfilt.pipeline.api.jobs import submit
     from capfilt.pipeline.api.models import caption, open_captioner, open_embedder, open_filter, score
     from capfilt.pipeline.api.plans import PlannedRun, plan
     from capfilt.pipeline.api.run import Run, open_run
@@ -107,6 +108,7 @@ __all__ = [
     "retry_failed",
     "run",
     "score",
+    "submit",
 ]
 
 # Where each name is, as the imports above tell type checkers.
@@ -121,6 +123,7 @@ _NAMES = {
     "data_contracts.rejects": "Reason Reject",
     "models.protocols": "Captioner Decoding Embedder Inference Match Matcher Written",
     "pipeline.ad_hoc.images": "Unreadable",
+    "pipeline.api.jobs": "submit",
     "pipeline.api.models": "caption open_captioner open_embedder open_filter score",
     "pipeline.api.plans": "PlannedRun plan",
     "pipeline.api.run": "Run open_run",

@@ -1,13 +1,10 @@
 """`capfilt submit`, `jobs`, `logs` and `stop`: runs as jobs of a cluster."""
 
 import json
-import os
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import typer
 
-from capfilt.data_contracts.errors import BusyError, UsageError
 from capfilt.pipeline.commands.shared import (
     Changes,
     Fork,
@@ -18,14 +15,9 @@ from capfilt.pipeline.commands.shared import (
     say,
     warn,
 )
-from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.placement import PATIENCE
-from capfilt.pipeline.reports import stages
 from capfilt.pipeline.reports.visible import visible
-
-if TYPE_CHECKING:
-    from capfilt.pipeline.cluster.jobs import Jobs
 
 Dashboard = Annotated[
     str,
@@ -57,24 +49,22 @@ def submit(
     insecure: Insecure = False,
 ) -> None:
     """Send a recipe to a Ray cluster as a job, and see it begin; sent again, it carries on."""
-    from capfilt.pipeline.api.runs import forked, load_recipe
-    from capfilt.pipeline.cluster.jobs import ANSWER_SECONDS, LIVE, Jobs
-    from capfilt.pipeline.planning.schema import STAGES
-    from capfilt.pipeline.storage import patience
+    from capfilt.pipeline.api import jobs
+    from capfilt.pipeline.cluster.jobs import LIVE
 
-    loaded = load_recipe(recipe, changes or ())
-    if until and until not in STAGES:
-        raise UsageError(
-            what=f"--until {until}: there is no such stage", evidence=f"stages: {', '.join(STAGES)}"
-        )
-    jobs = Jobs(address, insecure=insecure)
-    arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
-    arguments += ["--fork", fork] if fork else []
-    with patience.at_most(ANSWER_SECONDS):
-        run = forked(loaded, fork)[0].run if fork else loaded.run
-        sent = jobs.submit(loaded, run, arguments, installed=installed, any_versions=any_versions)
-    say(f"submitted {sent.job}")
-    started = jobs.await_start(sent, run, wait)
+    sent = jobs.submit(
+        recipe,
+        address,
+        changes=changes or (),
+        until=until,
+        fork=fork,
+        installed=installed,
+        any_versions=any_versions,
+        wait_nodes=wait_nodes,
+        insecure=insecure,
+    )
+    say(f"submitted {sent.submission.job}")
+    started, run = sent.await_start(wait), sent.run
     if started.at_work:
         say(f"running; follow it: capfilt status --follow {run}")
     elif started.status in LIVE:
@@ -113,7 +103,9 @@ def logs(
 
     ledger = Ledger(run)
     if job or not ledger.exists:
-        jobs, name = _job_of(run, address, insecure)
+        from capfilt.pipeline.api.jobs import job_of
+
+        jobs, name = job_of(run, address, insecure=insecure)
         for said in jobs.follow(name) if follow else [jobs.logs(name)]:
             print(said, end="", flush=True)
         return
@@ -127,50 +119,11 @@ def logs(
 
 def stop(run: Run, address: ItsDashboard = None, insecure: Insecure = False) -> None:
     """Stop a run's job. What is committed stays: submit the recipe again, here or elsewhere, and it carries on."""
-    from capfilt.pipeline.cluster.jobs import LIVE
+    from capfilt.pipeline.api import jobs
 
-    jobs, job = _job_of(run, address, insecure)
-    if (status := jobs.status(job)) in LIVE:
-        say(f"{job}: {jobs.stop(job).lower()}; submitting the recipe again carries on")
+    found = jobs.stop(run, address, insecure=insecure)
+    if found.stopped:
+        say(f"{found.job}: {found.status.lower()}; submitting the recipe again carries on")
         return
-    say(f"{job} had ended, {status.lower()}")
-    storage = Ledger(run).storage
-    holder = lease.read(storage)
-    if holder and lease.alive(storage, holder):
-        raise BusyError(
-            what=f"but the run is being worked on: {holder.who}",
-            evidence=f"its lease is renewed, and {jobs.address} has no job of it that goes on",
-            remedy="stop it where it runs; for a job on another cluster, give that one's --address",
-        )
-
-
-def _job_of(run: str, address: str | None, insecure: bool) -> "tuple[Jobs, str]":
-    """The last job of a run, and the cluster that has it.
-
-    An address that the run names is believed only when it is this machine's own: whoever may write to a run would
-    otherwise be sent the cluster's token.
-    """
-    from capfilt.pipeline.cluster.jobs import Jobs, is_loopback
-
-    ledger = Ledger(run)
-    sent = submission.read(ledger.storage)
-    if sent is None and ledger.exists:
-        holder = stages.running(ledger)
-        raise UsageError(
-            what=f"{ledger.url} is no job's: it was never submitted",
-            evidence=f"at work: {holder.who}" if holder else "nobody is at work in it",
-            remedy="stop it where it runs" if holder else "capfilt submit sends its recipe",
-        )
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    if address is None and sent is not None and is_loopback(urlsplit(sent.address).hostname or ""):
-        address = sent.address
-    if address is None:
-        said = f"it was submitted to {sent.address}, it says" if sent else f"there is no run {ledger.url}"
-        remedy = "give that cluster's dashboard: --address http://head:8265"
-        raise UsageError(
-            what=f"on which cluster is the job of {run}?",
-            evidence=said,
-            remedy=remedy if sent else f"{remedy}, or a run's folder",
-        )
-    jobs = Jobs(address, insecure=insecure)
-    return jobs, sent.job if sent and sent.address == jobs.address else jobs.find(run)
+    say(f"{found.job} had ended, {found.status.lower()}")
+    jobs.demand_idle(run, found.cluster)

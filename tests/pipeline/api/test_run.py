@@ -11,11 +11,12 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import SourceError, StorageError, UsageError
 from capfilt.data_contracts.records import Caption, CleanPair, Score
 from capfilt.data_contracts.rejects import Reject
+from capfilt.models.images.decode import decode
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import report
 from tests.pipeline.conftest import World
 from tests.pipeline.local import HUMAN, WEB, run
-from tests.stages.rows import picture
+from tests.stages.rows import png
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,7 @@ def test_verifying_finds_what_is_damaged(done: World) -> None:
 def test_its_images_are_images(opened: capfilt.Run) -> None:
     rows = opened.query("SELECT row_id, url FROM ingest").to_pylist()
     row = next(row for row in rows if row["url"].endswith("2.png"))
-    assert opened.image(row["row_id"]).tobytes() == picture(2).tobytes()
+    assert opened.image(row["row_id"]).tobytes() == decode(png(2)).tobytes()
     human = opened.table("human", columns=["row_id"])
     assert human.num_rows == HUMAN
     assert opened.image(human["row_id"][0].as_py()).mode == "RGB"

@@ -14,7 +14,7 @@ from capfilt.data_contracts import errors
 SURFACE = {
     "recipes and runs": {
         *("__version__", "load_recipe", "Recipe", "plan", "PlannedRun", "run", "resume", "retry_failed"),
-        *("Event", "open_run", "Run"),
+        *("Event", "open_run", "Run", "submit"),
     },
     "models": {
         *(
