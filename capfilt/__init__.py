@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from capfilt.stages.stage import (
         CollectiveStage,
         GlobalStage,
+        Rejected,
         Rows,
         ShardInput,
         ShardStage,
@@ -79,6 +80,7 @@ __all__ = [
     "RecipeError",
     "Record",
     "Reject",
+    "Rejected",
     "Rows",
     "Run",
     "RunChangedError",
@@ -132,7 +134,7 @@ _NAMES = {
     "pipeline.execution.events": "Event",
     "pipeline.planning.schema": "Recipe",
     "stages.stage": (
-        "CollectiveStage GlobalStage Rows ShardInput ShardStage Site Stage StageInput Transform"
+        "CollectiveStage GlobalStage Rejected Rows ShardInput ShardStage Site Stage StageInput Transform"
     ),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

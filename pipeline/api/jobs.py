@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from capfilt.data_contracts.errors import BusyError, UsageError
-from capfilt.pipeline.cluster import submission
-from capfilt.pipeline.cluster.submission import Submission
-from capfilt.pipeline.ledger import lease
+from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.ledger.submission import Submission
 from capfilt.pipeline.planning.placement import PATIENCE
 from capfilt.pipeline.reports import stages
 

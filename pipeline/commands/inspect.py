@@ -1,24 +1,22 @@
 """`capfilt status`, `inspect`, `explain` and `verify`: what a run's storage says."""
 
 import json
-import time
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from capfilt.data_contracts.errors import DamageError, SourceError, StageError
+from capfilt.data_contracts.errors import DamageError
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.pipeline.api.run import Run
+from capfilt.pipeline.api.status import RunStatus, demand_begun
+from capfilt.pipeline.api.status import follow as followed
+from capfilt.pipeline.api.status import status as status_of
 from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
-from capfilt.pipeline.ledger import lease, submission
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import stages
 from capfilt.pipeline.reports.show import show_funnel
 from capfilt.pipeline.reports.visible import visible
-from capfilt.pipeline.watching import log
-
-QUIET = 60.0  # seconds: a job may be on its way
 
 
 def status(
@@ -30,63 +28,30 @@ def status(
 ) -> None:
     """Show how far a run is, from its storage alone."""
     ledger = Ledger(run)
-    _demand_begun(ledger)
-    seen, since = None, time.monotonic()
-    while True:
-        views, holder = stages.stages(ledger), stages.running(ledger)
-        sent, last = submission.read(ledger.storage), None if holder else log.last(ledger)
-        # a job that has not begun
-        coming = sent is not None and (last is None or last["time"] < sent.submitted)
-        if holder != seen:
-            seen, since = holder, time.monotonic()
+    demand_begun(ledger)
+    for now in followed(ledger, run) if follow else [status_of(ledger)]:
         if as_json:
-            print(json.dumps([_status_row(view) for view in views], indent=2))
+            print(json.dumps([_status_row(view) for view in now.stages], indent=2))
         else:
-            table = Table("stage", "state", "shards", "kept", "left")
-            for view in views:
-                table.add_row(*(str(value) for value in _status_row(view).values()))
-            console.print(table)
-            if sent:
-                say(f"submitted at {sent.submitted} to {sent.address}, as {sent.job}")
-            if holder:
-                say(f"at work: {holder.who}, as it said at {holder.said}")
-                for task in holder.running:
-                    so_far = f"{task.done:,} of {task.total:,} " if task.total else ""
-                    say(f"  {task.label}: {so_far}{task.text}".rstrip())
-                if not holder.running:
-                    say(f"  nothing runs at the moment: capfilt logs {ledger.url}")
-            elif last and not coming:
-                say(_ending(last))
-        if not follow or all(view.complete for view in views):
-            return
-        ended = last if last and not coming and last["event"] == "run_ended" else None
-        if ended and ended["level"] == "info":
-            return  # it was asked for no more
-        quiet = QUIET if coming or holder else lease.STALE
-        if ended or time.monotonic() - since > quiet:
-            raise StageError(
-                what=f"nobody is at work in {ledger.url}",
-                evidence=_ending(last) if last else "",
-                remedy=f"capfilt logs {run} tells more; capfilt resume {run}, or submitting it again, carries on",
-            )
-        time.sleep(2)
+            _show_status(now)
 
 
-def _ending(last: dict[str, Any]) -> str:
-    """How a runner that is gone left, by the last line of its log."""
-    if last["event"] == "run_ended":
-        return visible(f"its last runner ended at {last['time']}: {last['message']}")
-    return visible(f"its last runner was killed; its last word, at {last['time']}: {last['message']}")
-
-
-def _demand_begun(ledger: Ledger) -> None:
-    """Raise :class:`SourceError` for a run that was submitted, and whose job ended before it was one."""
-    if not ledger.exists and (sent := submission.read(ledger.storage)):
-        raise SourceError(
-            what=f"{ledger.url} has not begun",
-            evidence=f"it was submitted at {sent.submitted} to {sent.address}, as {sent.job}",
-            remedy=f"capfilt logs {ledger.url} --job tells what the job said; then submit it again",
-        )
+def _show_status(now: RunStatus) -> None:
+    table = Table("stage", "state", "shards", "kept", "left")
+    for view in now.stages:
+        table.add_row(*(str(value) for value in _status_row(view).values()))
+    console.print(table)
+    if now.submission:
+        say(f"submitted at {now.submission.submitted} to {now.submission.address}, as {now.submission.job}")
+    if holder := now.holder:
+        say(f"at work: {holder.who}, as it said at {holder.said}")
+        for task in holder.running:
+            so_far = f"{task.done:,} of {task.total:,} " if task.total else ""
+            say(f"  {task.label}: {so_far}{task.text}".rstrip())
+        if not holder.running:
+            say(f"  nothing runs at the moment: capfilt logs {now.url}")
+    elif now.last and not now.coming:
+        say(now.ending)
 
 
 def _status_row(view: stages.StageView) -> dict[str, Any]:

@@ -31,7 +31,7 @@ SURFACE = {
     },
     "stages": {
         *("Stage", "ShardStage", "GlobalStage", "CollectiveStage", "Site", "ShardInput", "StageInput"),
-        *("Transform", "Rows", "Contract", "Record", "Reject", "Reason"),
+        *("Transform", "Rows", "Rejected", "Contract", "Record", "Reject", "Reason"),
     },
     "errors": {
         *("CapfiltError", "UsageError", "RecipeError", "SourceError", "ModelError", "RunChangedError"),
