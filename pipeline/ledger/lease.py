@@ -179,7 +179,8 @@ class Lease:
                     self._taken_by = other
                     return
                 self._write()
-            except StorageError:  # the work itself will say so; a beat may be missed
+            # The work itself will say so; or the end of the run sweeps the scratch folder away. A beat may be missed.
+            except (StorageError, FileNotFoundError):
                 continue
 
 
