@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tests.scenarios.command import descendants, kill, wait_until
+from tests.scenarios.command import QUICK_RAY, descendants, kill, wait_until
 
 ENTRYPOINT = ("bash", str(Path(__file__).parents[2] / "docker" / "entrypoint.sh"))
 
@@ -39,7 +39,7 @@ class Head:
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
                 [*through, *ENTRYPOINT, "worker", f"--runtime-env-agent-port={runtime}"],
-                env={**os.environ, **self.env, **asked},
+                env={**os.environ, **QUICK_RAY, **self.env, **asked},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -94,7 +94,7 @@ def started_head(cpus: int = 2, through: Sequence[str] = (), **env: str) -> Iter
     with log.open("w") as out:
         process = subprocess.Popen(
             [*through, *ENTRYPOINT, "head"],
-            env={**os.environ, **secret, **asked},
+            env={**os.environ, **QUICK_RAY, **secret, **asked},
             stdout=out,
             stderr=out,
             start_new_session=True,

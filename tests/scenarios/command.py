@@ -24,6 +24,8 @@ from capfilt.pipeline.storage import Folder
 
 LIMIT = 240.0
 STAGES = ("ingest", "caption", "score", "select", "export")  # what two runs of one recipe are compared by
+# Ray's default is to start a worker for each CPU at once; ours have an environment of their own and never use them.
+QUICK_RAY = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
 SLOW = {"caption": {"batch": 1}, "score": {"batch": 1}}
 
 
@@ -86,7 +88,7 @@ def started(*arguments: object, cwd: Path | None = None, **env: str) -> Iterator
 def _environment() -> dict[str, str]:
     """Without what would lead the command to somebody else's cluster, or to the network."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return {**kept, **QUICK_RAY, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
 
 def kill(pid: int) -> None:

@@ -39,15 +39,18 @@ def folder(path: Path) -> dict[str, str]:
 
 
 def test_no_such_recipe(tmp_path: Path):
-    said = capfilt("run", tmp_path / "absent.yaml", expect=2).said
-    assert f"there is no recipe {tmp_path}/absent.yaml" in said
-    assert "Traceback" not in said
+    ended = capfilt(
+        "run", tmp_path / "absent.yaml", expect=2
+    )  # a process: nothing but the message goes to stderr
+    assert f"there is no recipe {tmp_path}/absent.yaml" in ended.said
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.said
 
 
 def test_a_recipe_that_is_no_yaml(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text("name: [unclosed")
-    assert "cannot be read as YAML" in capfilt("run", path, expect=2).said
+    assert "cannot be read as YAML" in here("run", path, expect=2).said
 
 
 def test_unknown_key_names_the_nearest_known_one(refused: Refused):

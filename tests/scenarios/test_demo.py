@@ -11,7 +11,7 @@ from capfilt.pipeline.demo.grammar import Verdict
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.schema import load
 from capfilt.pipeline.reports.query import files, query
-from tests.scenarios.command import capfilt
+from tests.scenarios.command import here
 
 
 def test_noise_is_counted_by_the_known_truth(crawl: Path, finished: Path) -> None:
@@ -48,6 +48,6 @@ def test_the_report_shows_noise_by_a_truth_table(crawl: Path, finished: Path, tm
         for row in csv.DictReader(table):
             if row["set"] == "web":
                 writer.writerow([row["file"], row["text"], int(row["verdict"] == "match")])
-    said = capfilt("report", finished, "--truth", tmp_path / "truth.csv").said
+    said = here("report", finished, "--truth", tmp_path / "truth.csv").said
     assert "by the truth, web:" in said
     assert "by the truth, web_auc_itm: value" in said

@@ -12,6 +12,7 @@ from capfilt.pipeline.demo.planted import EDITS, found_by_truth
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.schema import load
 from capfilt.pipeline.reports import stages
+from tests.scenarios.cluster import Head
 from tests.scenarios.command import capfilt, difference, write_recipe
 
 COPIES, LEAKS = 28, 14
@@ -24,7 +25,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def cleaned(planted: Path, recipe: dict[str, Any], name: str, folder: Path, **changes: Any) -> Ledger:
+def cleaned(
+    head: Head, planted: Path, recipe: dict[str, Any], name: str, folder: Path, **changes: Any
+) -> Ledger:
     """A run on that crawl with a real cluster, as far as deduplication."""
     data = {
         "name": name,
@@ -34,14 +37,14 @@ def cleaned(planted: Path, recipe: dict[str, Any], name: str, folder: Path, **ch
         "decontaminate": str(planted / "evaluation"),
     }
     path = write_recipe(folder / f"{name}.yaml", {**recipe, **data, **changes})
-    capfilt("run", path, "--until", "dedup")
+    capfilt("run", path, "--until", "dedup", **head.env)
     return Ledger(folder / "runs" / name)
 
 
 def test_planted_copies_are_found_and_hardly_anything_else(
-    planted: Path, recipe: dict[str, Any], tmp_path: Path
+    head: Head, planted: Path, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    ledger = cleaned(planted, recipe, "many", tmp_path, shards={"target": "60KB"})
+    ledger = cleaned(head, planted, recipe, "many", tmp_path, shards={"target": "60KB"})
     found = found_by_truth(planted, ledger)
     assert (found["copies"], found["leaks"]) == (COPIES, LEAKS)
     assert found["recall"] == 1.0, found["by_edit"]
@@ -51,9 +54,8 @@ def test_planted_copies_are_found_and_hardly_anything_else(
     views = {view.name: view for view in stages.stages(ledger)}
     assert views["dedup"].totals.rejected["held_out"] >= LEAKS
     assert len(views["dedup"].totals.shards) > 5
-    one = cleaned(
-        planted, recipe, "one", tmp_path, shards={"target": "10MB"}, placement={"embed": {"batch": 5}}
-    )
+    large = {"shards": {"target": "10MB"}, "placement": {"embed": {"batch": 5}}}
+    one = cleaned(head, planted, recipe, "one", tmp_path, **large)
     assert len(one.index("ingest")) == 1
     assert difference(ledger.url, one.url, ["embed", "dedup"]) == ""
     assert found_by_truth(planted, one) == found

@@ -16,7 +16,7 @@ import yaml
 
 from capfilt.data_contracts.ledger import ShardRecord
 from capfilt.pipeline.ledger.ledger import RECORD, Ledger
-from tests.scenarios.command import Ended, capfilt, snapshot, table
+from tests.scenarios.command import Ended, capfilt, here, snapshot, table
 from tests.scenarios.made import HUMAN, SPECIAL, WEB
 
 STAGES = (
@@ -153,13 +153,13 @@ def test_running_again_runs_nothing(finished: Path):
     assert again.said.count("complete") == len(STAGES)
 
 
-# -- looking into a copy of the run, without Ray --------------------------------------------------------------
+# -- looking into a copy of the run ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def look(moved: Path, no_ray: str):
+def look(moved: Path):
     def look(command: str, *arguments: object) -> Ended:
-        return capfilt(command, moved, *arguments, PYTHONPATH=no_ray)
+        return here(command, moved, *arguments)
 
     return look
 
@@ -219,8 +219,8 @@ def test_explain_tells_why_a_row_was_dropped(look, moved: Path):
     assert "threshold 0.5000" in told
 
 
-def test_explain_of_an_unknown_id_says_where_it_looked(moved: Path, no_ray: str):
-    ended = capfilt("explain", moved, "nobody", expect=2, PYTHONPATH=no_ray)
+def test_explain_of_an_unknown_id_says_where_it_looked(moved: Path):
+    ended = here("explain", moved, "nobody", expect=2)
     assert "nothing in the run is called nobody" in ended.err
 
 
@@ -245,10 +245,17 @@ def test_report_and_dataset_card_have_the_same_numbers(look, moved: Path):
         assert all(f"{count:,}" in line for count in stage["rejected"].values())
 
 
-def test_looking_changes_no_part(look, moved: Path):
+def test_looking_needs_no_ray_and_changes_no_part(moved: Path, no_ray: str):
     before = snapshot(moved)
-    for command in ("status", "inspect", "verify", "report"):
-        look(command)
+    row = table(moved, "ingest")["row_id"][0].as_py()
+    for command, *arguments in (
+        ("status",),
+        ("inspect", "ingest"),
+        ("explain", row),
+        ("verify",),
+        ("report",),
+    ):
+        capfilt(command, moved, *arguments, PYTHONPATH=no_ray)
     assert snapshot(moved) == before
 
 

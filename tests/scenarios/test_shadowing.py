@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +39,10 @@ def test_the_command_works_beside_folders_of_the_same_names(
     assert next(row for row in rows if row["stage"] == "ingest")["state"] == "done"
 
 
-def test_the_command_works_from_inside_a_run(head: Any, recipe: dict[str, Any], tmp_path: Path):
+def test_the_command_works_from_inside_a_run(finished: Path, tmp_path: Path):
     """A run has a folder called models too."""
-    path = write_recipe(tmp_path / "recipe.yaml", recipe, name="inside")
-    run = tmp_path / "runs" / "inside"
-    capfilt("run", path, "--until", "list_web", cwd=tmp_path, **head.env)
+    run = Path(shutil.copytree(finished, tmp_path / "inside"))
+    shutil.rmtree(run / "ingest")
     (run / "models").mkdir(exist_ok=True)
     (run / "models" / "images.py").write_text(TRAP)
     capfilt("resume", ".", "--until", "ingest", cwd=run)

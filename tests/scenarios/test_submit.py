@@ -90,7 +90,7 @@ def test_a_runs_log_needs_its_storage_alone(submitted: Path):
 
 
 def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
-    recipe: dict[str, Any], finished: Path, tmp_path: Path
+    head: Head, recipe: dict[str, Any], finished: Path, tmp_path: Path
 ):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="stopped", placement=SLOW)
     run = tmp_path / "runs" / "stopped"
@@ -114,11 +114,10 @@ def test_a_job_is_stopped_while_it_captions_and_carries_on_on_another_cluster(
         assert "stack trace" not in capfilt("logs", run, "--job", **first.env).out.lower()
     before = snapshot(run, STAGES)
     assert {row["state"] for row in json.loads(here("status", run, "--json").out)} > {"done"}
-    with started_head() as second, second.node():
-        capfilt("submit", path, "--address", second.dashboard, **second.env)
-        capfilt("status", run, "--follow")
-        assert before.items() <= snapshot(run, STAGES).items()
-        assert difference(run, finished, STAGES) == ""
+    capfilt("submit", path, "--address", head.dashboard, **head.env)
+    capfilt("status", run, "--follow")
+    assert before.items() <= snapshot(run, STAGES).items()
+    assert difference(run, finished, STAGES) == ""
 
 
 def test_a_wrong_token_and_none_are_refused_with_a_remedy(head: Head, recipe: dict[str, Any], tmp_path: Path):
@@ -206,28 +205,35 @@ def test_following_a_run_whose_runner_was_killed_ends_with_its_last_word(
     assert "its last runner was killed" in here("logs", run, "-f").err
 
 
-def test_a_job_on_a_cluster_that_others_use_says_that_it_waits(recipe: dict[str, Any], tmp_path: Path):
+def test_a_job_on_a_cluster_that_others_use_says_that_it_waits(
+    head: Head, recipe: dict[str, Any], tmp_path: Path
+):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="waits")
     run = tmp_path / "runs" / "waits"
-    hold = "import ray, time; ray.init(); print(1, flush=True); ray.get(ray.remote(lambda: time.sleep(600)).remote())"
-    with started_head(cpus=1) as busy_head:
-        env = {**os.environ, **busy_head.env}
-        with subprocess.Popen([sys.executable, "-c", hold], env=env, stdout=subprocess.PIPE) as other:
+    hold = (
+        "import ray, time; ray.init(); held = ray.remote(num_cpus=2)(lambda: time.sleep(600)).remote()\n"
+        "while ray.available_resources().get('CPU'): time.sleep(0.1)\n"
+        "print(1, flush=True); ray.get(held)"
+    )
+    env = {**os.environ, **head.env}
+    with subprocess.Popen([sys.executable, "-c", hold], env=env, stdout=subprocess.PIPE) as other:
+        try:
             assert other.stdout
             assert other.stdout.readline()
-            cluster = ("--address", busy_head.dashboard, "--until", "list_web", "--wait", "5")
-            said = capfilt("submit", path, *cluster, **busy_head.env).said
+            cluster = ("--address", head.dashboard, "--until", "list_web", "--wait", "5")
+            said = capfilt("submit", path, *cluster, **head.env).said
             assert "nothing runs after 5 s; why: capfilt logs -f" in said
             wait_until(
                 lambda: (
-                    "waiting for a worker since 15 s: 1 asked for, 0 of 1 CPUs are free"
+                    "waiting for a worker since 15 s: 1 asked for, 0 of 2 CPUs are free"
                     in here("logs", run).out
                 ),
                 "a word on it",
             )
             assert "nothing runs at the moment: capfilt logs" in here("status", run).out
+        finally:
             other.kill()
-        assert "its last runner ended" in capfilt("status", run, "--follow").said
+    assert "its last runner ended" in capfilt("status", run, "--follow").said
 
 
 def test_a_fork_is_submitted_like_a_run(submitted: Path, head: Head):
@@ -347,9 +353,12 @@ def unshared(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_worker_that_does_not_see_the_runs_storage_is_named_at_once(unshared: Path, recipe: dict[str, Any]):
-    path = write_recipe(unshared / "recipe.yaml", recipe, name="hidden")
-    with started_head(cpus=0) as head, head.node(through=blind(unshared / "runs")):
+def test_a_worker_that_does_not_see_the_runs_storage_is_named_at_once(
+    head: Head, unshared: Path, recipe: dict[str, Any]
+):
+    there = {stage: {"resources": {"blind": 1}} for stage in ("list_web", "list_human")}
+    path = write_recipe(unshared / "recipe.yaml", recipe, name="hidden", placement=there)
+    with head.node(through=blind(unshared / "runs"), CAPFILT_RESOURCES='{"blind": 2}'):
         ended = capfilt("run", path, expect=1, **head.env)
     assert f"does not see the run {unshared}/runs/hidden" in ended.said
     assert "s3://" in ended.said

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.pipeline.ledger.ledger import Ledger
+from tests.scenarios.cluster import Head
 from tests.scenarios.command import STAGES, capfilt, difference, here, snapshot, table, write_recipe
 
 DEPENDENT = ("caption", "score", "select", "export")
@@ -41,7 +42,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "finished"))
 
 
-def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(copy: Path, finished: Path):
+def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(head: Head, copy: Path, finished: Path):
     flip(copy / "caption" / "part-0000001.parquet")
     truncate(copy / "score" / "part-0000003.parquet")
     (copy / "select" / "part-0000005.parquet").unlink()
@@ -52,7 +53,7 @@ def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(copy: Path
     assert "select/shard 0000005" in found
     assert snapshot(copy) == before
 
-    said = capfilt("resume", copy).said
+    said = capfilt("resume", copy, **head.env).said
     assert "set aside" in said
     for stage in STAGES:  # and whoever globs the rejects counts none twice
         own = {name for name in Ledger(copy).index(stage).table["rejects"].to_pylist() if name}
@@ -72,7 +73,7 @@ def test_flipped_and_cut_parts_are_found_and_only_their_shards_redone(copy: Path
     assert redone == expected - {"select/part-0000005.parquet"}  # gone: there is nothing to quarantine
 
 
-def test_a_damaged_part_is_kept_aside_and_globs_still_open(copy: Path, finished: Path):
+def test_a_damaged_part_is_kept_aside_and_globs_still_open(head: Head, copy: Path, finished: Path):
     path = copy / "caption" / "part-0000002.parquet"
     truncate(path)
     broken = path.read_bytes()
@@ -80,7 +81,7 @@ def test_a_damaged_part_is_kept_aside_and_globs_still_open(copy: Path, finished:
     footer.write_bytes(footer.read_bytes()[:-4] + b"XXXX")
     assert damaged(copy).keys() == {"caption/part-0000002.parquet", "ingest/part-0000004.parquet"}
 
-    capfilt("resume", copy)
+    capfilt("resume", copy, **head.env)
     kept = {aside.name.rsplit("-", 1)[0]: aside.read_bytes() for aside in (copy / "_quarantine").iterdir()}
     assert kept["caption-part-0000002.parquet"] == broken
     assert "ingest-part-0000004.parquet" in kept
@@ -108,12 +109,12 @@ def test_a_damaged_index_costs_nothing(copy: Path):
     assert "are whole" in here("verify", copy).said
 
 
-def test_a_fork_of_damaged_parts_says_whose_they_are(copy: Path):
+def test_a_fork_of_damaged_parts_says_whose_they_are(head: Head, copy: Path):
     """A fork does not mend its parent: it names the part, and resuming the parent does."""
     recipe = write_recipe(
         copy.parent / "recipe.yaml", parse_recipe(copy), output=str(copy.parent), select={"threshold": 0.6}
     )
     flip(copy / "score" / "part-0000001.parquet")
-    ended = capfilt("run", recipe, "--fork", "strict", expect=3)
+    ended = capfilt("run", recipe, "--fork", "strict", expect=3, **head.env)
     assert f"{copy}/score/part-0000001.parquet is damaged" in ended.said
     assert f"capfilt resume {copy}" in ended.said

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from capfilt.pipeline.ledger.ledger import Ledger
+from tests.scenarios.cluster import Head
 from tests.scenarios.command import (
     STAGES,
     capfilt,
@@ -91,11 +92,11 @@ def test_a_disturbed_run_is_whole(disturbed: tuple[Path, dict[str, Any]]):
 
 # -- training -------------------------------------------------------------------------------------------------
 
-STEPS, CHECKPOINT = 230, 200  # a training writes a checkpoint every 200 steps
+STEPS, CHECKPOINT = 38, 20  # a training tells how far it is every 10 steps: here it dies at the 30th
 
 
 def write_training(path: Path, recipe: dict[str, Any], blip_filter: Path, steps: int = STEPS) -> Path:
-    """A recipe that trains a captioner from scratch."""
+    """A recipe that trains a captioner from scratch, with a checkpoint every 20 steps."""
     models = {
         "init": "tiny",
         "tokenizer": "wordpiece:300",
@@ -103,7 +104,7 @@ def write_training(path: Path, recipe: dict[str, Any], blip_filter: Path, steps:
         "captioner": {"steps": steps, "batch": 4},
         "precision": "fp32",
     }
-    placement = {"captioner": {"threads": 1}}
+    placement = {"captioner": {"threads": 1, "checkpoint_steps": CHECKPOINT}}
     return write_recipe(
         path, recipe, name="trained", models=models, select={"threshold": 0.3}, placement=placement
     )
@@ -119,11 +120,11 @@ def trained(
     run = folder / "runs" / "trained"
     seen: dict[str, Any] = {}
     lasting = run / "_tmp" / "lasting"
-    with started("run", path, CAPFILT_FAILPOINT=f"batch.captioner:21@{folder}/1") as process:
-        wait_until((folder / "1").exists, "the worker's death at step 210")
+    with started("run", path, CAPFILT_FAILPOINT=f"batch.captioner:3@{folder}/1") as process:
+        wait_until((folder / "1").exists, "the worker's death at step 30")
         os.kill(process.pid, signal.SIGKILL)
     seen["parts"], seen["steps"] = snapshot(run), diary(lasting)
-    capfilt("resume", run, CAPFILT_FAILPOINT=f"batch.captioner:2@{folder}/2")
+    capfilt("resume", run, CAPFILT_FAILPOINT=f"batch.captioner:1@{folder}/2")
     assert (folder / "2").exists()
     return run, seen
 
@@ -160,7 +161,7 @@ def test_what_came_before_the_killed_training_did_not_run_again(trained: tuple[P
 
 
 def test_the_same_models_unkilled_give_the_same_rows(
-    trained: tuple[Path, dict[str, Any]], recipe: dict[str, Any], tmp_path: Path
+    head: Head, trained: tuple[Path, dict[str, Any]], recipe: dict[str, Any], tmp_path: Path
 ):
     run, _ = trained
     captioner = shutil.copytree(run / "models" / "captioner", tmp_path / "captioner")
@@ -168,7 +169,7 @@ def test_the_same_models_unkilled_give_the_same_rows(
     path = write_recipe(
         tmp_path / "recipe.yaml", recipe, name="unkilled", models=brought, select={"threshold": 0.3}
     )
-    capfilt("run", path)
+    capfilt("run", path, **head.env)
     assert difference(run, tmp_path / "runs" / "unkilled", STAGES) == ""
 
 
