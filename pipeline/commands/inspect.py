@@ -14,7 +14,7 @@ from capfilt.pipeline.api.status import follow as followed
 from capfilt.pipeline.api.status import status as status_of
 from capfilt.pipeline.commands.shared import Json, RunFolder, console, say
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import stages
+from capfilt.pipeline.reports import funnel, stages
 from capfilt.pipeline.reports.show import show_funnel
 from capfilt.pipeline.reports.visible import visible
 
