@@ -7,7 +7,7 @@ THOROUGH := tests/scenarios/test_s3.py tests/scenarios/test_training_group.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-faults test-ci-faults soak check lint lock clean
+.PHONY: help demo test test-fast test-faults test-ci-faults soak check docs lint lock clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
 
@@ -33,6 +33,9 @@ test-ci-faults: .venv/installed  ## one slow fault of each kind, as .ci/run play
 
 soak: .venv/installed  ## 20 random kills over a whole demo, in ./soak
 	$(BIN)/python -m tests.scenarios.faults.soak --kills 20 --seed 0 --out soak
+
+docs: .venv/installed  ## write docs/recipe.md and docs/recipe.schema.json from the recipe's classes
+	$(BIN)/python -m capfilt.pipeline.planning.reference
 
 lint: .venv/installed  ## format, lint, types, one-way imports
 	$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ import yaml
 
 from capfilt.data_contracts.rejects import MEANING, Reason
 from capfilt.pipeline.commands.cli import app
-from capfilt.pipeline.planning.schema import load, parse
+from capfilt.pipeline.planning.load import load, parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

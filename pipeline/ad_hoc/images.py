@@ -13,8 +13,10 @@ from capfilt.models.checkpoint import Role
 from capfilt.models.open import check_model
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference, Matcher
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.build import decoding_of, inference_of
-from capfilt.pipeline.planning.schema import CaptionKeys, parse
+from capfilt.pipeline.planning.build import decoding_of
+from capfilt.pipeline.planning.load import parse
+from capfilt.pipeline.planning.models import inference_of
+from capfilt.pipeline.planning.schema import CaptionKeys
 from capfilt.pipeline.planning.status import model_digest
 from capfilt.stages.ingest.sources.source import IMAGE_ENDINGS
 
@@ -49,8 +51,8 @@ def model_of(where: str, role: Role) -> str:
         return where
     record = ledger.record()
     if role not in record.fingerprints:
-        models: Any = parse(record.recipe).models
-        return str(getattr(models, role).checkpoint)
+        models = parse(record.recipe).models
+        return str((models.filter if role == "filter" else models.captioner).checkpoint)
     digest = model_digest(ledger.index(role))
     if not digest:
         raise ModelError(
@@ -82,8 +84,7 @@ def inference_for(where: str) -> Inference:
     ledger = Ledger(where)
     if not ledger.exists:
         return FLOAT32
-    models: Any = parse(ledger.record().recipe).models
-    return inference_of(models)
+    return inference_of(parse(ledger.record().recipe).models)
 
 
 def caption(files: Sequence[str], captioner: Captioner, decoding: Decoding, batch: int) -> Found:

@@ -51,19 +51,15 @@ def submit(
         insecure: use a cluster that other machines reach without a token.
 
     Raises:
-        UsageError: there is no such stage, or the recipe or the cluster cannot be used.
+        UsageError: the recipe or the cluster cannot be used. That there is no stage ``until`` is found by the job:
+            only there is it certain that the sources are seen.
         CapfiltError: the cluster does not answer, or refuses.
     """
     from capfilt.pipeline.api.runs import forked, load_recipe
     from capfilt.pipeline.cluster.jobs import ANSWER_SECONDS, Jobs
-    from capfilt.pipeline.planning.schema import STAGES
     from capfilt.pipeline.storage import patience
 
     loaded = load_recipe(recipe, changes)
-    if until and until not in STAGES:
-        raise UsageError(
-            what=f"--until {until}: there is no such stage", evidence=f"stages: {', '.join(STAGES)}"
-        )
     jobs = Jobs(address, insecure=insecure)
     arguments = ["--wait-nodes", f"{wait_nodes:g}", *(["--until", until] if until else [])]
     arguments += ["--fork", fork] if fork else []

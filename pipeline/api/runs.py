@@ -17,8 +17,9 @@ from capfilt.pipeline.execution.runner import Runner, Workers
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.graph import Graph
+from capfilt.pipeline.planning.load import load, parse
 from capfilt.pipeline.planning.placement import PATIENCE
-from capfilt.pipeline.planning.schema import Recipe, load, parse
+from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.reports import report
 from capfilt.pipeline.watching import log
 from capfilt.pipeline.watching.metrics import Metrics
@@ -139,11 +140,8 @@ def begin(recipe: Recipe, *, until: str | None = None, fork: str | None = None) 
         recipe, parent = forked(recipe, fork)
     environment.demand_submission(recipe.run)
     plan = Plan(recipe)
-    if until and until not in plan.nodes:
-        raise UsageError(
-            what=f"--until {until}: the plan has no such stage",
-            evidence=f"its stages: {', '.join(plan.nodes)}",
-        )
+    if until:
+        plan.demand(until, f"--until {until}")
     ledger = Ledger(recipe.run)
     open_run(plan, ledger, parent)
     return Begun(plan, ledger, until)

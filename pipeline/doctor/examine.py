@@ -9,7 +9,8 @@ from pathlib import Path
 from capfilt.pipeline.doctor import inputs, installation, nodes
 from capfilt.pipeline.doctor.finding import Check, Finding, Verdict, bounded
 from capfilt.pipeline.doctor.output import PATIENCE, Output
-from capfilt.pipeline.planning.schema import Recipe, load
+from capfilt.pipeline.planning.load import load
+from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.storage import is_url, patience
 
 SECONDS = 30.0

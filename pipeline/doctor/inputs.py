@@ -23,7 +23,9 @@ from capfilt.pipeline.doctor.probe import resolved
 from capfilt.pipeline.execution.open_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
-from capfilt.pipeline.planning.schema import ParentsKeys, Recipe, SourceKeys, settings_of
+from capfilt.pipeline.planning.model_keys import ParentsKeys
+from capfilt.pipeline.planning.schema import Recipe, SourceKeys
+from capfilt.pipeline.planning.settings import settings_of
 from capfilt.stages.evaluation.calibrate import MINIMUM
 from capfilt.stages.ingest.fetch.address import check
 from capfilt.stages.ingest.fetch.error import FetchError
@@ -77,7 +79,7 @@ def source(name: str, keys: SourceKeys, recipe: Recipe, hosts: Hosts, files: Fil
                 bad.append(f"{place[:200]}: {refusal.detail}")
     else:
         read = kind.reader(spec)
-        limits: Limits = settings_of(Limits, recipe.images, recipe.seed)
+        limits = settings_of(Limits(), recipe.images, recipe.seed)
         verdicts = _decoded(places, read, limits)
         left.update(str(refused.reason) for refused in verdicts.values())
         bad += [f"{place}: {refused.detail}" for place, refused in verdicts.items()]
@@ -172,8 +174,8 @@ def dns_verdict(
     name: str, hosts: Mapping[str, int], answers: Mapping[str, list[str] | str], recipe: Recipe
 ) -> Finding:
     """Of what a machine said: none that can be asked fails, some that cannot are a warning."""
-    keys: Any = recipe.fetch
-    policy: FetchPolicy = settings_of(FetchPolicy, keys.model_copy(update={"takedown": None}), recipe.seed)
+    keys = recipe.fetch.model_copy(update={"takedown": None})
+    policy = settings_of(FetchPolicy(), keys, recipe.seed)
     bad, refused = list[str](), 0
     for host, port in hosts.items():
         answer = answers[host]
@@ -204,16 +206,16 @@ def dns_verdict(
 
 def models(recipe: Recipe, files: Files) -> Iterator[Finding]:
     """Every model that the recipe names, one finding each; adds the files of those that are directories."""
-    keys: Any = recipe.models
-    dedup: Any = recipe.dedup
+    keys, dedup = recipe.models, recipe.dedup
+    brought = {"filter": keys.filter.checkpoint, "captioner": keys.captioner.checkpoint}
     for role in ROLES:
-        if where := getattr(keys, role).checkpoint:
+        if where := brought[role]:
             yield _model(f"models.{role}", where, (role,), files)
     if isinstance(keys.init, ParentsKeys):
         for family, where in (("vit", keys.init.vision), ("bert", keys.init.text)):
             yield _parent(where, family, files)
     elif keys.init and (os.path.isdir(keys.init) or "/" in keys.init):
-        roles = tuple(role for role in ROLES if keys.pretrain or not getattr(keys, role).checkpoint)
+        roles = tuple(role for role in ROLES if keys.pretrain or not brought[role])
         yield _model("models.init", keys.init, roles, files)
     if dedup and dedup.model:
         yield _model("dedup.model", dedup.model, ("filter",), files)

@@ -1,11 +1,13 @@
 """Stages in an order in which they can run, with what each reads. Loads neither Ray nor any model's library."""
 
+import difflib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from capfilt.data_contracts.contract import Contract
+from capfilt.data_contracts.errors import RecipeError
 from capfilt.data_contracts.fingerprint import fingerprint, identity_of
 from capfilt.stages.stage import Stage
 
@@ -21,7 +23,7 @@ class Node:
     stage: Stage
     upstream: tuple[str, ...]
     fingerprint: str
-    identity: Mapping[str, Any] = field(repr=False)
+    identity: Mapping[str, object] = field(repr=False)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -37,6 +39,16 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
+
+    def demand(self, name: str, given: str) -> None:
+        """Raises :class:`RecipeError` where there is no stage of this name; ``given`` says where it was named."""
+        if name not in self.nodes:
+            near = difflib.get_close_matches(name, self.nodes, 1, 0.0)
+            raise RecipeError(
+                what=f"{given}: the plan has no such stage",
+                evidence=f"its stages: {', '.join(self.nodes)}",
+                remedy=f"did you mean {near[0]!r}?",
+            )
 
     def add(self, name: str, stage: Stage, *upstream: str) -> None:
         identity = {

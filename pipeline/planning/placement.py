@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from capfilt.data_contracts.units import bytes_of
+from capfilt.pipeline.planning.section import Bytes, Section
 
 PATIENCE = (
     10.0  # seconds for which a cluster may be without nodes that are large enough: they may be on their way
@@ -31,7 +31,7 @@ class Resources:
         return {name: amount for name, amount in every.items() if amount}
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The same as the options of a Ray actor."""
         return {
             "num_cpus": self.cpus,
@@ -57,34 +57,38 @@ class Demand(NamedTuple):
     workers: int
 
 
-class PlacementKeys(BaseModel):
-    """One stage's. ``deadline`` is in seconds for one shard.
+class PlacementKeys(Section):
+    """Where one stage's workers run; it changes no result (docs/cluster.md)."""
 
-    Each of its workers, of which there are at most ``actors``, takes ``cpus``, ``gpus`` (0.5 shares one; without the
-    key one for a stage with a model, where the cluster has any), ``memory`` in bytes and ``resources`` of the user's
-    own, on a node with these ``labels``. A cluster without room for ``min_actors`` of them is refused at once.
-
-    ``actors`` of a training are the workers that share it: they have the cluster to themselves. It checkpoints every
-    ``checkpoint_steps`` or ``checkpoint_minutes``, whatever comes first.
-
-    ``fuse``: right after the stage before it, on the same worker, which keeps a shard's decoded images for it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    actors: int | None = Field(default=None, ge=1)
-    min_actors: int = Field(default=1, ge=1)
-    cpus: float = Field(default=1.0, gt=0)
-    gpus: float | None = Field(default=None, ge=0)
-    memory: Annotated[int, Field(ge=0), BeforeValidator(bytes_of)] = 0
-    resources: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    labels: Mapping[str, str] = Field(default_factory=dict)
-    batch: int = Field(default=64, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    deadline: float | None = Field(default=None, gt=0)
-    fuse: bool = False
-    checkpoint_steps: int = Field(default=200, ge=1)
-    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    actors: int | None = Field(
+        default=None, ge=1, description="most workers; left out: as many as fit. Those of a training share it"
+    )
+    min_actors: int = Field(default=1, ge=1, description="a cluster without room for so many is refused")
+    cpus: float = Field(default=1.0, gt=0, description="what each takes")
+    gpus: float | None = Field(
+        default=None,
+        ge=0,
+        description="0.5 shares one; left out: 1 for a stage with a model, where there are any",
+    )
+    memory: Bytes = Field(
+        default=0, ge=0, description="bytes each is counted with, such as 8GB; 0: not counted"
+    )
+    resources: Mapping[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="resources of your own that each takes, as in {fast_disk: 1}"
+    )
+    labels: Mapping[str, str] = Field(default={}, description="labels that its node must have")
+    batch: int = Field(default=64, ge=1, description="images, texts or captions at once")
+    threads: int | None = Field(
+        default=None, ge=1, description="left out: its CPUs; of a stage that runs whole the node's"
+    )
+    deadline: float | None = Field(default=None, gt=0, description="seconds a shard may take; left out: 3600")
+    fuse: bool = Field(
+        default=False, description="right after the stage before it, on its worker, with its decoded images"
+    )
+    checkpoint_steps: int = Field(
+        default=200, ge=1, description="a training checkpoints after so many steps ..."
+    )
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="... or minutes, whatever comes first")
 
     @model_validator(mode="after")
     def _range(self) -> "PlacementKeys":

@@ -1,38 +1,15 @@
-"""The recipe: what a user writes. Strict: an unknown key is refused, with the nearest known one."""
+"""The recipe: what a user writes. docs/recipe.md and docs/recipe.schema.json are made from these classes."""
 
-import difflib
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from capfilt.data_contracts.errors import RecipeError
-from capfilt.data_contracts.units import bytes_of
-from capfilt.models.engine.precision import fast_precision
 from capfilt.models.images.decode import MOST_PIXELS, Limits
-from capfilt.models.protocols import Decoding, Precision
-from capfilt.models.training.settings import (
-    CaptionerSettings,
-    FilterSettings,
-    PretrainSettings,
-    WarmupSettings,
-)
+from capfilt.models.protocols import Decoding
+from capfilt.pipeline.planning.model_keys import ModelsKeys
 from capfilt.pipeline.planning.placement import PlacementKeys
-from capfilt.pipeline.storage import is_url
+from capfilt.pipeline.planning.section import Bytes, Listed, LocalPath, ModelName, PathOrUrl, Section
 from capfilt.stages.clean.caption_guard import CaptionGuard
 from capfilt.stages.clean.select import SelectRule
 from capfilt.stages.dedup.find_duplicates import DedupSettings
@@ -41,95 +18,159 @@ from capfilt.stages.ingest.sources.source import Format
 from capfilt.stages.ingest.texts import TextRule, TextRules
 
 
-def _switch(value: object) -> object:
-    """YAML reads `on` and `off` as truth values."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+class SourceKeys(Section):
+    """Where images and texts are (docs/sources.md)."""
+
+    path: PathOrUrl = Field(description="a file, a folder or a glob")
+    format: Format | None = Field(default=None, description="left out: recognised by what is there")
+    name: str = Field(default="", description="tells its rows from those of other sources")
+    captions: LocalPath = Field(default="", description="a table of texts beside a folder of images")
+    file_column: str = Field(
+        default="", description="this and the next three: left out, recognised by their names"
+    )
+    text_column: str = Field(default="", description="texts")
+    url_column: str = Field(default="", description="urls, or what names an image")
+    image_column: str = Field(default="", description="image bytes")
+    keep_columns: Listed[str] = Field(
+        default=(), description="columns that go along to the export, in `extra`"
+    )
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FetchKeys(Section):
+    """How the web is asked (docs/fetching.md)."""
+
+    allow_private: Listed[str] = Field(
+        default=FetchPolicy.allow_private,
+        description="private networks that may be connected to, as in [10.0.0.0/8]",
+    )
+    max_bytes: int = Field(default=FetchPolicy.max_bytes, description="largest body, as sent and unpacked")
+    max_redirects: int = Field(default=FetchPolicy.max_redirects, description="most redirects of a url")
+    robots: bool = Field(default=FetchPolicy.robots, description="ask for robots.txt and heed it")
+    takedown: LocalPath | None = Field(default=None, description="a file of what is not fetched")
+    user_agent: str | None = Field(default=None, description="who asks; left out: capfilt and its version")
+    timeout: float = Field(default=FetchPolicy.timeout, description="seconds of one try")
+    min_rate: int = Field(default=FetchPolicy.min_rate, description="bytes a second")
+    threads: int = Field(default=FetchPolicy.threads, description="urls at once in a shard")
+    per_host: int = Field(default=FetchPolicy.per_host, description="of them to one host")
+    retries: int = Field(default=FetchPolicy.retries, description="tries after the first")
+    shard_deadline: float = Field(
+        default=FetchPolicy.shard_deadline, description="seconds after which the rest of a shard leaves"
+    )
+    preflight: int = Field(
+        default=200, ge=0, description="urls of a large list that are tried first; 0: none"
+    )
 
 
-class SourceKeys(Strict):
-    """Where images and texts are. ``path`` and ``captions`` are relative to the recipe's folder.
-
-    Without a ``format`` the plan looks at what is there. ``keep_columns`` go along to the export, in `extra`.
-    """
-
-    name: str = ""
-    format: Format | None = None
-    path: str
-    captions: str = ""
-    file_column: str = ""
-    text_column: str = ""
-    url_column: str = ""
-    image_column: str = ""
-    keep_columns: tuple[str, ...] = ()
+def _none_is_off(given: object) -> object:
+    return 0 if given is None or given is False else given
 
 
-def _keys(name: str, settings: type, **extra: Any) -> type[Strict]:
-    """Recipe keys for a settings dataclass: each optional, the dataclass's own default where it is absent.
+class ImagesKeys(Section):
+    """Which images are taken."""
 
-    ``seed`` is left out: a recipe has one seed.
-    """
-    hints = {key: hint for key, hint in get_type_hints(settings).items() if key != "seed"}
-    fields: dict[str, Any] = {key: (hint | None, None) for key, hint in hints.items()}
-    return create_model(name, __base__=Strict, **{**fields, **extra})
+    max_pixels: int = Field(default=Limits.max_pixels, ge=1, le=MOST_PIXELS, description="most pixels")
+    max_aspect: float = Field(default=Limits.max_aspect, ge=1.0, description="longer side by shorter side")
+    min_side: int = Field(default=Limits.min_side, ge=1, description="shorter side in pixels")
+    placeholder: Annotated[
+        int, BeforeValidator(_none_is_off, json_schema_input_type=int | Literal[False] | None)
+    ] = Field(
+        default=10,
+        ge=0,
+        description="in so many rows, under unrelated texts, an image is a placeholder; 0: never",
+    )
 
-
-_Where = (str | None, None)
-WarmupKeys = _keys("WarmupKeys", WarmupSettings, images=_Where, labels=_Where)
-PretrainKeys = _keys("PretrainKeys", PretrainSettings, from_run=_Where)
-FilterKeys = _keys("FilterKeys", FilterSettings, checkpoint=_Where)
-CaptionerKeys = _keys("CaptionerKeys", CaptionerSettings, checkpoint=_Where)
-GuardKeys = _keys("GuardKeys", CaptionGuard)
-CaptionKeys = _keys(
-    "CaptionKeys", Decoding, guard=(GuardKeys | None, None), keep=(Literal["all", "best"], "all")
-)
-
-
-class ParentsKeys(Strict):
-    """Directories of a plain ViT and a plain BERT to start from, as BLIP's pretraining does."""
-
-    vision: str
-    text: str
+    @field_validator("placeholder")
+    @classmethod
+    def _many(cls, rows: int) -> int:
+        if rows == 1:
+            raise ValueError("one row is not many: 0 (off), or 2 and more")
+        return rows
 
 
-class ModelsKeys(Strict):
-    """Models brought (`checkpoint`) or trained here, from ``init``: a preset, a model directory, or two parents.
+class TextsKeys(Section):
+    """Which web texts leave; their images stay."""
 
-    ``precision`` is that of captioning and scoring; ``auto``, what this machine is fast at, is settled when the
-    recipe is loaded, and the run keeps it. ``itm_token`` overrides what the filter records. ``rehearsal`` on web
-    texts when finetuning, beyond BLIP: ``auto`` is on where the human captions are narrower than the web.
-    """
-
-    init: str | ParentsKeys | None = None
-    precision: Literal["auto"] | Precision = "auto"
-    itm_token: Literal["cls", "enc"] | None = None
-    rehearsal: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
-    tokenizer: str = "wordpiece:8000"
-    warmup: WarmupKeys | None = None  # type: ignore[valid-type]  # made by create_model above
-    pretrain: PretrainKeys | None = None  # type: ignore[valid-type]
-    filter: FilterKeys  # type: ignore[valid-type]
-    captioner: CaptionerKeys  # type: ignore[valid-type]
+    rules: Listed[Annotated[TextRule, Field(strict=False)]] = Field(
+        default=TextRules.rules, description="rules that web texts leave by; []: none"
+    )
+    min_length: int = Field(default=TextRules.min_length, ge=0, description="fewest characters")
+    max_length: int = Field(default=TextRules.max_length, ge=1, description="most characters")
 
 
-# How the web is asked; ``takedown`` names a file, ``preflight`` is how many urls of a large list are tried first.
-FetchKeys = _keys(
-    "FetchKeys", FetchPolicy, takedown=(str | None, None), preflight=(Annotated[int, Field(ge=0)], 200)
-)
+class GuardKeys(Section):
+    """What is no caption and leaves."""
+
+    min_words: int = Field(default=CaptionGuard.min_words, description="fewer words are too short; 0: off")
+    repeats: int = Field(
+        default=CaptionGuard.repeats, description="a phrase so often in a row is a loop; 0: off"
+    )
+    prompt_echo: bool = Field(default=CaptionGuard.prompt_echo, description="begins with the prompt")
 
 
-class KeepFraction(Strict):
-    keep_fraction: float = Field(gt=0.0, le=1.0)
+class CaptionKeys(Section):
+    """How captions are decoded."""
+
+    strategy: Literal["nucleus", "top_k", "greedy", "beam"] = Field(
+        default=Decoding.strategy, description="BLIP's is nucleus"
+    )
+    top_p: float = Field(default=Decoding.top_p, description="the nucleus to draw from, above 0 and up to 1")
+    top_k: int = Field(default=Decoding.top_k, description="how many tokens to draw from, with top_k")
+    per_image: int = Field(default=Decoding.per_image, description="captions an image")
+    min_tokens: int = Field(default=Decoding.min_tokens, description="shortest caption, after the prompt")
+    max_tokens: int = Field(default=Decoding.max_tokens, description="longest caption, after the prompt")
+    repetition_penalty: float | None = Field(
+        default=Decoding.repetition_penalty,
+        description="above 1 repeats less; left out: BLIP's, 1.1 when drawing, else none",
+    )
+    beams: int = Field(default=Decoding.beams, description="how many, with beam")
+    prompt: str | None = Field(
+        default=None,
+        description="what captions go on from, or a chat model is asked; left out: the model's own",
+    )
+    guard: GuardKeys = GuardKeys()
+    keep: Literal["all", "best"] = Field(
+        default="all", description="best: of an image's captions the one that the filter likes most"
+    )
 
 
-class PrecisionTarget(Strict):
-    precision: float = Field(gt=0.0, lt=1.0)
+class DedupKeys(Section):
+    """When two images are one (docs/alignment.md); without this section nothing is deduplicated."""
+
+    similarity: float = Field(
+        default=DedupSettings.similarity, description="cosine of embeddings, from which ..."
+    )
+    hash_beside: int = Field(
+        default=DedupSettings.hash_beside, description="... with at most so many of 256 hash bits"
+    )
+    hash_alone: int = Field(
+        default=DedupSettings.hash_alone, description="so few bits decide without embeddings"
+    )
+    search: Literal["auto", "exact", "ivf"] = Field(
+        default=DedupSettings.search, description="auto: exact up to 100,000 images"
+    )
+    memory: Bytes = Field(default=DedupSettings.memory, description="what the search may hold, such as 4GB")
+    model: ModelName | None = Field(default=None, description="what embeds; left out: the run's own model")
+    merge_texts: bool = Field(
+        default=False, description="gather on the image that stays what the others said"
+    )
 
 
-class RecallTarget(Strict):
-    recall: float = Field(gt=0.0, le=1.0)
+class KeepFraction(Section):
+    """The best so many of all scored texts."""
+
+    keep_fraction: float = Field(gt=0.0, le=1.0, description="such as 0.3")
+
+
+class PrecisionTarget(Section):
+    """The lowest threshold at which so many kept texts match, as far as held-out human pairs show."""
+
+    precision: float = Field(gt=0.0, lt=1.0, description="such as 0.95")
+
+
+class RecallTarget(Section):
+    """The highest threshold at which so many matching texts are kept."""
+
+    recall: float = Field(gt=0.0, le=1.0, description="such as 0.95")
 
 
 Threshold = (
@@ -141,125 +182,90 @@ Threshold = (
 )
 
 
-class BalanceKeys(Strict):
-    """At most about ``cap`` pairs a word; ``words`` names a file of the words that count, one a line."""
+class BalanceKeys(Section):
+    """Pairs of too frequent words leave the export (docs/alignment.md)."""
 
-    cap: int = Field(ge=1)
-    words: str | None = None
+    cap: int = Field(ge=1, description="about how many pairs a word may have")
+    words: LocalPath | None = Field(default=None, description="a file of the words that count, one a line")
 
 
-class SelectKeys(Strict):
-    threshold: Threshold = "calibrated"
-    rule: SelectRule = SelectRule.BOTH
+class SelectKeys(Section):
+    """Which texts stay."""
+
+    threshold: Threshold = Field(
+        default="calibrated",
+        description="probability of a match (ITM) from which a text stays, or what sets it",
+    )
+    rule: Annotated[SelectRule, Field(strict=False)] = Field(
+        default=SelectRule.BOTH,
+        description="both: all such texts; best: one an image; raw_else_synthetic: web texts, else synthetic ones",
+    )
     balance: BalanceKeys | None = None
 
 
-class ImagesKeys(Strict):
-    """Which images are taken. ``placeholder``: in so many rows, under unrelated texts, it is one; 0: never."""
+class ExportKeys(Section):
+    """What the cleaned dataset holds."""
 
-    max_pixels: int = Field(default=Limits.max_pixels, ge=1, le=MOST_PIXELS)
-    max_aspect: float = Field(default=Limits.max_aspect, ge=1.0)
-    min_side: int = Field(default=Limits.min_side, ge=1)
-    placeholder: Annotated[int, Field(ge=0), BeforeValidator(lambda given: given or 0)] = 10
-
-    @field_validator("placeholder")
-    @classmethod
-    def _many(cls, rows: int) -> int:
-        if rows == 1:
-            raise ValueError("one row is not many: 0 (off), or 2 and more")
-        return rows
+    images: Literal["embed", "reference", "ids"] = Field(
+        default="embed", description="reference: bytes stay in `ingest`; ids: a list of the subset"
+    )
+    takedown: LocalPath | None = Field(default=None, description="a file of what must not be published")
 
 
-class TextsKeys(Strict):
-    """Which web texts leave; ``rules: []`` switches all rules off, lengths stay."""
+class ShardKeys(Section):
+    """How much a shard holds."""
 
-    rules: tuple[TextRule, ...] = TextRules.rules
-    min_length: int = Field(default=TextRules.min_length, ge=0)
-    max_length: int = Field(default=TextRules.max_length, ge=1)
-
-
-# When two images are one; without the section nothing is deduplicated. ``model`` embeds them: a checkpoint, by
-# default the run's own. ``merge_texts`` gathers what a group's images said on the one that stays.
-DedupKeys = _keys(
-    "DedupKeys",
-    DedupSettings,
-    memory=(Annotated[int, BeforeValidator(bytes_of)] | None, None),
-    model=(str | None, None),
-    merge_texts=(bool, False),
-)
+    target: Bytes = Field(default=256 * 10**6, ge=1, description="bytes of images, such as 256MB")
+    rows: int = Field(default=10_000, ge=1, description="rows of a list of urls")
 
 
-class ExportKeys(Strict):
-    """``takedown`` names a file of what must not be published; a fork with another one redoes the export alone."""
-
-    takedown: str | None = None
-    images: Literal["embed", "reference", "ids"] = "embed"
+def _listed(given: object) -> object:
+    return [given] if isinstance(given, str) else given
 
 
-class ShardKeys(Strict):
-    """How much a shard holds: ``target`` bytes of images, or ``rows`` of a list of urls."""
-
-    target: Annotated[int, Field(ge=1), BeforeValidator(bytes_of)] = 256 * 10**6
-    rows: int = Field(default=10_000, ge=1)
+LocalPaths = Annotated[
+    Listed[LocalPath], BeforeValidator(_listed, json_schema_input_type=LocalPath | Listed[LocalPath])
+]
 
 
-STAGES = (
-    *("list_web", "list_human", "preflight", "human", "ingest", "placeholders", "list_cleaned", "cleaned"),
-    *("tokenizer", "warmup", "pretrain", "word_coverage", "rank_web", "filter", "screen_web", "captioner"),
-    *("score_held_out", "calibrate", "audit_captions", "evaluate"),
-    *("embed", "embed_held_out", "dedup", "caption", "score", "threshold", "select", "balance", "export"),
-)
-
-
-def _stage(name: str) -> str:
-    if name not in STAGES:
-        near = difflib.get_close_matches(name, STAGES, 1, 0.0)[0]
-        raise ValueError(f"no stage is called {name!r}, did you mean {near!r}?")
-    return name
-
-
-class Recipe(Strict):
+class Recipe(Section):
     """What a run is to do: sources, models, rules. :func:`capfilt.load_recipe` reads one from a file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    output: str
-    seed: int = Field(default=0, ge=0)
-    web: tuple[SourceKeys, ...]
-    human: tuple[SourceKeys, ...] = ()
-    fetch: FetchKeys = FetchKeys()  # type: ignore[valid-type]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run")
+    output: PathOrUrl = Field(description="the run lies in OUTPUT/NAME: a folder, s3://, gs:// or az://")
+    seed: int = Field(default=0, ge=0, description="draws models' weights, the order of training, captions")
+    web: Listed[SourceKeys] = Field(description="what is to be cleaned: a source, or a list of them")
+    human: Listed[SourceKeys] = Field(default=(), description="human pairs: a source, or a list of them")
+    models: ModelsKeys
+    fetch: FetchKeys = FetchKeys()
     images: ImagesKeys = ImagesKeys()
     texts: TextsKeys = TextsKeys()
-    models: ModelsKeys
-    caption: CaptionKeys = CaptionKeys()  # type: ignore[valid-type]
-    dedup: DedupKeys | None = None  # type: ignore[valid-type]
-    decontaminate: tuple[str, ...] = ()
+    caption: CaptionKeys = CaptionKeys()
+    dedup: DedupKeys | None = None
+    decontaminate: LocalPaths = Field(
+        default=(), description="evaluation images that must not be in the export: paths (docs/alignment.md)"
+    )
     select: SelectKeys = SelectKeys()
     export: ExportKeys = ExportKeys()
     shards: ShardKeys = ShardKeys()
-    placement: dict[Annotated[str, AfterValidator(_stage)], PlacementKeys] = Field(default_factory=dict)
-    poison_limit: int = Field(default=20, ge=0)
+    placement: Mapping[str, PlacementKeys] = Field(
+        default={}, description="by stage, as `capfilt plan` names them: where its workers run"
+    )
+    poison_limit: int = Field(default=20, ge=0, description="rows of a stage that may kill their process")
 
-    @model_validator(mode="before")
+    @field_validator("web", "human", mode="before", json_schema_input_type=SourceKeys | Listed[SourceKeys])
     @classmethod
-    def _lists(cls, values: Any) -> Any:
-        """One source or a list of them; every source gets a name."""
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        if isinstance(values.get("decontaminate"), str):
-            values["decontaminate"] = [values["decontaminate"]]
-        for role in ("web", "human"):
-            given = values.get(role)
-            if isinstance(given, Mapping):
-                given = [given]
-            if isinstance(given, Sequence) and not isinstance(given, str):
-                values[role] = [
-                    {"name": role if len(given) == 1 else f"{role}-{number}", **source}
-                    if isinstance(source, Mapping)
-                    else source
-                    for number, source in enumerate(given, 1)
-                ]
-        return values
+    def _named(cls, given: object, info: ValidationInfo) -> object:
+        """Every source gets a name."""
+        sources = [given] if isinstance(given, Mapping) else given
+        if not isinstance(sources, Sequence) or isinstance(sources, str):
+            return given
+        return [
+            {"name": info.field_name if len(sources) == 1 else f"{info.field_name}-{number}", **source}
+            if isinstance(source, Mapping)
+            else source
+            for number, source in enumerate(sources, 1)
+        ]
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Recipe":
@@ -285,188 +291,6 @@ class Recipe(Strict):
         """Where the run lies: a folder or a url."""
         return f"{self.output.rstrip('/')}/{self.name}"
 
-    def plain(self) -> dict[str, Any]:
-        """The recipe as JSON types, without keys that were not given; :func:`parse` reads it back."""
-        return self.model_dump(mode="json", exclude_unset=False, exclude_none=True)
-
-
-def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, with ``a.b=c`` changes applied and its paths made absolute.
-
-    Raises:
-        RecipeError: the file, a key or a value cannot be used.
-    """
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(what=f"there is no recipe {path}", remedy="give the path of a YAML file") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise RecipeError(what=f"{path} cannot be read as YAML", evidence=str(error)) from error
-    if not isinstance(values, dict):
-        raise RecipeError(what=f"{path} is not a recipe", evidence="it has no keys at its top level")
-    for change in changes:
-        _apply(values, change)
-    return _settled(_absolute(parse(values), path.resolve().parent))
-
-
-def parse(values: Mapping[str, Any]) -> Recipe:
-    """Checked values. Raises :class:`RecipeError` with the key, and the nearest one for an unknown key."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        found = error.errors()
-        first = min(found, key=lambda one: one["type"] != "extra_forbidden")
-        where = _key(first["loc"])
-        if first["type"] != "extra_forbidden":
-            said = "; or ".join(
-                one["msg"][:1].lower() + one["msg"][1:] for one in found if _key(one["loc"]) == where
-            )
-            others = dict.fromkeys(key for one in found if (key := _key(one["loc"])) != where)
-            given = f"given: {first['input']!r}" if first["type"] != "missing" else "it is not there"
-            raise RecipeError(
-                what=f"recipe key {where}: {said}",
-                evidence=given + (f"; more is wrong with {', '.join(others)}" if others else ""),
-                remedy="README.md, docs/sources.md, fetching.md and cluster.md have tables of keys",
-            ) from error
-        known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-        raise RecipeError(
-            what=f"unknown recipe key {where}",
-            evidence=f"known here: {', '.join(known)}",
-            remedy=f"did you mean {near[0]!r}?" if near else "remove it",
-        ) from error
-
-
-def _key(path: Sequence[Any]) -> str:
-    """The key that an error is about; of a union pydantic names every member that was tried."""
-    keys = (str(part) for part in path if isinstance(part, int) or re.fullmatch("[a-z_0-9]+", part))
-    return ".".join(keys)
-
-
-def _known_keys(path: Sequence[Any]) -> list[str]:
-    model: Any = Recipe
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields):
-            break
-        model = _model_in(model.model_fields[part].annotation)
-    return sorted(model.model_fields) if model else []
-
-
-def _model_in(annotation: Any) -> Any:
-    """The first pydantic model inside an annotation such as ``tuple[Model, ...]`` or ``Model | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
-
-
-def _apply(values: dict[str, Any], change: str) -> None:
-    """``select.threshold=0.7`` on nested dictionaries; the value is read as YAML."""
-    path, sign, text = change.partition("=")
-    if not sign or not path:
-        raise RecipeError(what=f"--set {change}: not of the form a.b=c", remedy="--set select.threshold=0.7")
-    *folders, last = path.split(".")
-    place: Any = values
-    for folder in folders:
-        if isinstance(place, list) and folder.isdigit() and int(folder) < len(place):
-            place = place[int(folder)]
-        elif isinstance(place, dict):
-            if not isinstance(place.get(folder), dict | list):
-                place[folder] = {}
-            place = place[folder]
-        else:
-            raise RecipeError(what=f"--set {change}: {folder} cannot be reached")
-    if not isinstance(place, dict):
-        raise RecipeError(what=f"--set {change}: {last} cannot be set there")
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(what=f"--set {change}: {text} cannot be read as YAML") from error
-
-
-def _absolute(recipe: Recipe, base: Path) -> Recipe:
-    """Paths relative to the recipe's folder become absolute; a model that is no folder there is a hub id."""
-
-    def path(value: str) -> str:
-        return value and os.path.normpath(base / Path(value).expanduser())
-
-    def where(value: str) -> str:
-        return value if is_url(value) else path(value)
-
-    def model(value: str | None) -> str | None:
-        return (
-            path(value) if value and (value.startswith((".", "/", "~")) or (base / value).exists()) else value
-        )
-
-    def sources(given: tuple[SourceKeys, ...]) -> Iterator[SourceKeys]:
-        for source in given:
-            # a source refuses a store itself
-            yield source.model_copy(update={"path": where(source.path), "captions": path(source.captions)})
-
-    def keys(given: Any, **update: Any) -> Any:
-        return given and given.model_copy(update=update)
-
-    models: Any = recipe.models
-    fetch: Any = recipe.fetch
-    dedup: Any = recipe.dedup
-    balance = recipe.select.balance
-    warmup, pretrain = models.warmup, models.pretrain
-    return recipe.model_copy(
-        update={
-            "output": where(recipe.output.removeprefix("file://")),
-            "fetch": keys(recipe.fetch, takedown=path(fetch.takedown or "") or None),
-            "export": keys(recipe.export, takedown=path(recipe.export.takedown or "") or None),
-            "dedup": keys(dedup, model=model(dedup and dedup.model)),
-            "decontaminate": tuple(map(path, recipe.decontaminate)),
-            "select": keys(
-                recipe.select, balance=keys(balance, words=path((balance and balance.words) or "") or None)
-            ),
-            "web": tuple(sources(recipe.web)),
-            "human": tuple(sources(recipe.human)),
-            "models": models.model_copy(
-                update={
-                    "init": keys(models.init, vision=path(models.init.vision), text=path(models.init.text))
-                    if isinstance(models.init, ParentsKeys)
-                    else model(models.init),
-                    "tokenizer": model(models.tokenizer),
-                    "filter": keys(models.filter, checkpoint=model(models.filter.checkpoint)),
-                    "captioner": keys(models.captioner, checkpoint=model(models.captioner.checkpoint)),
-                    "pretrain": pretrain and keys(pretrain, from_run=where(pretrain.from_run or "") or None),
-                    "warmup": warmup
-                    and keys(warmup, images=path(warmup.images or ""), labels=path(warmup.labels or "")),
-                }
-            ),
-        }
-    )
-
-
-def _settled(recipe: Recipe) -> Recipe:
-    """With the precisions that are fast here: a run must not depend on the machine that carries it on.
-
-    Trainings compute in bfloat16 on GPUs: on CPUs its backward pass is slower than float32's.
-    """
-
-    def gpu(*stages: str) -> bool:
-        return any(recipe.placement[stage].gpus for stage in stages if stage in recipe.placement)
-
-    models: Any = recipe.models
-    update: dict[str, Any] = {
-        stage: keys.model_copy(update={"precision": "bf16" if gpu(stage) else "fp32"})
-        for stage in ("warmup", "pretrain", "filter", "captioner")
-        if (keys := getattr(models, stage)) is not None and keys.precision is None
-    }
-    if models.precision == "auto":
-        update["precision"] = fast_precision(gpu("caption", "score"))
-    return recipe.model_copy(update={"models": models.model_copy(update=update)})
-
-
-def settings_of(kind: type[Any], keys: Any, seed: int) -> Any:
-    """A settings dataclass from recipe keys: what is absent keeps the dataclass's default.
-
-    A kind that draws has a field ``seed``, and gets the recipe's.
-    """
-    names = get_type_hints(kind).keys()
-    given = {key: getattr(keys, key, None) for key in names if key != "seed"}
-    seeded = {"seed": seed} if "seed" in names else {}
-    return kind(**{key: value for key, value in given.items() if value is not None}, **seeded)
+    def plain(self) -> dict[str, object]:
+        """The recipe as JSON types, defaults included; :func:`~capfilt.pipeline.planning.load.parse` reads it."""
+        return self.model_dump(mode="json", exclude_none=True)

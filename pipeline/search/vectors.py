@@ -21,7 +21,7 @@ from capfilt.models.open import digest_of
 from capfilt.models.protocols import Embedder
 from capfilt.pipeline.ad_hoc import images
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.planning.load import parse
 from capfilt.pipeline.planning.status import model_digest
 from capfilt.pipeline.reports.query import Files, batches, columns, files
 from capfilt.pipeline.reports.stages import demand_stage
@@ -76,7 +76,7 @@ def _own_models(ledger: Ledger) -> Iterator[str]:
     """Where the models lie that a run can embed with: the one that its recipe deduplicates with, its filter, the one
     that it pretrains. Those that are not trained yet are left out."""
     record = ledger.record()
-    recipe: Any = parse(record.recipe)
+    recipe = parse(record.recipe)
     if recipe.dedup is not None and recipe.dedup.model:
         yield str(recipe.dedup.model)
     with suppress(ModelError):

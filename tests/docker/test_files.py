@@ -17,7 +17,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.planning.load import parse
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -12,7 +12,7 @@ from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.execution.runner import Runner
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
-from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.planning.load import parse
 from capfilt.pipeline.watching.console import Progress
 from capfilt.pipeline.watching.log import RunLog
 from tests.pipeline.local_pool import LocalCluster

@@ -9,7 +9,7 @@ from capfilt.pipeline.demo.command import close, measure, prepare
 from capfilt.pipeline.demo.crawl import web_verdicts
 from capfilt.pipeline.demo.grammar import Verdict
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.schema import load
+from capfilt.pipeline.planning.load import load
 from capfilt.pipeline.reports.query import files, query
 from tests.scenarios.command import here
 

@@ -10,7 +10,7 @@ from capfilt.pipeline.demo.command import prepare
 from capfilt.pipeline.demo.crawl import write_demo
 from capfilt.pipeline.demo.planted import EDITS, found_by_truth
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.planning.schema import load
+from capfilt.pipeline.planning.load import load
 from capfilt.pipeline.reports import stages
 from tests.scenarios.cluster import Head
 from tests.scenarios.command import capfilt, difference, write_recipe

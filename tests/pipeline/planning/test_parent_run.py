@@ -12,8 +12,8 @@ from capfilt.data_contracts.records import CleanedImage, CleanedPart
 from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
+from capfilt.pipeline.planning.load import parse
 from capfilt.pipeline.planning.parent_run import cleaned_of
-from capfilt.pipeline.planning.schema import parse
 from capfilt.pipeline.reports.query import files, query
 from capfilt.stages.in_memory import MemoryInput
 from capfilt.stages.stage import Rejected, Rows

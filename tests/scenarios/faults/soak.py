@@ -19,7 +19,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.pipeline.ledger import lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
-from capfilt.pipeline.planning.schema import parse
+from capfilt.pipeline.planning.load import parse
 from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.reports.verify import verify
 from capfilt.pipeline.storage import Folder
