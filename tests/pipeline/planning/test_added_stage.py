@@ -56,7 +56,7 @@ def test_it_runs_where_it_is_placed_and_a_run_may_stop_after_it(world: World, ad
 
 
 def test_a_name_that_is_not_in_the_plan(world: World, added: str) -> None:
-    with pytest.raises(RecipeError, match="placement.text_lenght") as caught:
+    with pytest.raises(RecipeError, match=r"placement\.text_lenght") as caught:
         world.plan(placement={"text_lenght": {}})
     assert f"did you mean {added!r}?" in str(caught.value)
     with pytest.raises(RecipeError, match="--until capton: the plan has no such stage"):
