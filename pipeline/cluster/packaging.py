@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-import capfilt
 from capfilt.pipeline.planning.schema import Recipe
 
 
@@ -15,7 +14,7 @@ def pack(folder: Path, recipe: Recipe, *, code: bool) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
     if not code:
         return
-    package = Path(capfilt.__file__).parent
+    package = Path(__file__).parents[2]  # capfilt/, whose folders are links in a checkout
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     about = importlib.metadata.distribution("capfilt")
     home = folder / f"capfilt-{about.version}.dist-info"  # by it the code knows its version

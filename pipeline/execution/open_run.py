@@ -33,7 +33,9 @@ def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     if not ledger.exists:
         # Before the record, which makes it a run: a fork that is killed here is made anew, with all its references.
         _refer(plan, ledger, parent)
-    if ledger.create(record) or ledger.record().fingerprints == record.fingerprints:
+        if ledger.create(record):
+            return
+    if ledger.record().fingerprints == record.fingerprints:
         return
     if not _blank(ledger):
         demand_same(plan, ledger)
