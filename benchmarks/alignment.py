@@ -26,7 +26,8 @@ from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.search.classify import evaluate, probabilities, prompts
 from capfilt.pipeline.search.find import find_all
-from capfilt.pipeline.search.vectors import model_behind, open_index
+from capfilt.pipeline.search.index import open_index
+from capfilt.pipeline.search.models import model_behind
 from capfilt.stages.dedup.embed import TOGETHER
 
 KS = (1, 5)

@@ -74,4 +74,3 @@ def _lora(model: Med, settings: LoopSettings) -> Any:
     for parameter in heads:
         parameter.requires_grad_(True)
     return tuner
-    return tuner

@@ -56,12 +56,12 @@ def open_embedder(
 
     Arguments and errors are those of :func:`open_captioner`.
     """
-    from capfilt.pipeline.search import vectors
+    from capfilt.pipeline.search import models
 
     where = _where(model)
     arithmetic = images.inference_for(where) if inference is None else inference
     ledger = Ledger(where)
-    found = vectors.model_of(ledger, None) if ledger.exists else where
+    found = models.model_of(ledger, None) if ledger.exists else where
     return checkpoints.open_filter(found, device, batch, arithmetic)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from capfilt.models.protocols import Decoding, Inference
     from capfilt.pipeline.api.search import Found
-    from capfilt.pipeline.search.vectors import IndexFacts, Of
+    from capfilt.pipeline.search.index import IndexFacts, Of
 
 IMAGES = ("ingest", "human")  # the stages that have images' bytes
 

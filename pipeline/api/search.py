@@ -12,10 +12,10 @@ from capfilt.models.protocols import Inference
 from capfilt.pipeline.ad_hoc import images
 from capfilt.pipeline.ad_hoc.images import Unreadable
 from capfilt.pipeline.ledger.ledger import Ledger
+from capfilt.pipeline.search import build_index, find, gallery, labelled, models
 from capfilt.pipeline.search import classify as zero_shot
-from capfilt.pipeline.search import find, gallery, labelled, vectors
 from capfilt.pipeline.search.classify import Evaluation
-from capfilt.pipeline.search.vectors import IndexFacts, Of
+from capfilt.pipeline.search.index import IndexFacts, Of, open_index, state_of
 from capfilt.stages.dedup.embed import TOGETHER
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def index(ledger: Ledger, stage: str = STAGE, *, model: str | None = None, devic
         SourceError: the run has no such stage, or the stage has no images and texts.
         UsageError: faiss is not installed.
     """
-    where = vectors.model_of(ledger, model)
-    return vectors.build(ledger, stage, _open(ledger, where, device), where, threads=os.cpu_count() or 1)
+    where = models.model_of(ledger, model)
+    return build_index.build(ledger, stage, _open(ledger, where, device), where, threads=os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def search(
     if (text is None) == (image is None):
         raise UsageError(what="one of --text and --image is needed", remedy='such as --text "a red dog"')
     wanted: Of = of or ("images" if image is None else "texts")
-    opened = vectors.open_index(ledger, stage, wanted)
-    embedder = _open(ledger, vectors.model_behind(ledger, opened.facts, model), device)
+    opened = open_index(ledger, stage, wanted)
+    embedder = _open(ledger, models.model_behind(ledger, opened.facts, model), device)
     cut = False
     if image is not None:
         query = find.see_picture(embedder, Path(image))
     else:
         query, cut = find.read_text(embedder, text or "")
-    stale = vectors.state_of(ledger, stage) != opened.facts.state
+    stale = state_of(ledger, stage) != opened.facts.state
     return Found(find.find(opened, query, count), wanted, opened.index.ntotal, cut, stale)
 
 

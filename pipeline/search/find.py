@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.models.protocols import Embedder
-from capfilt.pipeline.search.vectors import Opened
+from capfilt.pipeline.search.index import Opened
 from capfilt.stages.dedup.embed import embed_images, embed_texts
 
 Hit = dict[str, Any]

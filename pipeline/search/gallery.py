@@ -12,7 +12,7 @@ import jinja2
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import query
 from capfilt.pipeline.reports.visible import visible
-from capfilt.pipeline.search.vectors import pictures
+from capfilt.pipeline.search.index import image_files
 
 SIDE = 160
 
@@ -20,7 +20,7 @@ SIDE = 160
 def thumbnails(ledger: Ledger, rows: Sequence[str]) -> dict[str, str]:
     """A small picture of each row as a data url; those that cannot be shown are left out."""
     found = query(
-        "SELECT row_id, image FROM files WHERE list_contains(?, row_id)", pictures(ledger), list(set(rows))
+        "SELECT row_id, image FROM files WHERE list_contains(?, row_id)", image_files(ledger), list(set(rows))
     )
     made = {row["row_id"]: thumbnail(row["image"]) for row in found}
     return {row: url for row, url in made.items() if url}

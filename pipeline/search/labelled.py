@@ -14,7 +14,7 @@ from capfilt.models.protocols import Embedder
 from capfilt.pipeline.ad_hoc.images import Unreadable, open_files
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import columns, files, query
-from capfilt.pipeline.search import gallery, vectors
+from capfilt.pipeline.search import gallery, index, models
 from capfilt.pipeline.search.classify import read_labels
 from capfilt.stages.dedup.embed import TOGETHER, embed_images
 
@@ -39,8 +39,8 @@ def of_run(
     ledger: Ledger, stage: str, model: str | None, open_model: "Callable[[str], Filter]"
 ) -> "tuple[Pictures, Filter]":
     """The pictures of an indexed stage, and the model that it was indexed with."""
-    opened = vectors.open_index(ledger, stage, "images")
-    where = vectors.model_behind(ledger, opened.facts, model)
+    opened = index.open_index(ledger, stage, "images")
+    where = models.model_behind(ledger, opened.facts, model)
     rows = opened.rows
     made = Pictures(rows["url"].to_pylist(), rows["row_id"].to_pylist(), opened.vectors())
     return made, open_model(where)
@@ -106,7 +106,7 @@ def truth(
         labels = {row["row_id"]: str(row["label"]) for row in rows}
     else:
         extras = query(
-            "SELECT row_id, any_value(extra) AS extra FROM files GROUP BY 1", vectors.pictures(ledger)
+            "SELECT row_id, any_value(extra) AS extra FROM files GROUP BY 1", index.image_files(ledger)
         )
         found = {row["row_id"]: json.loads(row["extra"]).get(column) for row in extras if row["extra"]}
         labels = {row: str(value) for row, value in found.items() if value is not None}

@@ -12,7 +12,7 @@ import pytest
 from capfilt.data_contracts.errors import SourceError, UsageError
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports import query
-from capfilt.pipeline.search import gallery, vectors
+from capfilt.pipeline.search import build_index, gallery, index
 from capfilt.pipeline.search.find import find
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
@@ -70,14 +70,14 @@ def test_what_the_run_embedded_is_not_embedded_again(world: World) -> None:
             return super()._directions(numbers)
 
     where = str(world.models["filter"])
-    facts = vectors.build(ledger, "ingest", Counting(), where)
+    facts = build_index.build(ledger, "ingest", Counting(), where)
     assert (facts.images, facts.texts, sum(seen)) == (9, 9, 0)
-    known = vectors.open_index(ledger, "ingest", "images").vectors()
-    vectors.build(ledger, "ingest", Counting(), str(world.models["captioner"]))
+    known = index.open_index(ledger, "ingest", "images").vectors()
+    build_index.build(ledger, "ingest", Counting(), str(world.models["captioner"]))
     assert sum(seen) > 18
-    again = vectors.open_index(ledger, "ingest", "images")
+    again = index.open_index(ledger, "ingest", "images")
     assert np.allclose(np.sort(known, axis=0), np.sort(again.vectors(), axis=0))
-    dropped = vectors.build(ledger, "dedup", FakeFilter(), where)
+    dropped = build_index.build(ledger, "dedup", FakeFilter(), where)
     assert dropped.images == 9
 
 
@@ -85,9 +85,9 @@ def test_an_index_of_many_has_lists_and_finds_the_same(
     indexed: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = searched(indexed.url, "--text", "5 things", "-k", "3")
-    monkeypatch.setattr(vectors, "EXACT_UP_TO", 1)
+    monkeypatch.setattr(build_index, "EXACT_UP_TO", 1)
     here("index", indexed.url, "--stage", "ingest")
-    opened = vectors.open_index(indexed, "ingest", "images")
+    opened = index.open_index(indexed, "ingest", "images")
     assert opened.facts.kinds["images"].startswith("IVF")
     found = searched(indexed.url, "--text", "5 things", "-k", "3")
     assert [hit["url"] for hit in found] == [hit["url"] for hit in exact]
@@ -124,21 +124,21 @@ def test_an_index_that_is_damaged_or_of_an_older_state_says_so(indexed: Ledger) 
         "has changed since it was indexed"
         in here("search", indexed.url, "--stage", "ingest", "--text", "4").said
     )
-    opened = vectors.open_index(indexed, "ingest", "images")
+    opened = index.open_index(indexed, "ingest", "images")
     with pytest.raises(UsageError, match="of different models"):
         find(opened, np.ones((1, 3), np.float32), 1)
     (path / "index.json").write_text(json.dumps({**stale, "dim": 7}))
     with pytest.raises(UsageError, match="does not fit together"):
-        vectors.open_index(indexed, "ingest", "images")
+        index.open_index(indexed, "ingest", "images")
     (path / "images.faiss").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="cannot be read"):
-        vectors.open_index(indexed, "ingest", "images")
+        index.open_index(indexed, "ingest", "images")
 
 
 def test_a_stage_without_rows_yet_is_refused(world: World) -> None:
     ledger = run(world.plan(), until="ingest")
     with pytest.raises(SourceError, match="export has no rows yet"):
-        vectors.build(ledger, "export", FakeFilter(), str(world.models["filter"]))
+        build_index.build(ledger, "export", FakeFilter(), str(world.models["filter"]))
 
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202etxt.exe\x1b[31m"
