@@ -2,9 +2,9 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
-# One worker runs what starts Ray, the others everything else; torch's threads would only wait for each other.
 THOROUGH := tests/scenarios/test_s3.py tests/scenarios/test_training_group.py
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# One worker runs what starts Ray, the others everything else; torch's threads would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-fast test-faults test-ci-faults soak check docs lint lock clean

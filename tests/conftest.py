@@ -10,29 +10,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from tests.workers import RayOnOneWorker, starts_ray
+
 if TYPE_CHECKING:
     from tests.store import Store
 
 settings.register_profile("busy", deadline=None)  # a machine with other work is no reason to fail
 settings.load_profile("busy")
 
-SCENARIOS = Path(__file__).parent / "scenarios"
 
-
-@pytest.hookimpl(tryfirst=True)  # before -m selects, and before pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray, put it first, and group the tests for the workers of ``pytest -n 2 --dist loadgroup``.
-
-    Two Rays that start at the same moment take each other's ports, so that all that start one are one group; it
-    takes longest, and the other worker does the rest meanwhile. The rest is grouped by modules, for their fixtures.
-    """
+    """Mark what starts Ray and put it first."""
     for item in items:
-        if SCENARIOS in item.path.parents and not item.get_closest_marker("no_ray"):
+        if starts_ray(item.nodeid):
             item.add_marker(pytest.mark.ray)
-    items.sort(key=lambda item: not item.get_closest_marker("ray"))
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not starts_ray(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayOnOneWorker:
+    return RayOnOneWorker(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ import pytest
 
 from benchmarks import overhead as benchmark
 
-pytestmark = pytest.mark.ray
-
 
 def test_a_tiny_run_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -97,7 +97,6 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.mark.ray
 def test_a_head_and_a_worker_with_a_token_that_stop_when_told(folder: Path) -> None:
     gcs, dashboard, client = free_ports(3)
     (folder / "token").write_text(TOKEN)

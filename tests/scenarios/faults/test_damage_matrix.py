@@ -20,7 +20,7 @@ from capfilt.pipeline.reports.verify import verify
 from tests.pipeline.local import plan_of, run, write_data
 from tests.scenarios.command import difference, snapshot
 
-pytestmark = [pytest.mark.thorough, pytest.mark.no_ray]
+pytestmark = pytest.mark.thorough
 
 STAGES = ("list_web", "human", "ingest", "caption", "score", "select", "export")
 SHARD = "0000001"

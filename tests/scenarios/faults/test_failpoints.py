@@ -19,7 +19,7 @@ from capfilt.pipeline.storage.failpoints import NAMES
 from tests.scenarios.command import snapshot
 from tests.scenarios.faults.bare import SHARDS, plan
 
-pytestmark = [pytest.mark.thorough, pytest.mark.no_ray]
+pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[3]
 MEMORY = Path("/dev/shm")
