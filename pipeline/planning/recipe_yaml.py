@@ -1,6 +1,7 @@
 """YAML as a recipe has it: a key that is given twice is refused, and `1e-3` is a number."""
 
 import re
+from collections.abc import Hashable
 
 import yaml
 
@@ -17,8 +18,7 @@ class RepeatedKeyError(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """Values as YAML 1.1 has them, besides numbers with an exponent and no point: YAML 1.2's."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: dict[tuple[str, str], yaml.ScalarNode] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
             if before := seen.get((key.tag, key.value)):
                 raise RepeatedKeyError(before, key)
             seen[key.tag, key.value] = key
-        return node
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
