@@ -44,14 +44,3 @@ def interval(value: float, drawn: ArrayLike) -> Interval:
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (value, value)
     return Interval(float(value), float(low), float(high))
-
-
-def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> float:
-    """Area under the ROC curve, ties counting half; NaN without positives or negatives. All of shape (n,)."""
-    truth, weight = np.asarray(labels, dtype=bool), np.asarray(weights, dtype=np.float64)
-    levels, level = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)
-    positives = np.bincount(level[truth], weight[truth], len(levels))
-    negatives = np.bincount(level[~truth], weight[~truth], len(levels))
-    total = positives.sum() * negatives.sum()
-    below = np.cumsum(negatives) - 0.5 * negatives
-    return float((positives * below).sum() / total) if total else float("nan")

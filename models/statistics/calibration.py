@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from capfilt.data_contracts.errors import CalibrationError
-from capfilt.models.statistics.metrics import auc_with_interval, ece
+from capfilt.models.statistics.metrics import ece
+from capfilt.models.statistics.roc import roc_auc_over_images
 
 Floats = NDArray[np.float64]
 # A float32 probability rounds to 0 or 1 not far beyond; one such score must not carry the whole fit.
@@ -44,8 +45,18 @@ class Calibration:
         return _sigmoid(_logit(itm) / self.temperature + self.bias)
 
 
-def calibrate(positives: ArrayLike, negatives: ArrayLike, *, minimum: int = 20, seed: int = 0) -> Calibration:
+def calibrate(
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    *,
+    images: ArrayLike | None = None,
+    minimum: int = 20,
+    seed: int = 0,
+) -> Calibration:
     """Fit on the raw ITM probabilities of human pairs and of mismatched pairs, each shape (n,).
+
+    ``images`` names the image of each, of the human pairs first: the interval of the AUC is over them; without it
+    every pair counts as one of an image of its own.
 
     Raises :class:`CalibrationError` for fewer than ``minimum`` pairs of a kind, for a filter that gives the
     same score to everything or ranks mismatches first; :class:`ValueError` for scores outside [0, 1].
@@ -69,7 +80,7 @@ def calibrate(positives: ArrayLike, negatives: ArrayLike, *, minimum: int = 20, 
             remedy="train the filter longer or on more pairs, or give a filter checkpoint that works",
         )
     labels = np.repeat([1, 0], [len(matched), len(mismatched)])
-    auc = auc_with_interval(labels, scores, seed)
+    auc = roc_auc_over_images(labels, scores, np.arange(len(scores)) if images is None else images, seed)
     slope, bias = _platt(logits, labels)
     if slope <= 0 or auc.value <= 0.5:
         raise CalibrationError(

@@ -11,12 +11,11 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from capfilt.models.statistics.bootstrap import Interval
 from capfilt.models.text.normalise import normalise_caption
 
 Id = TypeVar("Id", bound=Hashable)
@@ -110,36 +109,6 @@ def words(text: str) -> list[str]:
 def _distinct(split: Sequence[Sequence[str]], n: int) -> float:
     grams = [tuple(text[i : i + n]) for text in split for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def auc_with_interval(labels: ArrayLike, scores: ArrayLike, seed: int, rounds: int = 1000) -> Interval:
-    """Area under the ROC curve (ties count half) with a stratified percentile bootstrap interval.
-
-    ``labels`` are 0 or 1, shape (n,). :class:`ValueError` unless both occur and every score is finite.
-    """
-    truth, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    if truth.shape != values.shape or truth.all() or not truth.any() or not np.isfinite(values).all():
-        raise ValueError("an AUC needs positives, negatives and a finite score for each")
-    levels, level = np.unique(values, return_inverse=True)
-    positives, negatives = level[truth], level[~truth]
-    generator = np.random.default_rng(seed)
-    drawn = [
-        _auc(
-            generator.choice(positives, len(positives)),
-            generator.choice(negatives, len(negatives)),
-            len(levels),
-        )
-        for _ in range(rounds)
-    ]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(_auc(positives, negatives, len(levels)), float(low), float(high))
-
-
-def _auc(positives: NDArray[np.int64], negatives: NDArray[np.int64], levels: int) -> float:
-    """From integer score levels: the chance that a positive is above a negative, without sorting again."""
-    counts = np.bincount(negatives, minlength=levels)
-    below = np.cumsum(counts) - 0.5 * counts
-    return float(below[positives].mean() / len(negatives))
 
 
 def ece(

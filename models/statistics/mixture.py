@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from capfilt.models.statistics.bootstrap import Floats, image_weights, weighted_auc
+from capfilt.models.statistics.bootstrap import Floats, image_weights
+from capfilt.models.statistics.roc import roc_auc
 
 ITERATIONS, ENOUGH = 1000, 1e-6
 PSEUDO = 1.0  # a pair more, spread over all bins, so that no score is impossible
@@ -111,7 +112,7 @@ class HeldOutScores:
         for other in dict.fromkeys(names[~own].tolist()):
             both = own | (names == other)
             if (names == other).sum() >= FEWEST:
-                auc = weighted_auc(own[both], scores[both], np.ones(both.sum()))
+                auc = roc_auc(own[both], scores[both])
                 (sees if auc >= BLIND else blind).append(other)
         kinds = (match, *sorted(sees))
         use = np.isin(names, kinds)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from capfilt.models.images.prepare import normalise
 from capfilt.models.med.model import Med
 from capfilt.models.med.tokenizer import CaptionTokenizer
-from capfilt.models.statistics.bootstrap import weighted_auc
+from capfilt.models.statistics.roc import roc_auc
 from capfilt.models.text.normalise import normalise_caption
 from capfilt.models.training.objectives import lm_loss
 from capfilt.models.training.pairs import Pairs
@@ -121,7 +121,7 @@ class Validation:
 
 
 def _auc(labels: Tensor, scores: Tensor) -> float:
-    return weighted_auc(labels.numpy(), scores.nan_to_num().numpy(), np.ones(len(labels)))
+    return roc_auc(labels.numpy(), scores.nan_to_num().numpy())
 
 
 def _largest(texts: Sequence[str]) -> float:

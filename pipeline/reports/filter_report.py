@@ -6,7 +6,7 @@ again.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from capfilt.data_contracts.errors import CalibrationError, UsageError
 from capfilt.data_contracts.records import PairKind, Split
-from capfilt.models.statistics.bootstrap import Floats, over_images, weighted_auc
+from capfilt.models.statistics.bootstrap import Floats, over_images
 from capfilt.models.statistics.calibration import calibrate
 from capfilt.models.statistics.metrics import ece
 from capfilt.models.statistics.mixture import BLIND
+from capfilt.models.statistics.roc import roc_auc_over_images
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.filter_evidence import MATCH, HeldOutPairs, held_out_pairs
 from capfilt.pipeline.reports.filter_warnings import warnings
@@ -79,7 +80,7 @@ class _Card:
         some = self.test.against(kind)
         if some.own.all():
             return None
-        auc = over_images(some.image, partial(weighted_auc, some.own, some.itm), self.seed)
+        auc = roc_auc_over_images(some.own, some.itm, some.image, self.seed)
         return {**auc._asdict(), "pairs": int((~some.own).sum())}
 
     def _calibration(self) -> dict[str, Any] | None:
@@ -87,7 +88,10 @@ class _Card:
         mismatched = (PairKind.SHUFFLED, PairKind.HARD)
         own, other = self.calibrate.own, np.isin(self.calibrate.kind, mismatched)
         try:
-            found = calibrate(self.calibrate.itm[own], self.calibrate.itm[other], seed=self.seed)
+            images = np.concatenate([self.calibrate.image[own], self.calibrate.image[other]])
+            found = calibrate(
+                self.calibrate.itm[own], self.calibrate.itm[other], images=images, seed=self.seed
+            )
         except CalibrationError:  # too few pairs, or a filter that says nothing: the AUC shows it
             return None
         some = self.test.against(*mismatched)

@@ -10,7 +10,7 @@ import pyarrow.csv as pacsv
 
 from capfilt.data_contracts.errors import SourceError
 from capfilt.data_contracts.records import Source
-from capfilt.models.statistics.metrics import auc_with_interval
+from capfilt.models.statistics.roc import roc_auc_over_images
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files, query
 
@@ -72,8 +72,8 @@ def against(ledger: Ledger, judge: Judge) -> dict[str, Any]:
     labels = np.array([truth is Truth.MATCH for _, truth in clear])
     if labels.any() and not labels.all():
         for name in ("itm", "itc"):
-            report[f"web_auc_{name}"] = auc_with_interval(
-                labels, [row[name] for row, _ in clear], 0
+            report[f"web_auc_{name}"] = roc_auc_over_images(
+                labels, [row[name] for row, _ in clear], [row["row_id"] for row, _ in clear], 0
             )._asdict()
     return report
 

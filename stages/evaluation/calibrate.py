@@ -11,6 +11,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import CalibrationError
 from capfilt.data_contracts.records import HeldOutScore, Metric, PairKind, Record, Score, Split
 from capfilt.models.statistics.mixture import HeldOutScores
+from capfilt.models.statistics.roc import roc_auc
 from capfilt.models.statistics.threshold_target import ThresholdTarget, reach
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
@@ -61,7 +62,13 @@ class Calibrate(GlobalStage):
             )
         own, mismatched = kinds == PairKind.OWN, np.isin(kinds, MISMATCHES)
         try:
-            found = calibrate(itm[own], itm[mismatched], minimum=MINIMUM, seed=self.seed)
+            found = calibrate(
+                itm[own],
+                itm[mismatched],
+                images=np.concatenate([images[own], images[mismatched]]),
+                minimum=MINIMUM,
+                seed=self.seed,
+            )
         except CalibrationError as error:
             evidence = "; ".join([error.evidence, *_aucs(itm, kinds)])
             raise CalibrationError(what=error.what, evidence=evidence, remedy=error.remedy) from error
@@ -106,12 +113,10 @@ class Calibrate(GlobalStage):
 
 def _aucs(itm: np.ndarray, kinds: np.ndarray) -> Iterator[str]:
     """How well each kind of mismatch is told apart: a weak filter fails at what ITC finds hardest first."""
-    from sklearn.metrics import roc_auc_score
-
     for kind in MISMATCHES:
         if (kinds == kind).any():
             both = np.isin(kinds, (PairKind.OWN, kind))
-            yield f"AUC {roc_auc_score(kinds[both] == PairKind.OWN, itm[both]):.3f} against {kind} ones"
+            yield f"AUC {roc_auc(kinds[both] == PairKind.OWN, itm[both]):.3f} against {kind} ones"
 
 
 def _platt(found: "Calibration") -> Iterator[Metric]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -70,7 +69,7 @@ class Evaluate(GlobalStage):
 
     def _aucs(self, inputs: StageInput, crawled: frozenset[str]) -> Iterator[Metric]:
         """None when all test images have the same texts, so that nothing mismatches."""
-        from capfilt.models.statistics.bootstrap import over_images, weighted_auc
+        from capfilt.models.statistics.roc import roc_auc_over_images
 
         table = pa.concat_tables(inputs.parts(HeldOutScore))
         rows = [
@@ -81,7 +80,7 @@ class Evaluate(GlobalStage):
             labels = np.array([row["kind"] == PairKind.OWN for row in some], dtype=bool)
             if labels.any() and not labels.all():
                 images, scores = [row["image_id"] for row in some], [row[score] for row in some]
-                auc = over_images(images, partial(weighted_auc, labels, scores), self.seed)
+                auc = roc_auc_over_images(labels, scores, images, self.seed)
                 yield Metric(
                     name=name, value=auc.value, low=auc.low, high=auc.high, count=len(some), note=note
                 )

@@ -1,10 +1,6 @@
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from capfilt.models.statistics.bootstrap import image_weights, over_images, weighted_auc
-from capfilt.models.statistics.metrics import auc_with_interval
+from capfilt.models.statistics.bootstrap import image_weights, over_images
 
 
 def test_whole_images_are_drawn() -> None:
@@ -30,19 +26,3 @@ def test_rounds_in_which_a_figure_is_not_defined_do_not_count() -> None:
     some = over_images(["a", "b"], lambda weights: 1.0 if weights[0] else float("nan"), 0)
     assert some == (1.0, 1.0, 1.0)
     assert np.isnan(over_images(["a"], lambda weights: float("nan"), 0).value)
-
-
-labelled = st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.2, 0.5, 0.9])), min_size=2, max_size=30)
-
-
-@given(labelled, st.integers(1, 4))
-def test_a_weight_is_a_number_of_pairs(pairs: list[tuple[bool, float]], times: int) -> None:
-    labels, scores = zip(*pairs, strict=True)
-    weights = [times if label else 1 for label in labels]
-    found = weighted_auc(labels, scores, weights)
-    if len(set(labels)) < 2:
-        assert np.isnan(found)
-    else:
-        repeated = [pair for pair in pairs for _ in range(times if pair[0] else 1)]
-        expected = auc_with_interval(*zip(*repeated, strict=True), seed=0, rounds=1).value
-        assert found == pytest.approx(expected)

@@ -1,13 +1,7 @@
-import time
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from capfilt.models.statistics.metrics import (
-    auc_with_interval,
     caption_metrics,
     diversity,
     ece,
@@ -120,45 +114,6 @@ def test_words() -> None:
     assert words("It's a well-known 'cat', isn't it? #1 — Ünïcode!") == (
         ["it's", "a", "well-known", "cat", "isn't", "it", "1", "ünïcode"]
     )
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2))
-def test_auc_is_sklearns(pairs: list[tuple[bool, int]]) -> None:
-    labels, scores = map(list, zip(*pairs, strict=True))
-    if len(set(labels)) < 2:
-        return
-    figure = auc_with_interval(labels, scores, seed=0, rounds=10)
-    assert figure.value == pytest.approx(roc_auc_score(labels, scores))
-
-
-def test_auc_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.repeat([1, 0], [60, 90])
-    truth = 0.7602  # two unit normals one apart: the normal distribution function of 1 / sqrt(2)
-    covered = 0
-    for round_ in range(200):
-        scores = generator.normal(labels, 1)
-        figure = auc_with_interval(labels, scores, seed=round_, rounds=300)
-        assert figure.low <= figure.value <= figure.high
-        covered += figure.low <= truth <= figure.high
-    assert 0.9 <= covered / 200 <= 0.99
-
-
-def test_auc_is_reproducible_and_fast() -> None:
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 2, 5000)
-    scores = labels + generator.normal(size=5000)
-    start = time.perf_counter()
-    first = auc_with_interval(labels, scores, seed=3)
-    assert time.perf_counter() - start < 5
-    assert first == auc_with_interval(labels, scores, seed=3)
-    assert first != auc_with_interval(labels, scores, seed=4)
-
-
-@pytest.mark.parametrize(("labels", "scores"), [([1, 1], [0, 1]), ([0, 1], [0, np.nan]), ([], [])])
-def test_auc_needs_both_kinds_and_finite_scores(labels: list[int], scores: list[float]) -> None:
-    with pytest.raises(ValueError, match="AUC needs"):
-        auc_with_interval(labels, scores, seed=0)
 
 
 def test_ece() -> None:
