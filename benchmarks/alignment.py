@@ -6,7 +6,7 @@
 
 Retrieval with the images and texts of the human test split as queries, in four directions: what is found is right
 when it shows, or says, the very same scene. Zero-shot labels of those images, and in a demo of `--human-concepts 8`
-of crawled pictures of things that no person captioned. Chance beside each figure. Then what deduplication and
+of crawled images of things that no person captioned. Chance beside each figure. Then what deduplication and
 decontamination found of the planted copies.
 """
 
@@ -116,7 +116,7 @@ def main() -> None:
                     "accuracy": round(made.accuracy, 4),
                     "chance": round(made.chance, 4),
                     "majority": round(made.majority, 4),
-                    "pictures": made.pictures,
+                    "images": made.images,
                 }
             ),
             flush=True,

@@ -1,8 +1,6 @@
 """The records of provenance: what a run is, what a stage came to, what one shard read and wrote."""
 
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,26 +73,6 @@ class StageTotals(_Frozen):
     texts_rejected: dict[Reason, int] = Field(default_factory=dict)
     seconds: float = 0.0
     refers_to: str | None = Field(default=None, description="the parent run's folder, relative to this run's")
-
-    @classmethod
-    def of(cls, stage: str, fingerprint: str, records: Mapping[str, ShardRecord]) -> Self:
-        """The sums over a stage's committed shards, by shard."""
-        rejected: Counter[Reason] = Counter()
-        texts_rejected: Counter[Reason] = Counter()
-        for record in records.values():
-            rejected.update(record.rejected)
-            texts_rejected.update(record.texts_rejected)
-        return cls(
-            stage=stage,
-            fingerprint=fingerprint,
-            shards=tuple(records),
-            units_in=sum(record.units_in for record in records.values()),
-            fan_out=max((record.fan_out for record in records.values()), default=1),
-            kept=sum(record.kept for record in records.values()),
-            rejected=dict(rejected),
-            texts_rejected=dict(texts_rejected),
-            seconds=round(sum(record.seconds for record in records.values()), 3),
-        )
 
 
 class RunRecord(_Frozen):

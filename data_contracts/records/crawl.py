@@ -82,7 +82,7 @@ class CleanedPart(Record):
 
     export: str = Field(description="the part of the export")
     sha256: Hex256
-    pictures: str | None = Field(
+    images: str | None = Field(
         description="the part of `ingest` or `human` with the original bytes, if it stands"
     )
     scores: str | None = Field(description="the part of `score`; null of human pairs")

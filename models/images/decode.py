@@ -36,7 +36,7 @@ class Limits:
     min_side: int = 8
 
     def check(self, width: int, height: int) -> None:
-        """Raises :class:`UndecodableImage` with the limit that a picture of this size breaks."""
+        """Raises :class:`UndecodableImage` with the limit that an image of this size breaks."""
         short, long = sorted((width, height))
         size = f"{width}x{height} pixels"
         if width * height > self.max_pixels:
@@ -105,31 +105,31 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 class DecodedImages:
-    """Pictures of one shard, each decoded once for all the stages that a worker runs on it one after the other.
+    """Images of one shard, each decoded once for all the stages that a worker runs on it one after the other.
 
     At most ``limit`` bytes of them, as RGB; what comes after is decoded each time.
     """
 
     def __init__(self, limit: int = 2**30) -> None:
         self._limit, self._held, self._shard = limit, 0, ""
-        self._pictures: dict[str, Image.Image] = {}
+        self._images: dict[str, Image.Image] = {}
 
     def begin(self, shard: str) -> None:
         """The next images are of this shard; another one's are forgotten."""
         if shard != self._shard:
-            self._pictures.clear()
+            self._images.clear()
             self._shard, self._held = shard, 0
 
     def __call__(self, image_id: str, data: bytes) -> Image.Image:
         """:func:`decode` of ``data``, whose sha256 is ``image_id``."""
-        if image_id in self._pictures:
-            return self._pictures[image_id]
-        picture = decode(data)
-        size = picture.width * picture.height * 3
+        if image_id in self._images:
+            return self._images[image_id]
+        image = decode(data)
+        size = image.width * image.height * 3
         if self._held + size <= self._limit:
             self._held += size
-            self._pictures[image_id] = picture
-        return picture
+            self._images[image_id] = image
+        return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -90,7 +90,7 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
 
-    def __call__(self, pictures: Sequence[bytes]) -> list[Verdict]:
+    def __call__(self, images: Sequence[bytes]) -> list[Verdict]:
         """What each image is, or why it is none.
 
         An image whose process dies or hangs gets another one to itself, since it may be a bystander (of a machine
@@ -101,10 +101,10 @@ class Decoder:
         """
         verdicts: list[Verdict] = []
         died = -1
-        while len(verdicts) < len(pictures):
+        while len(verdicts) < len(images):
             ahead = 1 if died == len(verdicts) else AHEAD
             try:
-                for verdict in self._ask(pictures[len(verdicts) :], ahead):
+                for verdict in self._ask(images[len(verdicts) :], ahead):
                     verdicts.append(verdict)  # noqa: PERF402 (a death must not lose those before it)
             except (OSError, EOFError, ValueError) as error:  # dead, or it says what makes no sense
                 words, final = self._quarantine(error)
@@ -114,13 +114,13 @@ class Decoder:
                     died = len(verdicts)
         return verdicts
 
-    def _ask(self, pictures: Sequence[bytes], ahead: int) -> Iterator[Verdict]:
+    def _ask(self, images: Sequence[bytes], ahead: int) -> Iterator[Verdict]:
         connection = self._connection if self._process else self._start()
         sent = 0
-        for answered in range(len(pictures)):
+        for answered in range(len(images)):
             with suppress(ConnectionError):  # what it had answered before it died can still be read
-                while sent < min(answered + ahead, len(pictures)):
-                    connection.send_bytes(pictures[sent])
+                while sent < min(answered + ahead, len(images)):
+                    connection.send_bytes(images[sent])
                     sent += 1
             answer = json.loads(connection.recv_bytes(_ANSWER))
             yield Measured(*answer) if len(answer) == 3 else Refused(Reason(answer[0]), answer[1])

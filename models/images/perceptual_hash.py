@@ -17,7 +17,7 @@ def perceptual_hash(image: Image.Image) -> str:
 
     The hash of PDQ (Facebook, 2019) in short: at 24 bits of difference two images are hardly ever two images,
     of two that have nothing in common half of the bits differ. A crop of 3% a side changes about 50.
-    A picture of one colour has no frequencies: its hash is 0, which tells it from no other such image.
+    An image of one colour has no frequencies: its hash is 0, which tells it from no other such image.
     """
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
     found = (_DCT @ grey @ _DCT.T).ravel()

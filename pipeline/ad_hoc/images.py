@@ -91,10 +91,10 @@ def caption(files: Sequence[str], captioner: Captioner, decoding: Decoding, batc
     """``{"file", "text", "logprob"}`` for every caption of every image."""
 
     def write(opened: Sequence[_Opened]) -> list[list[dict[str, Any]]]:
-        pictures, ids = [each.image for each in opened], [each.image_id for each in opened]
+        images, ids = [each.image for each in opened], [each.image_id for each in opened]
         return [
             [{"text": " ".join(written.text.split()), "logprob": written.logprob} for written in own]
-            for own in captioner.caption(pictures, ids, decoding)
+            for own in captioner.caption(images, ids, decoding)
         ]
 
     return _through(files, write, batch)

@@ -75,7 +75,7 @@ def search(
     embedder = _open(ledger, models.model_behind(ledger, opened.facts, model), device)
     cut = False
     if image is not None:
-        query = find.see_picture(embedder, Path(image))
+        query = find.embed_image_file(embedder, Path(image))
     else:
         query, cut = find.read_text(embedder, text or "")
     stale = state_of(ledger, stage) != opened.facts.state
@@ -84,14 +84,14 @@ def search(
 
 def write_page(ledger: Ledger, path: Path, found: Found, stage: str, asked: str | Path) -> None:
     """What was found as a page with thumbnails; ``asked`` is the text, or the path of the image."""
-    picture = asked if isinstance(asked, Path) else None
+    asked_image = asked if isinstance(asked, Path) else None
     gallery.write(
         path,
-        f"nearest to {picture.name if picture else repr(asked)}",
+        f"nearest to {asked_image.name if asked_image else repr(asked)}",
         f"{len(found.hits)} of {found.searched:,} {found.of} of {stage}",
         [{**hit, "figure": f"{hit['similarity']:.3f}"} for hit in found.hits],
         gallery.thumbnails(ledger, [hit["row_id"] for hit in found.hits]),
-        gallery.thumbnail(picture.read_bytes()) if picture else "",
+        gallery.thumbnail(asked_image.read_bytes()) if asked_image else "",
     )
 
 
@@ -134,7 +134,9 @@ def classify(
     unreadable: list[Unreadable] = []
     if ledger is not None:
         run = ledger
-        pictures, embedder = labelled.of_run(run, stage, model, lambda where: _open(run, where, device))
+        labelled_images, embedder = labelled.of_run(
+            run, stage, model, lambda where: _open(run, where, device)
+        )
     else:
         if model is None:
             raise UsageError(
@@ -143,9 +145,9 @@ def classify(
                 remedy="give --model with a directory, a hub id or a run",
             )
         embedder = _open_filter(images.model_of(model, "filter"), device, images.inference_for(model))
-        pictures, unreadable = labelled.of_files(what, embedder)
+        labelled_images, unreadable = labelled.of_files(what, embedder)
     read = zero_shot.prompts(embedder, labels, templates)
-    odds = zero_shot.probabilities(pictures.vectors, read, embedder.temperature)
+    odds = zero_shot.probabilities(labelled_images.vectors, read, embedder.temperature)
     rows: list[dict[str, Any]] = [
         {
             "file": name,
@@ -155,17 +157,17 @@ def classify(
             "scores": dict(zip(labels, own.tolist(), strict=True)),
         }
         for name, row, at, own in zip(
-            pictures.names, pictures.rows, odds.argmax(1).tolist(), odds, strict=True
+            labelled_images.names, labelled_images.rows, odds.argmax(1).tolist(), odds, strict=True
         )
     ]
     found = None
     if evaluate is not None:
-        truth = labelled.truth(ledger, stage, pictures, evaluate, table)
+        truth = labelled.truth(ledger, stage, labelled_images, evaluate, table)
         found = zero_shot.evaluate({row["row_id"]: row["label"] for row in rows}, truth, labels)
     small: dict[str, str] = {}
     if thumbnails:
         ids = [row["row_id"] for row in rows]
-        small = gallery.thumbnails(ledger, ids) if ledger else pictures.thumbnails()
+        small = gallery.thumbnails(ledger, ids) if ledger else labelled_images.thumbnails()
     return Labelled(rows, found, unreadable, small)
 
 

@@ -125,9 +125,7 @@ def classify(
     evaluation = found.evaluation
     if as_json:
         print(
-            json.dumps(
-                {"pictures": found.images, "evaluation": evaluation and evaluation._asdict()}, indent=2
-            )
+            json.dumps({"images": found.images, "evaluation": evaluation and evaluation._asdict()}, indent=2)
         )
     else:
         _show(found.images, evaluation, names)
@@ -147,7 +145,7 @@ def _show(rows: list[dict[str, Any]], found: Any, names: list[str], most: int = 
     if found is None:
         return
     say(
-        f"accuracy {found.accuracy:.3f} of {found.pictures:,} images (chance {found.chance:.3f}, always the "
+        f"accuracy {found.accuracy:.3f} of {found.images:,} images (chance {found.chance:.3f}, always the "
         f"commonest label {found.majority:.3f}); {found.unknown:,} have another label or none"
     )
     confusion = Table("true \\ said", *(escape(visible(name)) for name in names))

@@ -1,4 +1,4 @@
-"""What the run did to pictures of things that people captioned, and to those of things that they did not."""
+"""What the run did to images of things that people captioned, and to those of things that they did not."""
 
 from pathlib import Path
 from typing import Any

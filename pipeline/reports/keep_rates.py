@@ -99,7 +99,7 @@ def alarm(found: dict[str, Any], rehearsal: str) -> list[str]:
         return []
     examples = ", ".join(f"`{row['word']}`" for row in found["worst_words"] if not row["covered"])
     remedy = (
-        "Set models.rehearsal to auto or on (docs/rehearsal.md), or caption pictures of such things."
+        "Set models.rehearsal to auto or on (docs/rehearsal.md), or caption images of such things."
         if rehearsal == "off"
         else "Look at them with capfilt inspect RUN select --rejects; if they are true, caption such images."
     )

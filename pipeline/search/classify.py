@@ -58,7 +58,7 @@ class Evaluation(NamedTuple):
     accuracy: float
     chance: float
     majority: float
-    pictures: int
+    images: int
     unknown: int
     confusion: dict[str, dict[str, int]]
 

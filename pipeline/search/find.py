@@ -32,19 +32,19 @@ def read_text(embedder: Embedder, text: str) -> tuple[NDArray[np.float32], bool]
     return embed_texts(embedder, [text]).astype(np.float32), bool(embedder.count_truncated([text]))
 
 
-def see_picture(embedder: Embedder, path: Path) -> NDArray[np.float32]:
+def embed_image_file(embedder: Embedder, path: Path) -> NDArray[np.float32]:
     """The image's vector, shape (1, dim). Raises :class:`UsageError` when the file is no image."""
     from capfilt.models.images.decode import UndecodableImage, decode
 
     try:
-        picture = decode(path.read_bytes())
+        image = decode(path.read_bytes())
     except (OSError, UndecodableImage) as error:
         raise UsageError(
             what=f"{path} cannot be searched for",
             evidence=getattr(error, "strerror", None) or str(error),
             remedy="give --image with an image",
         ) from error
-    return embed_images(embedder, [picture], [str(path)]).astype(np.float32)
+    return embed_images(embedder, [image], [str(path)]).astype(np.float32)
 
 
 def find(opened: Opened, query: NDArray[np.float32], count: int) -> list[Hit]:

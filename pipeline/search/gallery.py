@@ -18,7 +18,7 @@ SIDE = 160
 
 
 def thumbnails(ledger: Ledger, rows: Sequence[str]) -> dict[str, str]:
-    """A small picture of each row as a data url; those that cannot be shown are left out."""
+    """A thumbnail of each row as a data url; those that cannot be shown are left out."""
     found = query(
         "SELECT row_id, image FROM files WHERE list_contains(?, row_id)", image_files(ledger), list(set(rows))
     )
@@ -31,12 +31,12 @@ def thumbnail(data: bytes) -> str:
     from capfilt.models.images.decode import UndecodableImage, decode
 
     try:
-        picture = decode(data)
+        image = decode(data)
     except UndecodableImage:
         return ""
-    picture.thumbnail((SIDE, SIDE))
+    image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
+    image.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledImages:
     """A name (url or path), a row id (of files: their path) and a vector each; vectors have shape (images, dim)."""
 
     names: list[str]
@@ -37,16 +37,16 @@ class Pictures:
 
 def of_run(
     ledger: Ledger, stage: str, model: str | None, open_model: "Callable[[str], Filter]"
-) -> "tuple[Pictures, Filter]":
-    """The pictures of an indexed stage, and the model that it was indexed with."""
+) -> "tuple[LabelledImages, Filter]":
+    """The images of an indexed stage, and the model that it was indexed with."""
     opened = index.open_index(ledger, stage, "images")
     where = models.model_behind(ledger, opened.facts, model)
     rows = opened.rows
-    made = Pictures(rows["url"].to_pylist(), rows["row_id"].to_pylist(), opened.vectors())
+    made = LabelledImages(rows["url"].to_pylist(), rows["row_id"].to_pylist(), opened.vectors())
     return made, open_model(where)
 
 
-def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[Unreadable]]:
+def of_files(given: Sequence[str], embedder: Embedder) -> tuple[LabelledImages, list[Unreadable]]:
     """The images in files and below folders, and what is none.
 
     Raises:
@@ -76,11 +76,11 @@ def of_files(given: Sequence[str], embedder: Embedder) -> tuple[Pictures, list[U
         raise UsageError(
             what="there is no image to label", evidence=said, remedy="give images, or folders of them"
         )
-    return Pictures(names, names, np.concatenate(found).astype(np.float32), names), unreadable
+    return LabelledImages(names, names, np.concatenate(found).astype(np.float32), names), unreadable
 
 
 def truth(
-    ledger: Ledger | None, stage: str, pictures: Pictures, column: str, table: Path | None
+    ledger: Ledger | None, stage: str, images: LabelledImages, column: str, table: Path | None
 ) -> dict[str, str]:
     """The true label of each image by its row: from a table, else from the stage's column or its `extra`.
 
@@ -89,7 +89,7 @@ def truth(
     """
     if table is not None:
         known = read_labels(table, column)
-        named = zip(pictures.names, pictures.rows, strict=True)
+        named = zip(images.names, images.rows, strict=True)
         return {row: known.get(name, known.get(Path(name).name, "")) for name, row in named}
     if ledger is None:
         raise UsageError(
@@ -116,4 +116,4 @@ def truth(
                 evidence=f"its columns: {', '.join(sorted(names))}; no row has it in `extra` either",
                 remedy="name one of them, keep it with the source's keep_columns, or give --table",
             )
-    return {row: labels.get(row, "") for row in pictures.rows}
+    return {row: labels.get(row, "") for row in images.rows}

@@ -8,7 +8,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Caption, IngestedImage, Record, UniqueImage
 from capfilt.models.protocols import FLOAT32, Captioner, Decoding, Inference
 from capfilt.stages.clean.caption_guard import CaptionGuard
-from capfilt.stages.dedup.unique import unique_pictures, unique_rows
+from capfilt.stages.dedup.unique import unique_images, unique_rows
 from capfilt.stages.stage import (
     MODEL_LIBRARIES,
     ModelRef,
@@ -51,14 +51,14 @@ class WriteCaptions(ShardStage):
         return lambda shard: self._transform(shard, captioner, site)
 
     def _transform(self, shard: ShardInput, captioner: Captioner, site: Site) -> Iterator[Rows]:
-        for batch in unique_pictures(shard, site.batch):
+        for batch in unique_images(shard, site.batch):
             rows, images = batch["row_id"].to_pylist(), batch["image_id"].to_pylist()
-            pictures = [
+            decoded = [
                 site.decode(image, data.as_py()) for image, data in zip(images, batch["image"], strict=True)
             ]
             kept, rejected = [], []
             for row, image, captions in zip(
-                rows, images, captioner.caption(pictures, images, self.decoding), strict=True
+                rows, images, captioner.caption(decoded, images, self.decoding), strict=True
             ):
                 for index, written in enumerate(captions):
                     text = " ".join(written.text.split())

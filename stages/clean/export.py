@@ -83,11 +83,11 @@ class ExportPairs(ShardStage):
                 texts.setdefault(score["row_id"], []).append(score)
         for batch in shard.stream(IngestedImage, BATCH):
             pairs, rejected = [], []
-            for picture in batch.to_pylist():
-                own = texts.get(picture["row_id"], ())
-                if takedown.names(picture["url"], picture["image_id"]):
+            for image in batch.to_pylist():
+                own = texts.get(image["row_id"], ())
+                if takedown.names(image["url"], image["image_id"]):
                     rejected += [
-                        self._reject(picture, score["pair_id"], Reason.TAKEN_DOWN, score["text"])
+                        self._reject(image, score["pair_id"], Reason.TAKEN_DOWN, score["text"])
                         for score in own
                     ]
                     continue
@@ -96,9 +96,9 @@ class ExportPairs(ShardStage):
                     if balancer and not balancer.stays(score["pair_id"], words, over):
                         said = ", ".join(f"{word} in {over[word]:,}" for word in words)
                         detail = f"{said}: {score['text']}"
-                        rejected.append(self._reject(picture, score["pair_id"], Reason.OVER_CAP, detail))
+                        rejected.append(self._reject(image, score["pair_id"], Reason.OVER_CAP, detail))
                     else:
-                        pairs.append(self._row(picture, {**score, "split": None}))
+                        pairs.append(self._row(image, {**score, "split": None}))
             yield Rows(Contract(self.produces).table(pairs), rejected)
 
     def _human(self, shard: ShardInput, takedown: TakeDown) -> Iterator[Rows]:
@@ -106,29 +106,29 @@ class ExportPairs(ShardStage):
         unjudged = {"source": Source.HUMAN, "itm": None, "itc": None, "caption_index": None}
         for batch in shard.stream(HumanImage, BATCH):
             pairs, rejected = [], []
-            for picture in batch.to_pylist():
-                gone = takedown.names(picture["url"], picture["image_id"])
-                for text in picture["texts"]:
-                    pair = pair_id(picture["image_id"], text)
+            for image in batch.to_pylist():
+                gone = takedown.names(image["url"], image["image_id"])
+                for text in image["texts"]:
+                    pair = pair_id(image["image_id"], text)
                     if gone or pair in seen:
                         reason = Reason.TAKEN_DOWN if gone else Reason.DUPLICATE_PAIR
-                        rejected.append(self._reject(picture, pair, reason, text))
+                        rejected.append(self._reject(image, pair, reason, text))
                         continue
                     seen.add(pair)
-                    pairs.append(self._row(picture, {**unjudged, "pair_id": pair, "text": text}))
+                    pairs.append(self._row(image, {**unjudged, "pair_id": pair, "text": text}))
             yield Rows(Contract(self.produces).table(pairs), rejected)
 
-    def _reject(self, picture: Mapping[str, Any], pair: str, reason: Reason, text: str) -> Rejected:
+    def _reject(self, image: Mapping[str, Any], pair: str, reason: Reason, text: str) -> Rejected:
         return Rejected(
             id=pair,
-            row_id=picture["row_id"],
+            row_id=image["row_id"],
             reason=reason,
-            detail=f"{picture['url']}: {text[:200]}",
+            detail=f"{image['url']}: {text[:200]}",
         )
 
-    def _row(self, picture: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
-        values = {**picture, **text, "round": self.round}
-        values["image"] = picture["image"] if self.embed else None
+    def _row(self, image: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
+        values = {**image, **text, "round": self.round}
+        values["image"] = image["image"] if self.embed else None
         return CleanPair(**{name: values[name] for name in CleanPair.model_fields})
 
 
@@ -138,6 +138,6 @@ class ExportIds(ExportPairs):
 
     produces: ClassVar[type[Record]] = CleanId
 
-    def _row(self, picture: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
-        values = {**picture, **text}
+    def _row(self, image: Mapping[str, Any], text: Mapping[str, Any]) -> Record:
+        values = {**image, **text}
         return CleanId(**{name: values[name] for name in CleanId.model_fields})

@@ -9,7 +9,7 @@ from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, IngestedImage, Record, Score, Source, UniqueImage
 from capfilt.data_contracts.rejects import Reason
 from capfilt.models.protocols import FLOAT32, Inference
-from capfilt.stages.dedup.unique import gathered_texts, unique_pictures, unique_rows
+from capfilt.stages.dedup.unique import gathered_texts, unique_images, unique_rows
 from capfilt.stages.stage import (
     MODEL_LIBRARIES,
     ModelRef,
@@ -85,7 +85,7 @@ class ScorePairs(ShardStage):
 
         texts = self._texts(shard)
         seen: set[str] = set()
-        for batch in unique_pictures(shard, site.batch):
+        for batch in unique_images(shard, site.batch):
             rejected: list[Rejected] = []
             shown: list[Shown] = []
             for row, image, data in zip(*map(batch.column, ("row_id", "image_id", "image")), strict=True):
@@ -104,9 +104,9 @@ class ScorePairs(ShardStage):
                             )
                         )
                 if judged:
-                    picture = site.decode(image.as_py(), data.as_py())
+                    decoded = site.decode(image.as_py(), data.as_py())
                     readings = [normalise_caption(text.text) for text in judged]
-                    shown.append(Shown(row.as_py(), image.as_py(), picture, judged, readings))
+                    shown.append(Shown(row.as_py(), image.as_py(), decoded, judged, readings))
             yield Rows(Contract(self.produces).table(self._judge(shown, model)), rejected)
 
     def _judge(self, shown: Sequence[Shown], model: "Filter") -> Sequence[Record]:

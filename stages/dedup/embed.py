@@ -52,10 +52,10 @@ class EmbedImages(ShardStage):
         for batch in shard.stream(IngestedImage, TOGETHER):
             images = batch["image_id"].to_pylist()
             shown = zip(images, batch["image"], strict=True)
-            pictures = [site.decode(image, data.as_py()) for image, data in shown]
+            decoded = [site.decode(image, data.as_py()) for image, data in shown]
             texts = batch["texts"].to_pylist()
             flat = [text for own in texts for text in own]
-            seen, read = embed_images(embedder, pictures, images), embed_texts(embedder, flat)
+            seen, read = embed_images(embedder, decoded, images), embed_texts(embedder, flat)
             texts_seen, truncated = texts_seen + len(flat), truncated + embedder.count_truncated(flat)
             counts = [len(own) for own in texts]
             owner = np.repeat(np.arange(len(counts)), counts)
@@ -66,7 +66,7 @@ class EmbedImages(ShardStage):
                 "row_id": batch["row_id"],
                 "image_id": batch["image_id"],
                 "pixels": pc.multiply(batch["width"], batch["height"]),
-                "hash": pa.array([perceptual_hash(picture) for picture in pictures]),
+                "hash": pa.array([perceptual_hash(one) for one in decoded]),
                 "itc": pa.array(best, mask=np.isneginf(best)),
             }
             yield Rows(_table(Contract(Embedding).schema, columns, seen, read, counts))
@@ -93,7 +93,7 @@ def _table(
     return pa.table(arrays, schema=pa.schema(fields, schema.metadata))
 
 
-def embed_images(embedder: Embedder, pictures: Sequence["Image"], ids: Sequence[str]) -> NDArray[np.float16]:
+def embed_images(embedder: Embedder, decoded: Sequence["Image"], ids: Sequence[str]) -> NDArray[np.float16]:
     """Shape (images, dim), float16, L2-normalised.
 
     Raises:
@@ -101,7 +101,7 @@ def embed_images(embedder: Embedder, pictures: Sequence["Image"], ids: Sequence[
     """
     found = [
         embedder.embed_images([*some, *[some[-1]] * (TOGETHER - len(some))])[: len(some)]
-        for some in (pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER))
+        for some in (decoded[start : start + TOGETHER] for start in range(0, len(decoded), TOGETHER))
     ]
     return _halves(np.concatenate(found) if found else embedder.embed_images([]), "image", ids)
 

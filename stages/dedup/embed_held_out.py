@@ -43,7 +43,7 @@ class EmbedHeldOut(GlobalStage):
         unreadable: list[str] = []
         held: dict[tuple[str, str], Image] = {}
         seen: set[tuple[str, str]] = set()
-        for name, data in self._pictures(inputs):
+        for name, data in self._images(inputs):
             key = (image_id(data), name)
             if key in seen:
                 continue
@@ -62,14 +62,14 @@ class EmbedHeldOut(GlobalStage):
         kept = pa.concat_tables(made)
         yield Rows(kept, units=len(kept), notes=notes)
 
-    def _pictures(self, inputs: StageInput) -> Iterator[tuple[str, bytes]]:
+    def _images(self, inputs: StageInput) -> Iterator[tuple[str, bytes]]:
         if inputs.has(HumanImage):
             for part in inputs.parts(HumanImage, ["url", "image", "split"]):
                 for url, data, split in zip(part["url"], part["image"], part["split"], strict=True):
                     if split.as_py() != Split.TRAIN:
                         yield f"human {split.as_py()} {url.as_py()}", data.as_py()
         for one in self.sets:
-            yield from one.pictures()
+            yield from one.images()
 
 
 def _rows(embedder: Embedder, held: "dict[tuple[str, str], Image]") -> pa.Table:
@@ -82,7 +82,7 @@ def _rows(embedder: Embedder, held: "dict[tuple[str, str], Image]") -> pa.Table:
     arrays = [
         pa.array([image for image, _ in held], pa.string()),
         pa.array([name for _, name in held], pa.string()),
-        pa.array([perceptual_hash(picture) for picture in held.values()], pa.string()),
+        pa.array([perceptual_hash(decoded) for decoded in held.values()], pa.string()),
         column,
     ]
     return pa.table(arrays, schema=schema.set(3, schema.field(3).with_type(column.type)))

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation set, wherever they lie: nothing of the crawl may be like them."""
+"""Images of an evaluation set, wherever they lie: nothing of the crawl may be like them."""
 
 import hashlib
 import tarfile
@@ -42,7 +42,7 @@ class EvaluationImages:
             seen.update(f"{name}\x1f{file.stat().st_size}\x1e".encode("utf-8", "surrogateescape"))
         return cls(Path(path).name, path, seen.hexdigest())
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
+    def images(self) -> Iterator[tuple[str, bytes]]:
         """The name of every image, and its bytes."""
         for file in _files(Path(self.path)):
             if file.suffix.lower() == ".parquet":

@@ -1,4 +1,4 @@
-"""Which pictures of a shard go on: after deduplication only those that it kept, otherwise all."""
+"""Which images of a shard go on: after deduplication only those that it kept, otherwise all."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def unique_rows(shard: ShardInput) -> list[str]:
     return found
 
 
-def unique_pictures(shard: ShardInput, rows: int) -> Iterator[pa.RecordBatch]:
+def unique_images(shard: ShardInput, rows: int) -> Iterator[pa.RecordBatch]:
     """Batches of at most ``rows`` images that go on; those that left are not decoded."""
     kept = _kept(shard) if shard.has(UniqueImage) else None
     for batch in shard.stream(IngestedImage, rows):

@@ -53,16 +53,16 @@ class AuditCaptions(GlobalStage):
     def _written(
         self, pairs: HeldOut, split: Split, edits: Edits, captioner: Captioner, filter: "Filter"
     ) -> Iterator[AuditedCaption]:
-        if not pairs.pictures:
+        if not pairs.images:
             return
-        written = captioner.caption(pairs.pictures, pairs.image_ids, self.decoding)
+        written = captioner.caption(pairs.images, pairs.image_ids, self.decoding)
         texts = [
             list(
                 dict.fromkeys(text for one in some if (text := normalise_caption(" ".join(one.text.split()))))
             )
             for some in written
         ]
-        found = filter.match(pairs.pictures, texts)
+        found = filter.match(pairs.images, texts)
         for image, said, own, matches in zip(pairs.image_ids, pairs.texts, texts, found, strict=True):
             for text, match in zip(own, matches, strict=True):
                 unsaid = ", ".join(edits.unsaid(text, said))

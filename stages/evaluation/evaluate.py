@@ -60,8 +60,8 @@ class Evaluate(GlobalStage):
             for image in part["image_id"].to_pylist()
         )
         pairs = held_out(inputs, Split.TEST, besides=crawled)
-        figures = [Metric(name="test_images", value=len(pairs.pictures), count=len(pairs.pictures))]
-        if len(pairs.pictures) >= FEWEST:
+        figures = [Metric(name="test_images", value=len(pairs.images), count=len(pairs.images))]
+        if len(pairs.images) >= FEWEST:
             model = open_filter(site.models[self.filter], site.device, site.batch, self.inference)
             figures += [*self._aucs(inputs, crawled), *self._retrieval(pairs, model)]
             figures += self._captions(pairs, inputs)
@@ -88,10 +88,10 @@ class Evaluate(GlobalStage):
     def _retrieval(self, pairs: HeldOut, embedder: Embedder) -> Iterator[Metric]:
         from capfilt.models.statistics.metrics import recall_at
 
-        similarity = embedder.embed_images(pairs.pictures) @ embedder.embed_texts(pairs.flat).T
+        similarity = embedder.embed_images(pairs.images) @ embedder.embed_texts(pairs.flat).T
         for name, value in recall_at(similarity, pairs.owner.tolist()).items():
             note = "ITC retrieval among the test images"
-            yield Metric(name=name, value=value, count=len(pairs.pictures), note=note)
+            yield Metric(name=name, value=value, count=len(pairs.images), note=note)
 
     def _captions(self, pairs: HeldOut, inputs: StageInput) -> list[Metric]:
         """Of the first caption of each image that was checked; of none it is empty."""

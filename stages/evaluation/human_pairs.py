@@ -19,7 +19,7 @@ class HeldOut:
     """Images of a split with their human texts, normalised as the models read them."""
 
     image_ids: tuple[str, ...]
-    pictures: tuple["Image", ...]
+    images: tuple["Image", ...]
     texts: tuple[tuple[str, ...], ...]
 
     @property
@@ -49,9 +49,9 @@ def held_out(
             if row["split"] == split and texts and image not in besides:
                 found.setdefault(image, texts)
     chosen = found if most is None else dict.fromkeys(sorted(found)[:most])
-    pictures: dict[str, Image] = {}
+    images: dict[str, Image] = {}
     for part in inputs.parts(HumanImage, ["image_id", "image"]):
         for image, data in zip(*map(part.column, ("image_id", "image")), strict=True):
-            if image.as_py() in chosen and image.as_py() not in pictures:
-                pictures[image.as_py()] = decode(data.as_py())
-    return HeldOut(tuple(pictures), tuple(pictures.values()), tuple(found[image] for image in pictures))
+            if image.as_py() in chosen and image.as_py() not in images:
+                images[image.as_py()] = decode(data.as_py())
+    return HeldOut(tuple(images), tuple(images.values()), tuple(found[image] for image in images))

@@ -72,9 +72,9 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
     """Every pair once. An image that has the same text, or whose captions say all that a text says, is never taken
     for a mismatch.
     """
-    if not pairs.pictures:
+    if not pairs.images:
         return []
-    wanted: list[dict[tuple[PairKind, str], None]] = [{} for _ in pairs.pictures]
+    wanted: list[dict[tuple[PairKind, str], None]] = [{} for _ in pairs.images]
     for image, (own, name) in enumerate(zip(pairs.texts, pairs.image_ids, strict=True)):
         for text in own:
             wanted[image][PairKind.OWN, text] = None
@@ -85,7 +85,7 @@ def judge(pairs: HeldOut, split: Split, model: "Filter", edits: Edits, seed: int
     for kind, image, text in _mismatched(pairs, model, edits, seed):
         wanted[image][kind, text] = None
     texts = [list(dict.fromkeys(text for _, text in some)) for some in wanted]
-    found = model.match(pairs.pictures, texts)
+    found = model.match(pairs.images, texts)
     rows = []
     for image, some in enumerate(wanted):
         matches = dict(zip(texts[image], found[image], strict=True))
@@ -109,7 +109,7 @@ def _mismatched(
     """For every text another image at random, and the one that ITC finds likest; none where all have the text, or
     where the first ``CANDIDATES`` of whose captions the rules can judge say the same."""
     texts, owner = pairs.flat, pairs.owner
-    images = model.embed_images(pairs.pictures)
+    images = model.embed_images(pairs.images)
     says = [frozenset(own) for own in pairs.texts]
     random = np.random.default_rng(seed)
     for start in range(0, len(texts), TEXTS):

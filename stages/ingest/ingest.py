@@ -94,7 +94,7 @@ class IngestImages(ShardStage):
         for row, found in held:
             verdict = next(verdicts) if isinstance(found, bytes) else found
             if isinstance(found, bytes) and isinstance(verdict, Measured):
-                made, left = self._picture(row, found, verdict)
+                made, left = self._image(row, found, verdict)
                 rejected += left
                 if made is not None:
                     kept.append(made)
@@ -102,7 +102,7 @@ class IngestImages(ShardStage):
                 rejected.append(self._reject(row, verdict))
         return Rows(Contract(self.produces).table(kept), rejected)
 
-    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
+    def _image(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
         """The image, and the texts that leave it."""
         image = image_id(data)
         texts, left = self._texts(row, image)
@@ -160,8 +160,8 @@ class IngestHuman(IngestImages):
 
     produces: ClassVar[type[Record]] = HumanImage
 
-    def _picture(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
-        made, left = super()._picture(row, data, measured)
+    def _image(self, row: Row, data: bytes, measured: Measured) -> tuple[Record | None, list[Rejected]]:
+        made, left = super()._image(row, data, measured)
         assert isinstance(made, IngestedImage)
         if not made.texts:
             return None, [*left, self._reject(row, Refused(Reason.EMPTY, "no human caption"))]

@@ -32,7 +32,7 @@ class FindPlaceholders(GlobalStage):
     """Images to placeholders: bytes that are in at least ``rows`` rows, with as many different texts, unrelated.
 
     How alike two texts are is the share of their trigrams of letters that both have (Jaccard), which asks for no
-    spaces between words. Texts of one thing share its name: a shop's one picture of a shirt under `Cotton shirt,
+    spaces between words. Texts of one thing share its name: a shop's one image of a shirt under `Cotton shirt,
     blue, size S` and eleven like it (about 0.7), a painting under twelve descriptions that name it (0.2 and more), a
     logo under texts that name the firm. They are no placeholder. Names of things that have nothing to do with each
     other share endings and articles (below 0.05). The mean over all pairs of texts has to be at most ALIKE. So a

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from capfilt.data_contracts.records import HumanImage, IngestedImage, Record, Score, WebSimilarity
 from capfilt.stages.stage import Site, StageInput
 from capfilt.stages.training.pairs import CommittedPairs, held_out_pairs, human_pairs
-from capfilt.stages.training.rehearsal import Trusted, confident, vetted
+from capfilt.stages.training.rehearsal import Trusted, confident, screened
 from capfilt.stages.training.train import Training
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FinetuneFilter(Training):
 
 @dataclass(frozen=True)
 class FinetuneCaptioner(Training):
-    """LM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on web pairs that the filter vetted, too."""
+    """LM on the human pairs (BLIP, section 3.3); with ``rehearsal`` on web pairs that `screen_web` trusts, too."""
 
     consumes: ClassVar[tuple[type[Record], ...]] = (HumanImage, IngestedImage, Score)
 
@@ -51,7 +51,7 @@ class FinetuneCaptioner(Training):
 
         size = loaded.model.config.image_size
         human, held_out = human_pairs(inputs, size, site), held_out_pairs(inputs, size, site)
-        web = _trusted_pairs(inputs, vetted(inputs), size, site) if self.rehearsal else None
+        web = _trusted_pairs(inputs, screened(inputs), size, site) if self.rehearsal else None
         others = _only(web)
         finetune_captioner(loaded.model, loaded.tokenizer, human, others, self.settings, execution, held_out)
         rehearsed = f" and {len(web)} web images whose text the filter kept" if web else ""

@@ -97,7 +97,7 @@ class CommittedPairs:
         bytes_ = len(self) * self._size**2 * 3
         return _Pixels.make(self._path, len(self), self._size) if bytes_ <= KEPT else None
 
-    def pictures(self, rows: _Rows) -> pa.ChunkedArray:
+    def images(self, rows: _Rows) -> pa.ChunkedArray:
         """The bytes of a part's usable rows."""
         return self._inputs.part(self._record, rows.part, ["image"])["image"].take(pa.array(rows.rows))
 
@@ -133,8 +133,8 @@ class _Shard:
         return own
 
     @cached_property
-    def _pictures(self) -> pa.ChunkedArray:
-        return self._pairs.pictures(self._rows)
+    def _images(self) -> pa.ChunkedArray:
+        return self._pairs.images(self._rows)
 
     @cached_property
     def image_ids(self) -> list[str]:
@@ -146,13 +146,13 @@ class _Shard:
         if kept is not None and kept.there[place]:
             pixels: NDArray[np.uint8] = kept.values[place]
             return pixels
-        pixels = self._pairs.decode(self._pictures[row].as_py())
+        pixels = self._pairs.decode(self._images[row].as_py())
         if kept is not None:
             kept.values[place] = pixels
             kept.there[place] = True
             first = self._rows.first
             if kept.there[first : first + len(self._rows.rows)].all():
-                del self._pictures  # nobody will ask for the bytes again
+                del self._images  # nobody will ask for the bytes again
         return pixels
 
 

@@ -54,18 +54,18 @@ class ReadCleaned(ShardStage):
         path = self._file(part["export"])
         export = pq.read_table(pa.BufferReader(self._sound(path, part["sha256"])))
         embeds = "image" in export.column_names and not export["image"].null_count
-        pictures = self._embedded(export) if embeds else self._referred(export, part)
-        pairs = self._pairs(export, part, pictures)
+        images = self._embedded(export) if embeds else self._referred(export, part)
+        pairs = self._pairs(export, part, images)
         groups = [(row, list(own)) for row, own in groupby(pairs, key=lambda pair: pair["row_id"])]
         for start in range(0, len(groups), BATCH):
             kept: list[Record] = []
             rejected = []
             for row, own in groups[start : start + BATCH]:
-                picture = pictures[row]
-                if picture["split"] in (None, Split.TRAIN):
-                    kept.append(self._row(picture, own))
+                image = images[row]
+                if image["split"] in (None, Split.TRAIN):
+                    kept.append(self._row(image, own))
                 else:
-                    detail = f"{picture['url']}: a human picture of the {picture['split']} split"
+                    detail = f"{image['url']}: a human image of the {image['split']} split"
                     rejected.append(
                         Rejected(
                             id=row,
@@ -76,9 +76,9 @@ class ReadCleaned(ShardStage):
                     )
             yield Rows(Contract(CleanedImage).table(kept), rejected)
 
-    def _row(self, picture: _Row, pairs: Sequence[_Row]) -> CleanedImage:
+    def _row(self, image: _Row, pairs: Sequence[_Row]) -> CleanedImage:
         return CleanedImage(
-            **{name: picture[name] for name in IngestedImage.model_fields if name != "texts"},
+            **{name: image[name] for name in IngestedImage.model_fields if name != "texts"},
             texts=[pair["text"] for pair in pairs],
             sources=[pair["source"] for pair in pairs],
             pair_ids=[pair["pair_id"] for pair in pairs],
@@ -86,7 +86,7 @@ class ReadCleaned(ShardStage):
             parent=self.parent,
         )
 
-    def _pairs(self, export: pa.Table, part: _Row, pictures: Mapping[str, _Row]) -> list[_Row]:
+    def _pairs(self, export: pa.Table, part: _Row, images: Mapping[str, _Row]) -> list[_Row]:
         """The pairs with their texts, sorted by image and otherwise in their order."""
         columns = [
             name for name in ("pair_id", "row_id", "source", "text", "round") if name in export.column_names
@@ -96,7 +96,7 @@ class ReadCleaned(ShardStage):
             texts = self._judged(part) if part["scores"] else {}
             for pair in pairs:
                 if pair["source"] == Source.HUMAN:
-                    shown = pictures[pair["row_id"]]
+                    shown = images[pair["row_id"]]
                     own = {pair_id(shown["image_id"], text): text for text in shown["texts"]}
                     pair["text"] = own[pair["pair_id"]]
                 else:
@@ -109,22 +109,22 @@ class ReadCleaned(ShardStage):
         return dict(zip(scores["pair_id"].to_pylist(), scores["text"].to_pylist(), strict=True))
 
     def _embedded(self, export: pa.Table) -> dict[str, _Row]:
-        """The pictures of an export that holds their bytes, by row_id."""
-        pictures: dict[str, _Row] = {}
+        """The images of an export that holds their bytes, by row_id."""
+        images: dict[str, _Row] = {}
         for row in export.to_pylist():
-            if row["row_id"] not in pictures:
-                pictures[row["row_id"]] = {**row, **measure(row["image"], _ANY)._asdict()}
-        return pictures
+            if row["row_id"] not in images:
+                images[row["row_id"]] = {**row, **measure(row["image"], _ANY)._asdict()}
+        return images
 
     def _referred(self, export: pa.Table, part: _Row) -> dict[str, _Row]:
-        """The pictures of the parent's `ingest` or `human` that the export names, by row_id."""
+        """The images of the parent's `ingest` or `human` that the export names, by row_id."""
         wanted = export["row_id"].unique()
-        table = pq.read_table(self._file(part["pictures"]), filters=pc.field("row_id").isin(wanted))
-        pictures = {row["row_id"]: {"split": None, **row} for row in table.to_pylist()}
+        table = pq.read_table(self._file(part["images"]), filters=pc.field("row_id").isin(wanted))
+        images = {row["row_id"]: {"split": None, **row} for row in table.to_pylist()}
         for row, image in zip(export["row_id"].to_pylist(), export["image_id"].to_pylist(), strict=True):
-            if row not in pictures or image_id(pictures[row]["image"]) != image:
-                raise self._gone(f"{part['pictures']} has no image {row} with the bytes of the export")
-        return pictures
+            if row not in images or image_id(images[row]["image"]) != image:
+                raise self._gone(f"{part['images']} has no image {row} with the bytes of the export")
+        return images
 
     def _file(self, name: str | None) -> Path:
         """The file under a name such as `ingest/part-0000017.parquet`."""

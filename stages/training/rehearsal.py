@@ -70,7 +70,7 @@ def confident(inputs: StageInput, share: float = SHARE) -> Trusted:
     )
 
 
-def vetted(inputs: StageInput, threshold: float = EVEN) -> Trusted:
+def screened(inputs: StageInput, threshold: float = EVEN) -> Trusted:
     """The web texts that the finetuned filter gives at least this probability, as the stage `screen_web` scored them.
 
     None when there is no need to rehearse.

@@ -67,4 +67,4 @@ class WarmUpOnLabels(Training):
         labels = [str(label) for label in table["label"].to_pylist()]
         settings, tokenizer = self.settings, loaded.tokenizer
         classes = warm_up_on_labels(loaded.model, tokenizer, pixels, labels, settings, execution)
-        return f"Its image encoder was warmed up on {len(labels)} pictures of {len(classes)} classes."
+        return f"Its image encoder was warmed up on {len(labels)} images of {len(classes)} classes."

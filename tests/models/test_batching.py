@@ -1,6 +1,6 @@
 from capfilt.models.batching import batches, match_in_batches
 from capfilt.models.protocols import Match
-from tests.models.pictures import pictures
+from tests.models.drawn_images import pictures
 
 
 def test_batches_hold_everything_in_order() -> None:

@@ -194,14 +194,14 @@ def test_labels_of_a_run_and_of_files_and_how_right_they_are(
     labels = ("--labels", "2,8", "--template", "{} things", "--template", "{} of them")
     evaluated = ("--evaluate", "shows", "--table", table)
     found = json.loads(here("classify", indexed.url, "--stage", "ingest", *labels, *evaluated, "--json").out)
-    said = {row["file"]: row["label"] for row in found["pictures"]}
+    said = {row["file"]: row["label"] for row in found["images"]}
     assert said["1.png"] == said["2.png"] == "2"
     assert said["9.png"] == said["8.png"] == "8"
-    for row in found["pictures"]:
+    for row in found["images"]:
         assert sum(row["scores"].values()) == pytest.approx(1)
         assert row["probability"] == max(row["scores"].values())
     made = found["evaluation"]
-    assert made["pictures"] == 9
+    assert made["images"] == 9
     assert made["chance"] == 0.5
     assert made["majority"] == pytest.approx(5 / 9)
     assert made["accuracy"] == sum(made["confusion"][one][one] for one in "28") / 9 > 0.8
@@ -213,7 +213,7 @@ def test_labels_of_a_run_and_of_files_and_how_right_they_are(
     page = tmp_path / "labels.html"
     arguments = ("classify", tmp_path / "photos", *labels, "--model", blip_filter, *evaluated, "--html", page)
     by_hand = here(*arguments, "--json", expect=1)
-    assert [row["label"] for row in json.loads(by_hand.out)["pictures"]] == ["2"]
+    assert [row["label"] for row in json.loads(by_hand.out)["images"]] == ["2"]
     assert "no.png" in by_hand.err
     assert "data:image/jpeg" in page.read_text("utf-8")
 
@@ -221,7 +221,7 @@ def test_labels_of_a_run_and_of_files_and_how_right_they_are(
 def test_a_column_of_the_stage_can_be_the_truth(indexed: Ledger) -> None:
     arguments = ("classify", indexed.url, "--stage", "ingest", "--labels", "web,5")
     found = json.loads(here(*arguments, "--evaluate", "source_name", "--json").out)["evaluation"]
-    assert (found["pictures"], found["majority"]) == (9, 1.0)
+    assert (found["images"], found["majority"]) == (9, 1.0)
     assert "has no column 'nothing'" in here(*arguments, "--evaluate", "nothing", expect=2).said
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.console import Console
 
 from capfilt.pipeline.demo.command import close, measure, prepare
-from capfilt.pipeline.demo.crawl import web_verdicts
 from capfilt.pipeline.demo.grammar import Verdict
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.load import load
 from capfilt.pipeline.reports.query import files, query
+from tests.pipeline.demo.verdicts import web_verdicts
 from tests.scenarios.command import here
 
 

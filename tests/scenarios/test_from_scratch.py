@@ -131,11 +131,11 @@ def test_rehearsal_that_is_on_aligns_and_vets_every_web_text(head: Any, run: Pat
     )
     fork = run.parent / "rehearsed"
     texts = {row["row_id"]: row["texts"] for row in table(run, "ingest").to_pylist()}
-    vetted, aligned = table(fork, "screen_web"), table(fork, "rank_web")
-    assert vetted["row_id"].to_pylist() == sorted(texts) == aligned["row_id"].to_pylist()
-    assert all(row["text"] in texts[row["row_id"]] for row in vetted.to_pylist())
-    assert set(vetted["source"].to_pylist()) == {"web"}
-    assert len(set(aligned["itc"].to_pylist())) > WEB / 2
+    screened, ranked = table(fork, "screen_web"), table(fork, "rank_web")
+    assert screened["row_id"].to_pylist() == sorted(texts) == ranked["row_id"].to_pylist()
+    assert all(row["text"] in texts[row["row_id"]] for row in screened.to_pylist())
+    assert set(screened["source"].to_pylist()) == {"web"}
+    assert len(set(ranked["itc"].to_pylist())) > WEB / 2
 
 
 def test_the_filter_has_a_report_card(run: Path):

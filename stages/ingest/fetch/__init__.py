@@ -1,1 +1,1 @@
-"""Fetching the pictures of a shard from the web, in a child process that may die, through a guarded opener."""
+"""Fetching the images of a shard from the web, in a child process that may die, through a guarded opener."""

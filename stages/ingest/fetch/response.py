@@ -87,13 +87,13 @@ class Response:
                 raise FetchError(Reason.TOO_LARGE, "unpacked" if received <= most else "")
             if sniff and body.tell() >= 64:
                 sniff = False
-                _expect_picture(body.getvalue())
+                _expect_image(body.getvalue())
         if self._response.length:
             raise FetchError(Reason.TRUNCATED, f"{self._response.length} bytes short", again=True)
         if unpack and not unpack.whole:
             raise FetchError(Reason.TRUNCATED, "the packed body ends early", again=True)
         if sniff:
-            _expect_picture(body.getvalue())
+            _expect_image(body.getvalue())
         return body.getvalue()
 
     def _chunk(self) -> bytes:
@@ -138,7 +138,7 @@ def _unpacker(coding: str) -> _Unpacker | None:
     raise FetchError(Reason.UNREADABLE, f"content coding {coding[:40]}, which was not asked for")
 
 
-def _expect_picture(head: bytes) -> None:
+def _expect_image(head: bytes) -> None:
     """Refuses markup, JSON and PDF by their first bytes: servers send error pages as image/jpeg."""
     start = head[:512].lstrip(_SPACE)
     if start[:1] in (b"<", b"{") or start.startswith(b"%PDF"):

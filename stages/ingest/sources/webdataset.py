@@ -70,8 +70,8 @@ def _samples(spec: SourceSpec, name: str, path: Path, notes: Notes) -> Iterator[
         length = file.seek(0, os.SEEK_END)
         for parts in _grouped(members(path, notes)):
             key = parts[0].key
-            picture = next((part for part in parts if part.ending in IMAGE_ENDINGS), None)
-            if picture is None:
+            image = next((part for part in parts if part.ending in IMAGE_ENDINGS), None)
+            if image is None:
                 notes.add("samples without an image are left out", f"{name}: {key[:200]}")
                 continue
             if key in seen:
@@ -80,12 +80,12 @@ def _samples(spec: SourceSpec, name: str, path: Path, notes: Notes) -> Iterator[
             seen.add(key)
             texts, about = _about(spec, file, parts, f"{name}: {key[:200]}", notes)
             url = about.get(spec.url_column or "url")
-            cut = picture.offset + picture.size > length
+            cut = image.offset + image.size > length
             yield Listed(
-                str(url) if url else f"{name}/{key}{picture.ending}",
+                str(url) if url else f"{name}/{key}{image.ending}",
                 texts,
-                f"{name}:{picture.offset}:{picture.size}",
-                picture.size,
+                f"{name}:{image.offset}:{image.size}",
+                image.size,
                 group=name,
                 problem="the tar ends in the middle of it" if cut else None,
                 reason=Reason.UNREADABLE,

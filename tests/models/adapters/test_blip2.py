@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 from capfilt.models.adapters.blip2 import Blip2Matcher
 from capfilt.models.checkpoint import locate
 from tests.adapter_checkpoints import Made
-from tests.models.pictures import pictures
+from tests.models.drawn_images import pictures
 
 torch.set_num_threads(1)
 

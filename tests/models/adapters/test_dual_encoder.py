@@ -18,7 +18,7 @@ from transformers import (
 from capfilt.models.adapters.dual_encoder import DualEncoder
 from capfilt.models.checkpoint import locate
 from tests.adapter_checkpoints import Made
-from tests.models.pictures import pictures
+from tests.models.drawn_images import pictures
 
 torch.set_num_threads(1)
 

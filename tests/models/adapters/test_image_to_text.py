@@ -24,7 +24,7 @@ from capfilt.models.adapters.image_to_text import ImageToText
 from capfilt.models.checkpoint import locate
 from capfilt.models.protocols import Decoding
 from tests.adapter_checkpoints import CLS, IMAGE, PAD, SEP, Made
-from tests.models.pictures import names, pictures
+from tests.models.drawn_images import names, pictures
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from capfilt.data_contracts.errors import UsageError
-from capfilt.pipeline.demo.crawl import MARKER, read_truth, web_verdicts, write_demo
+from capfilt.pipeline.demo.crawl import MARKER, read_truth, write_demo
 from capfilt.pipeline.demo.grammar import Verdict, truth
+from tests.pipeline.demo.verdicts import web_verdicts
 
 
 def write(out: Path, seed: int = 7, web: int = 100) -> Path:

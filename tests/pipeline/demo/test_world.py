@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from capfilt.pipeline.demo.picture import code_points
+from capfilt.pipeline.demo.drawing import code_points
 from capfilt.pipeline.demo.world import COLOURS, FAMILIES, World
 
 

@@ -74,7 +74,7 @@ def test_a_path_without_images_is_refused(tmp_path: Path) -> None:
             EvaluationImages.of(str(tmp_path / name))
         assert evidence in caught.value.evidence
     with pytest.raises(RecipeError, match="has no column of images"):
-        list(EvaluationImages.of(str(tmp_path / "texts.parquet")).pictures())
+        list(EvaluationImages.of(str(tmp_path / "texts.parquet")).images())
 
 
 def test_more_images_than_go_through_the_model_at_once(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_what_is_like_a_held_out_image_leaves_first_and_founds_no_group(tmp_path
 
 
 def crawl(count: int = 240) -> list[Embedding]:
-    """Pictures of which each has two to four copies, in no order."""
+    """Images of which each has two to four copies, in no order."""
     random = Random(1)
     rows = []
     for number in range(40):

@@ -16,7 +16,7 @@ def test_a_split_with_its_texts_as_the_models_read_them() -> None:
     )
     assert found.texts == (("a dog",), ("c", "d"))
     assert found.image_ids == (picture(1).image_id, picture(4).image_id)
-    assert [number_of(image) for image in found.pictures] == [1, 4]
+    assert [number_of(image) for image in found.images] == [1, 4]
     assert found.owner.tolist() == [0, 1, 1]
     assert found.flat == ["a dog", "c", "d"]
 
@@ -32,4 +32,4 @@ def test_of_too_many_images_those_whose_ids_come_first() -> None:
     rows = [human(number, "t", split=Split.TEST) for number in range(9)]
     found = held_out(MemoryInput.of(*rows), Split.TEST, most=4)
     assert sorted(found.image_ids) == sorted(row.image_id for row in rows)[:4]
-    assert [picture(number_of(image)).image_id for image in found.pictures] == [*found.image_ids]
+    assert [picture(number_of(image)).image_id for image in found.images] == [*found.image_ids]

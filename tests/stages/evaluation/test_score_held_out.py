@@ -81,7 +81,7 @@ class Strict(FakeFilter):
     """Says 1 for exactly the texts that the image has."""
 
     def __init__(self, of: HeldOut) -> None:
-        self.texts = {number_of(image): own for image, own in zip(of.pictures, of.texts, strict=True)}
+        self.texts = {number_of(image): own for image, own in zip(of.images, of.texts, strict=True)}
 
     def match(self, images, texts):
         return [

@@ -53,7 +53,7 @@ def test_parts_are_shards_and_empty_ones_are_left_out(tmp_path: Path) -> None:
 def test_a_image_is_decoded_once_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = CommittedPairs(MemoryInput.of(picture(7, "seven")), IngestedImage, 4, site(tmp_path))
     first = pairs.shard(0).pixels(0).copy()
-    monkeypatch.setattr(CommittedPairs, "pictures", None)  # nobody opens the part again for its images
+    monkeypatch.setattr(CommittedPairs, "images", None)  # nobody opens the part again for its images
     assert (pairs.shard(0).pixels(0) == first).all()
     monkeypatch.undo()
     monkeypatch.setattr("capfilt.stages.training.pairs.KEPT", 10)

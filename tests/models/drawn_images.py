@@ -1,4 +1,4 @@
-"""Pictures of noise, of several shapes, with ids: no two look alike to a random model."""
+"""Images of noise, of several shapes, with ids: no two look alike to a random model."""
 
 import numpy as np
 from PIL import Image

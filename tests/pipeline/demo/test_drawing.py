@@ -3,7 +3,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from capfilt.pipeline.demo.picture import draw, jpeg
+from capfilt.pipeline.demo.drawing import draw, jpeg
 from capfilt.pipeline.demo.world import COLOURS, FAMILIES, Relation, Scene, World
 
 

@@ -21,23 +21,23 @@ def draw(scene: Scene, rng: Random, side: int = 96) -> Image.Image:
     """Draw ``scene``; sizes, places, tilt, shade and noise vary with ``rng``, what is true of it does not."""
     shade = rng.randint(-10, 10)
     background = tuple(max(0, min(255, c + shade + rng.randint(-6, 6))) for c in COLOURS[scene.colour])
-    picture = Image.new("RGB", (side, side), background)
+    image = Image.new("RGB", (side, side), background)
     for name, (left, top, extent) in zip(scene.objects, _places(scene, rng, side), strict=True):
         art = _tilted(name, rng.choice(_ANGLES))
         scale = extent / max(art.size)
         art = art.resize((round(art.width * scale), round(art.height * scale)), Image.Resampling.BICUBIC)
         # Centred in its square, so that a long thin object stands where its square stands.
         corner = (left + (extent - art.width) // 2, top + (extent - art.height) // 2)
-        picture.paste(art, corner, art)
+        image.paste(art, corner, art)
     x, y = rng.randrange(_NOISE_SIDE - side), rng.randrange(_NOISE_SIDE - side)
-    noisy = np.asarray(picture, np.int16) + _noise()[y : y + side, x : x + side]
+    noisy = np.asarray(image, np.int16) + _noise()[y : y + side, x : x + side]
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
     """The image's JPEG bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
