@@ -34,8 +34,9 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.ledger import InputPart, RunRecord, ShardRecord, StageTotals
 from capfilt.data_contracts.records import Caption, Occurrence, Record
 from capfilt.pipeline.execution.schedule import Schedule
-from capfilt.pipeline.ledger.commit_index import Part, rows_of
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.ledger.commit_index import Part, part_name, rows_of
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.reports import stages, verify

@@ -13,7 +13,8 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import StorageError, UsageError
 from capfilt.data_contracts.records import Record
 from capfilt.data_contracts.rejects import Reject
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files
 from capfilt.pipeline.reports.stages import demand_stage
 

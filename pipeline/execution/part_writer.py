@@ -18,7 +18,8 @@ from capfilt.data_contracts.ledger import InputPart, ShardRecord
 from capfilt.data_contracts.rejects import Reason, Reject
 from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.commit_index import Part
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage.failpoints import failpoint
 from capfilt.stages.stage import Rejected, Rows
 

@@ -27,8 +27,10 @@ from capfilt.pipeline.execution.events import (
     StageSkipped,
 )
 from capfilt.pipeline.execution.schedule import Overtaken, Schedule
+from capfilt.pipeline.ledger.commit_index import shard_of
+from capfilt.pipeline.ledger.index_store import READERS
 from capfilt.pipeline.ledger.lease import Doing, Lease
-from capfilt.pipeline.ledger.ledger import READERS, Ledger, shard_of
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph, Node
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.storage.failpoints import failpoint

@@ -48,6 +48,16 @@ INDEX = pa.schema(
 )
 
 
+def part_name(shard: str, generation: int = 0) -> str:
+    """The one name under which a generation of a shard can be committed."""
+    return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
+
+
+def shard_of(name: str) -> str:
+    """The shard whose part has this name."""
+    return str(named(pa.array([name]))["shard"][0])
+
+
 class Part(BaseModel):
     """A committed part as the index knows it; ``record`` is null for a quarantined part."""
 

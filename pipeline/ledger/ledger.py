@@ -11,50 +11,24 @@ under the next generation's name.
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError, StorageError
+from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError
 from capfilt.data_contracts.ledger import FORMAT, RunRecord, ShardRecord, StageTotals
-from capfilt.pipeline.ledger.commit_index import INDEX, CommitIndex, Part, named, newest, rows_of
+from capfilt.pipeline.ledger.commit_index import CommitIndex, Part, part_name
+from capfilt.pipeline.ledger.index_store import QUARANTINED, IndexStore, reader_of
 from capfilt.pipeline.storage import Storage, storage_at
 from capfilt.pipeline.storage.failpoints import failpoint
 
 RUN = "run.json"
-RECORD = b"capfilt.record"
-QUARANTINED = b"capfilt.tombstone"
-READERS = 16
-AT_ONCE = 2000  # records that are in memory as objects before they become columns
-
-
-def part_name(shard: str, generation: int = 0) -> str:
-    """The one name under which a generation of a shard can be committed."""
-    return f"part-{shard}.g{generation}.parquet" if generation else f"part-{shard}.parquet"
-
-
-def shard_of(name: str) -> str:
-    """The shard whose part has this name."""
-    return str(named(pa.array([name]))["shard"][0])
-
-
-def reader_of(data: bytes) -> pa.BufferReader:
-    """A file of these bytes in memory that is Arrow's own.
-
-    Arrow's threads let go of a buffer when they like, also while the interpreter ends; letting go of Python's own
-    bytes then aborts the process.
-    """
-    copy = pa.BufferOutputStream()
-    copy.write(data)
-    return pa.BufferReader(copy.getvalue())
 
 
 class Ledger:
@@ -148,115 +122,19 @@ class Ledger:
     def look(self, stage: str) -> tuple[StageTotals | None, CommitIndex]:
         """A stage's totals, if it is complete, and its index; the totals of a long stage are read once for both."""
         totals = self.totals(stage)
-        return totals, self._home(stage, totals)._index(stage)
-
-    def _index(self, stage: str) -> CommitIndex:
-        files = self._listed(stage)
-        listed = named(files["name"].combine_chunks())
-        single = self._listed(f"{stage}/_commits")["name"].combine_chunks()
-        single = pc.replace_substring_regex(single, r"\.json$", "")
-        known = self._compacted(stage)
-        last = newest(listed)["name"].combine_chunks()
-        use = pc.is_in(known["name"], last)
-        if len(single):  # an entry says what is newer
-            use = pc.and_(use, pc.invert(pc.is_in(known["name"], single)))
-        compacted = known if pc.all(use).as_py() else known.filter(use)
-        unknown = last.filter(pc.invert(pc.is_in(last, compacted["name"].combine_chunks())))
-        found, damaged = self._entries(stage, unknown.to_pylist())
-        # A name whose file somebody deleted was given away too.
-        given = pa.concat_tables([listed, named(known["name"].combine_chunks()), named(single)])
-        notes = self._suspicions(stage)
-        wanted = set(last.filter(pc.is_in(last, pa.array(notes, pa.string()))).to_pylist())
-        notes = {name: note for name, note in notes.items() if name in wanted}
-        return CommitIndex.of(pa.concat_tables([compacted, found]), files, {**damaged, **notes}, given)
-
-    def _listed(self, folder: str) -> pa.Table:
-        """Names and sizes of a folder's files, as columns."""
-        names, sizes = [], []
-        for name, size in self.storage.entries(folder):
-            names.append(name)
-            sizes.append(size)
-        return pa.table({"name": pa.array(names, pa.string()), "size": pa.array(sizes, pa.int64())})
-
-    def _compacted(self, stage: str) -> pa.Table:
-        """The part of the index that is one file; empty when it is not there or cannot be read."""
-        try:
-            data = self.storage.read(f"{stage}/_commits/index.parquet")
-            return pq.read_table(reader_of(data)).cast(INDEX)
-        except (FileNotFoundError, pa.ArrowException, ValueError, OSError):
-            return INDEX.empty_table()
-
-    def _entries(self, stage: str, names: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
-        """Rows for the parts that the compacted index lacks, and by name what is wrong with a part's footer."""
-        damaged: dict[str, str] = {}
-
-        def look(name: str) -> Part | None:
-            try:
-                return self.part(stage, name)
-            except DamageError as error:
-                damaged[name] = error.evidence
-                return None
-
-        rows = [INDEX.empty_table()]
-        with ThreadPoolExecutor(READERS) as pool:
-            for start in range(0, len(names), AT_ONCE):
-                found = pool.map(look, names[start : start + AT_ONCE])
-                rows.append(rows_of(part for part in found if part))
-        return pa.concat_tables(rows), damaged
+        return totals, IndexStore(self._home(stage, totals).storage, stage).read()
 
     def compact(self, stage: str) -> None:
-        """Make one file of the stage's index. What two runners lose to each other by it is rebuilt from footers."""
-        entries = [
-            name for name, _ in self.storage.entries(f"{stage}/_commits") if name.endswith(".parquet.json")
-        ]
-        if not entries:
-            return
-        found, _ = self._entries(stage, [name.removesuffix(".json") for name in entries])
-        known = self._compacted(stage)
-        old = pc.is_in(known["name"], found["name"].combine_chunks())
-        rows = pa.concat_tables([known.filter(pc.invert(old)), found]).sort_by("name").unify_dictionaries()
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, compression="zstd")
-        self.storage.replace(f"{stage}/_commits/index.parquet", sink.getvalue().to_pybytes())
-        failpoint("index.compacted")
-        self.storage.remove(*(f"{stage}/_commits/{name}" for name in entries))
-
-    def part(self, stage: str, name: str) -> Part:
-        """A part as its own index entry has it; an entry that a kill prevented is rebuilt from the footer."""
-        try:
-            return Part.model_validate_json(self.storage.read(f"{stage}/_commits/{name}.json"))
-        except (FileNotFoundError, ValidationError):
-            return self._from_footer(stage, name)
-
-    def _from_footer(self, stage: str, name: str) -> Part:
-        try:
-            data = self.storage.read(f"{stage}/{name}")
-            file = pq.ParquetFile(reader_of(data), page_checksum_verification=True)
-            metadata = file.metadata.metadata or {}
-            record = None if QUARANTINED in metadata else ShardRecord.model_validate_json(metadata[RECORD])
-            if record and part_name(record.shard, record.generation) != name:
-                raise ValueError(f"it is the part of shard {record.shard}, generation {record.generation}")
-            for group in range(file.num_row_groups):  # the digest noted now has to be that of a whole file
-                file.read_row_group(group)
-        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            raise self.damage(stage, name, f"its footer or a page: {str(error).splitlines()[0]}") from error
-        part = Part(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), record=record)
-        with suppress(StorageError):  # a copy may be read-only, and is looked at all the same
-            self._enter(stage, part)
-        return part
-
-    def _enter(self, stage: str, part: Part) -> None:
-        self.storage.replace(f"{stage}/_commits/{part.name}.json", part.model_dump_json().encode())
+        """Make one file of the stage's index."""
+        IndexStore(self.storage, stage).compact()
 
     def damage(self, stage: str, name: str, evidence: str) -> DamageError:
-        """The error that names a part of this run, so that it can be set aside."""
-        return DamageError(
-            what=f"{self.url}/{stage}/{name} is damaged",
-            evidence=evidence,
-            remedy=f"capfilt resume {self.url} sets it aside and redoes its shard",
-            stage=stage,
-            part=name,
-        )
+        """The error that names a part of this run, so that it can be quarantined."""
+        return IndexStore(self.storage, stage).damage(name, evidence)
+
+    def suspect(self, stage: str, name: str, evidence: str) -> None:
+        """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
+        IndexStore(self.home(stage).storage, stage).suspect(name, evidence)
 
     # -- committing ---------------------------------------------------------------------------------------
 
@@ -264,19 +142,23 @@ class Ledger:
         """Publish a finished part; the part that stands afterwards, and whether it is this one."""
         name = part_name(record.shard, record.generation)
         if not self.storage.create(f"{record.stage}/{name}", path):
-            return self.part(record.stage, name), False
+            return IndexStore(self.storage, record.stage).part(name), False
         failpoint("part.published")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         part = Part(name=name, size=path.stat().st_size, sha256=digest, record=record)
-        self._enter(record.stage, part)
+        IndexStore(self.storage, record.stage).enter(part)
         failpoint("part.indexed")
         return part, True
 
     def committed(self, stage: str, shard: str, generation: int) -> Part | None:
         """The part that somebody else has committed meanwhile, if any."""
         name = part_name(shard, generation)
-        return None if self.storage.size(f"{stage}/{name}") is None else self.part(stage, name)
+        return (
+            None
+            if self.storage.size(f"{stage}/{name}") is None
+            else IndexStore(self.storage, stage).part(name)
+        )
 
     def read(self, stage: str, name: str, sha256: str) -> pa.BufferReader:
         """A part's bytes, checked against the digest under which it was committed.
@@ -295,25 +177,6 @@ class Ledger:
             raise home.damage(stage, name, evidence)
         return reader_of(data)
 
-    def suspect(self, stage: str, name: str, evidence: str) -> None:
-        """Note what `verify` found wrong with a part, for a resume that does not reread it; "" takes it back."""
-        note = f"_quarantine/{stage}-{name}.found"
-        storage = self.home(stage).storage
-        if evidence:
-            storage.replace(note, evidence.encode())
-        else:
-            storage.remove(note)
-
-    def _suspicions(self, stage: str) -> dict[str, str]:
-        notes = [name for name, _ in self.storage.entries("_quarantine") if name.endswith(".found")]
-        own = [name for name in notes if name.startswith(f"{stage}-part-")]
-        return {
-            name.removeprefix(f"{stage}-").removesuffix(".found"): self.storage.read(
-                f"_quarantine/{name}"
-            ).decode()
-            for name in own
-        }
-
     def quarantine(self, stage: str, name: str, schema: pa.Schema) -> None:
         """Set a damaged or superseded part aside and leave a valid part of zero rows under its name."""
         aside = uuid.uuid4().hex[:8]
@@ -327,9 +190,8 @@ class Ledger:
         )
         stone = sink.getvalue().to_pybytes()
         self.storage.replace(f"{stage}/{name}", stone)
-        self._enter(
-            stage, Part(name=name, size=len(stone), sha256=hashlib.sha256(stone).hexdigest(), record=None)
-        )
+        digest = hashlib.sha256(stone).hexdigest()
+        IndexStore(self.storage, stage).enter(Part(name=name, size=len(stone), sha256=digest, record=None))
         self.suspect(stage, name, "")
         self.reopen(stage)
 
@@ -338,7 +200,7 @@ class Ledger:
 
         Nothing of the run reads them, but whoever globs the folder would count them.
         """
-        known = set(self._index(stage).table["rejects"].to_pylist())
+        known = set(IndexStore(self.storage, stage).read().table["rejects"].to_pylist())
         folder = f"{stage}/_rejects"
         stray = [name for name, _ in self.storage.entries(folder) if f"_rejects/{name}" not in known]
         for name in stray:

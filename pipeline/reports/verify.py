@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from capfilt.data_contracts.errors import CapfiltError
 from capfilt.data_contracts.ledger import StageTotals
 from capfilt.pipeline.ledger.commit_index import CommitIndex, Part
-from capfilt.pipeline.ledger.ledger import Ledger, reader_of
+from capfilt.pipeline.ledger.index_store import reader_of
+from capfilt.pipeline.ledger.ledger import Ledger
 
 
 def verify(ledger: Ledger) -> Iterator[tuple[str, str, str]]:

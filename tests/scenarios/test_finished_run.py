@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from capfilt.data_contracts.ledger import ShardRecord
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from tests.scenarios.command import Ended, capfilt, here, snapshot, table
 from tests.scenarios.made import HUMAN, SPECIAL, WEB
 

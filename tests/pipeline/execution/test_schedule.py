@@ -9,8 +9,8 @@ import pytest
 from capfilt.data_contracts.ledger import InputPart, ShardRecord
 from capfilt.pipeline.execution.schedule import Schedule
 from capfilt.pipeline.execution.task import Task
-from capfilt.pipeline.ledger.commit_index import CommitIndex, Part, named, rows_of
-from capfilt.pipeline.ledger.ledger import Ledger, part_name
+from capfilt.pipeline.ledger.commit_index import CommitIndex, Part, named, part_name, rows_of
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.status import State, stage_statuses
 from capfilt.stages.stage import TrainedModel

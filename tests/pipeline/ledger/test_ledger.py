@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError, StorageError
 from capfilt.data_contracts.ledger import FORMAT, RunRecord, ShardRecord, StageTotals
-from capfilt.pipeline.ledger.commit_index import Part
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger, part_name
+from capfilt.pipeline.ledger.commit_index import Part, part_name
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import Folder
 from tests.store import BUCKET
 

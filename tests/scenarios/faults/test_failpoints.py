@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.pipeline.ledger.ledger import RECORD, Ledger
+from capfilt.pipeline.ledger.index_store import RECORD
+from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage.failpoints import NAMES
 from tests.scenarios.command import snapshot
 from tests.scenarios.faults.bare import SHARDS, plan
