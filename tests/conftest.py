@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from tests.workers import RayOnOneWorker, starts_ray
+from tests.workers import SLOW, RayOnOneWorker, starts_ray
 
 if TYPE_CHECKING:
     from tests.store import Store
@@ -21,10 +21,12 @@ settings.load_profile("busy")
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray and put it first."""
+    """Mark what starts Ray or is slow, and put Ray's first."""
     for item in items:
         if starts_ray(item.nodeid):
             item.add_marker(pytest.mark.ray)
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not starts_ray(item.nodeid))
 
 

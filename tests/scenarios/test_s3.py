@@ -56,6 +56,7 @@ def cloud(killed: tuple[Path, dict[str, int]]) -> str:
     return run
 
 
+@pytest.mark.ci
 def test_the_kill_came_in_the_middle_and_nothing_ran_twice(killed: tuple[Path, dict[str, int]], cloud: str):
     before, after = killed[1], versions(cloud)
     captions = [name for name in before if name.startswith("caption/")]
@@ -64,10 +65,12 @@ def test_the_kill_came_in_the_middle_and_nothing_ran_twice(killed: tuple[Path, d
     assert not [name for name in after if ".g1." in name]
 
 
+@pytest.mark.ci
 def test_it_ends_with_the_rows_of_a_run_in_a_folder(cloud: str, finished: Path):
     assert difference(cloud, finished, COMPARED) == ""
 
 
+@pytest.mark.ci
 def test_only_committed_files_are_visible(cloud: str):
     ledger = Ledger(cloud)
     for stage in ledger.record().fingerprints:
@@ -78,6 +81,7 @@ def test_only_committed_files_are_visible(cloud: str):
     assert names == {"run.json", "report.json", "_log"}
 
 
+@pytest.mark.ci
 def test_no_key_is_in_the_run(cloud: str, killed: tuple[Path, dict[str, int]], store: Store):
     keys = [store.environment()[name].encode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     storage = Ledger(cloud).storage
@@ -86,6 +90,7 @@ def test_no_key_is_in_the_run(cloud: str, killed: tuple[Path, dict[str, int]], s
         assert not [key for key in keys if key in data], name
 
 
+@pytest.mark.ci
 def test_every_command_looks_into_it_from_storage_alone(cloud: str, finished: Path, workshop: Path):
     states = {row["stage"]: row["state"] for row in json.loads(here("status", cloud, "--json").out)}
     assert set(states.values()) == {"done"}

@@ -46,6 +46,7 @@ def ranks() -> list[int]:
     ]
 
 
+@pytest.mark.ci
 def test_a_worker_that_is_killed_costs_what_was_done_since_the_last_checkpoint(
     head: Any, tmp_path: Path
 ) -> None:

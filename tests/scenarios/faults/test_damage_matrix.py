@@ -203,6 +203,7 @@ def test_a_stage_whose_folder_is_gone(copy: Path, clean: Path, checkpoints: dict
     assert found(folder) == set()
 
 
+@pytest.mark.ci
 def test_damage_in_every_stage_at_once(copy: Path, clean: Path, checkpoints: dict[str, Path]):
     folder = copy / "run"
     for stage, kind in zip(STAGES, KINDS, strict=False):
@@ -294,6 +295,7 @@ def test_a_damaged_model_is_set_aside_and_trained_again_with_what_it_wrote(
     assert difference(folder, trained / "run", ("ingest", "caption", "score", "select")) == ""
 
 
+@pytest.mark.ci
 def test_a_damaged_model_is_found_by_the_worker_that_wants_to_open_it(
     trained: Path, tmp_path: Path, checkpoints: dict[str, Path]
 ):

@@ -29,6 +29,7 @@ PER_STAGE = (
     "batch",
     "ended",
 )  # documented in `capfilt.pipeline.storage.failpoints`: one place for each stage
+CI = ("part.published", "totals.after")
 HIDDEN = {"_commits", "_rejects", "_stage.json"}
 DESCRIBED = {name for names in SHARDS for name in names if not name.startswith("bad")}
 
@@ -147,7 +148,9 @@ def test_the_clean_run_is_what_the_walk_is_measured_by(clean: Path) -> None:
     assert len(began(clean)) == len(set(began(clean))) == 2 * len(SHARDS) + 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.ci if name in CI else ()) for name in NAMES]
+)
 def test_killed_there_and_resumed(name: str, nursery: Nursery, clean: Path, tmp_path: Path) -> None:
     """The first time that the place is reached, the second, the third ... until a run does not reach it."""
     for count in range(1, 100):
@@ -183,6 +186,7 @@ def test_a_trained_model_that_stands_is_not_trained_again(
     see_whole(run, clean)
 
 
+@pytest.mark.ci
 def test_a_run_that_is_killed_again_and_again_ends(nursery: Nursery, clean: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     deaths = 0
@@ -221,6 +225,7 @@ def test_references_of_a_fork_that_never_was_do_not_reach_another_run_of_its_nam
     see_whole(run, clean)
 
 
+@pytest.mark.ci
 def test_every_place_in_the_source_has_a_name_and_every_name_a_place() -> None:
     literals = {
         found

@@ -31,6 +31,7 @@ def mended(
     return run, before, said
 
 
+@pytest.mark.ci
 def test_a_run_with_three_deaths_ends_as_one_without(mended: tuple[Path, Any, str], finished: Path) -> None:
     run, before, _ = mended
     assert difference(run, finished, STAGES) == ""
@@ -39,6 +40,7 @@ def test_a_run_with_three_deaths_ends_as_one_without(mended: tuple[Path, Any, st
     assert "are whole" in here("verify", run).said
 
 
+@pytest.mark.ci
 def test_the_listing_whose_worker_died_has_one_part_for_each_shard(
     mended: tuple[Path, Any, str], finished: Path
 ) -> None:
@@ -48,12 +50,14 @@ def test_the_listing_whose_worker_died_has_one_part_for_each_shard(
     assert {part.record.attempt for part in listings[0].values() if part.record} == {1}
 
 
+@pytest.mark.ci
 def test_a_global_stage_whose_driver_died_is_closed(mended: tuple[Path, Any, str]) -> None:
     _, before, said = mended
     assert [part for part in before if part.startswith("list_web/")]
     assert re.search(r"list_web +complete", said)
 
 
+@pytest.mark.ci
 def test_the_shard_whose_worker_died_behind_its_commit_did_not_run_again(
     mended: tuple[Path, Any, str],
 ) -> None:

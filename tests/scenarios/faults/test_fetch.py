@@ -55,6 +55,7 @@ def asked(server: Hostile) -> int:
     return sum(entry.path.startswith("/slow/") for entry in server.log)
 
 
+@pytest.mark.ci
 def test_what_was_fetched_before_a_kill_is_not_fetched_again(
     recipe: dict[str, Any], server: Hostile, tmp_path: Path
 ):

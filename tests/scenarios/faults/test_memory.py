@@ -13,6 +13,7 @@ ROOM = 2 * 2**30
 
 
 @pytest.mark.thorough
+@pytest.mark.ci
 def test_a_row_that_eats_all_memory_is_quarantined_and_its_neighbours_stay(tmp_path: Path):
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     memory = {name: int(kilobytes) * 1024 for name, kilobytes, *_ in lines}

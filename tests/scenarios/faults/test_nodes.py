@@ -25,6 +25,7 @@ from tests.scenarios.command import (
 
 @pytest.mark.thorough
 @pytest.mark.timeout(600)
+@pytest.mark.ci
 def test_a_machine_is_lost_and_another_one_comes(recipe: dict[str, Any], finished: Path, tmp_path: Path):
     path = write_recipe(tmp_path / "recipe.yaml", recipe, name="nodes", placement=SLOW)
     run = tmp_path / "runs" / "nodes"

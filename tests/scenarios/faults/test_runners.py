@@ -32,6 +32,7 @@ def in_the_middle(process: subprocess.Popen[str], run: Path) -> None:
     assert process.poll() is None
 
 
+@pytest.mark.ci
 def test_a_second_runner_is_refused_and_a_third_may_join(
     recipe: dict[str, Any], finished: Path, tmp_path: Path
 ):

@@ -63,6 +63,7 @@ def sound(ledger: Ledger) -> None:
 # -- a store ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_store_with_troubles_of_every_kind_gives_the_clean_run(
     troubled: Store, clean: Path, checkpoints: dict[str, Path]
 ):
@@ -225,6 +226,7 @@ def test_a_disk_that_stays_so_stops_the_run_and_a_later_resume_ends_it(
     assert not [path for path in ledger.storage.path.rglob("_tmp/**/*") if path.is_file()]  # type: ignore[attr-defined]
 
 
+@pytest.mark.ci
 def test_a_disk_that_gets_room_in_time_is_waited_for(
     small_disk: Path, clean: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
@@ -245,6 +247,7 @@ def test_a_disk_that_gets_room_in_time_is_waited_for(
     assert difference(ledger.url, clean / "run", STAGES) == ""
 
 
+@pytest.mark.ci
 def test_a_full_disk_on_ray_ends_the_command_with_1_and_a_remedy(
     small_disk: Path, recipe: dict[str, Any], finished: Path, tmp_path: Path
 ):
