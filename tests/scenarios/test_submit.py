@@ -225,7 +225,8 @@ def test_a_job_on_a_cluster_that_others_use_says_that_it_waits(
             assert "nothing runs after 5 s; why: capfilt logs -f" in said
             wait_until(
                 lambda: (
-                    "waiting for a worker since 15 s: 1 asked for, 0 of 2 CPUs are free"
+                    any((run / "_log").glob("*"))  # before that, `logs` would ask the cluster
+                    and "waiting for a worker since 15 s: 1 asked for, 0 of 2 CPUs are free"
                     in here("logs", run).out
                 ),
                 "a word on it",
