@@ -208,9 +208,9 @@ class Run:
         Raises:
             CapfiltError: the run has no human pairs, or has not scored them yet.
         """
-        from capfilt.pipeline.reports import filter_report
+        from capfilt.pipeline.reports.filter import report_card
 
-        return filter_report.demand(self.ledger)
+        return report_card.demand(self.ledger)
 
     def verify(self) -> list[VerifiedFile]:
         """Reread every committed part and model and compare it with its record; damage is in the list, and is noted

@@ -9,7 +9,8 @@ import jinja2
 from capfilt.data_contracts.rejects import MEANING
 from capfilt.models.statistics.metrics import diversity, most_shared
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import dedup_report, filter_report, keep_rates
+from capfilt.pipeline.reports import dedup_report
+from capfilt.pipeline.reports.filter import keep_rates, report_card
 from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.reports.stages import figures, stages
 from capfilt.stages.training.pretrain import MOST_PASSES, learnt_by_heart, web_passes
@@ -61,7 +62,7 @@ def build(ledger: Ledger) -> dict[str, Any]:
         "exported": _exported(ledger),
         "evaluation": evaluation,
         "web_passes": _web_passes(ledger),
-        "filter": filter_report.build(ledger),
+        "filter": report_card.build(ledger),
         "test_images_in_crawl": _leaked(ledger),
         "uniqueness": dedup_report.build(ledger),
     }

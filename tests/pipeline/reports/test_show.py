@@ -1,13 +1,14 @@
 from rich.console import Console
 
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import filter_report, report
+from capfilt.pipeline.reports import report
+from capfilt.pipeline.reports.filter import report_card
 from capfilt.pipeline.reports.show import show_filter_report, show_report
 
 
 def test_it_can_be_read_on_a_terminal(judged: Ledger) -> None:
     console = Console(record=True, width=120)
-    show_filter_report(filter_report.demand(judged), console)
+    show_filter_report(report_card.demand(judged), console)
     text = console.export_text()
     for words in (
         "relation",

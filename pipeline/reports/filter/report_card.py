@@ -20,9 +20,9 @@ from capfilt.models.statistics.metrics import ece
 from capfilt.models.statistics.mixture import BLIND
 from capfilt.models.statistics.roc import roc_auc_over_images
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports.filter_evidence import MATCH, HeldOutPairs, held_out_pairs
-from capfilt.pipeline.reports.filter_warnings import warnings
-from capfilt.pipeline.reports.noise_estimate import NoiseEstimate
+from capfilt.pipeline.reports.filter.evidence import MATCH, HeldOutPairs, held_out_pairs
+from capfilt.pipeline.reports.filter.noise import NoiseEstimate
+from capfilt.pipeline.reports.filter.warnings import warnings
 from capfilt.pipeline.reports.query import files, query
 from capfilt.pipeline.reports.stages import figures
 

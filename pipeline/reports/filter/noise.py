@@ -16,8 +16,8 @@ from capfilt.models.statistics.bootstrap import Floats, image_weights, interval
 from capfilt.models.statistics.mixture import Bins, HeldOutScores
 from capfilt.models.statistics.threshold_target import curve as threshold_curve
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import keep_rates
-from capfilt.pipeline.reports.filter_evidence import MATCH, AuditedCaptions, HeldOutPairs, audited_captions
+from capfilt.pipeline.reports.filter import keep_rates
+from capfilt.pipeline.reports.filter.evidence import MATCH, AuditedCaptions, HeldOutPairs, audited_captions
 from capfilt.pipeline.reports.query import batches, files
 from capfilt.stages.training.rehearsal import NARROW
 

@@ -4,14 +4,15 @@ import pytest
 
 from capfilt.data_contracts.errors import UsageError
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import filter_report, report
+from capfilt.pipeline.reports import report
+from capfilt.pipeline.reports.filter import report_card
 from tests.pipeline.conftest import World
 from tests.pipeline.local import run
 from tests.pipeline.reports.judged import HELD_OUT
 
 
 def test_what_is_known_of_a_filter(judged: Ledger) -> None:
-    card = filter_report.build(judged)
+    card = report_card.build(judged)
     assert card is not None
     assert (card["test_images"], card["calibrate_images"]) == (HELD_OUT, HELD_OUT)  # five are in the crawl
     auc = card["auc"]
@@ -32,7 +33,7 @@ def test_what_is_known_of_a_filter(judged: Ledger) -> None:
 
 def test_it_is_in_the_report_and_in_the_dataset_card(judged: Ledger) -> None:
     found = report.build(judged)
-    assert found["filter"] == filter_report.build(judged)
+    assert found["filter"] == report_card.build(judged)
     text = report.card(found)
     assert "## How far the filter can be trusted" in text
     assert "| relation | 60 |" in text
@@ -43,12 +44,12 @@ def test_a_run_without_human_pairs_has_no_card(world: World) -> None:
     ledger = run(world.plan(human=[]))
     assert report.build(ledger)["filter"] is None
     with pytest.raises(UsageError, match="no test pairs") as caught:
-        filter_report.demand(ledger)
+        report_card.demand(ledger)
     assert "no `human` source" in caught.value.evidence
 
 
 def test_a_run_that_has_not_come_so_far_has_no_card_yet(world: World) -> None:
     ledger = run(world.plan(), until="human")
     with pytest.raises(UsageError, match="no test pairs") as caught:
-        filter_report.demand(ledger)
+        report_card.demand(ledger)
     assert "nothing of them yet" in caught.value.evidence

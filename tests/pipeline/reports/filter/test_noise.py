@@ -4,13 +4,13 @@ import pytest
 from rich.console import Console
 
 from capfilt.pipeline.ledger.ledger import Ledger
-from capfilt.pipeline.reports import filter_report
+from capfilt.pipeline.reports.filter import report_card
 from capfilt.pipeline.reports.show import show_filter_report
 from tests.pipeline.reports.judged import HELD_OUT, WEB
 
 
 def test_the_noise_among_kept_texts_is_foretold(judged: Ledger) -> None:
-    card = filter_report.build(judged)
+    card = report_card.build(judged)
     assert card is not None
     web, synthetic = card["crawl"]["web"], card["crawl"]["synthetic"]
     assert web["matches"]["value"] == pytest.approx(2 / 3, abs=0.08)
@@ -24,7 +24,7 @@ def test_the_noise_among_kept_texts_is_foretold(judged: Ledger) -> None:
 
 
 def test_a_curve_from_strict_to_lenient(judged: Ledger) -> None:
-    card = filter_report.build(judged)
+    card = report_card.build(judged)
     assert card is not None
     rows = card["curve"]
     assert [row["threshold"] for row in rows] == sorted((row["threshold"] for row in rows), reverse=True)
@@ -38,7 +38,7 @@ def test_a_curve_from_strict_to_lenient(judged: Ledger) -> None:
 
 
 def test_with_few_test_images_nothing_is_said_of_the_crawl(finished: Ledger) -> None:
-    card = filter_report.demand(finished)
+    card = report_card.demand(finished)
     assert (card["test_images"], card["crawl"], card["calibration"]) == (6, {}, None)
     assert card["auc"]["shuffled"]["value"] == 1
     assert card["threshold"]["value"] == 0.5

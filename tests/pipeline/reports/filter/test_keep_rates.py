@@ -5,7 +5,7 @@ import pytest
 
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import Decision, Record, Score, Source, WordCoverage
-from capfilt.pipeline.reports.keep_rates import FEW, LIKELY, alarm, rates
+from capfilt.pipeline.reports.filter.keep_rates import FEW, LIKELY, alarm, rates
 from capfilt.pipeline.reports.query import Files
 from tests.stages.rows import score
 
