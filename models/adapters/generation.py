@@ -138,5 +138,5 @@ def demand_room(prompt: int, decoding: Decoding, positions: int) -> None:
         raise UsageError(
             what="the captions asked for are longer than the captioner can write",
             evidence=f"{prompt} prompt tokens + max_tokens {decoding.max_tokens} > {positions} positions",
-            remedy="lower caption.max_tokens or shorten caption.prompt",
+            remedy="lower Decoding.max_tokens or shorten Decoding.prompt",
         )

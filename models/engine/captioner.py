@@ -76,7 +76,7 @@ class EngineCaptioner:
                 what="the captions asked for are longer than the captioner can write",
                 evidence=f"1 + {len(prompt) - 1} prompt tokens + max_tokens {decoding.max_tokens} "
                 f"> {self.config.max_positions} positions",
-                remedy="lower caption.max_tokens or shorten caption.prompt",
+                remedy="lower Decoding.max_tokens or shorten Decoding.prompt",
             )
 
     def _states(self, images: Images) -> Tensor:

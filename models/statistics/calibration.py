@@ -70,7 +70,7 @@ def calibrate(
             raise CalibrationError(
                 what="there are too few human pairs to set a threshold from",
                 evidence=f"{count} {kind} pairs in the calibrate split, at least {minimum} are needed",
-                remedy="give more human pairs (a tenth calibrates), or set select.threshold: NUMBER",
+                remedy="give more human pairs (a tenth calibrates), or set SelectPairs.threshold to a number",
             )
     logits = _logit(scores)
     if np.ptp(logits) < _SAME:
@@ -87,7 +87,7 @@ def calibrate(
             what="the filter does not score human pairs above mismatched ones",
             evidence=f"AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on {len(scores)} pairs",
             remedy="check that the human captions fit their images, bring more of them, or give a filter "
-            "checkpoint that works; select.threshold: {keep_fraction: 0.3} needs no even odds, only the order",
+            "checkpoint that works; a fraction to keep as SelectPairs.threshold needs no even odds, only the order",
         )
     even = np.where(labels == 1, 0.5 / len(matched), 0.5 / len(mismatched))
     return Calibration(

@@ -106,7 +106,7 @@ def reach(
             what=f"the filter cannot reach a {target.figure} of {target.value:g}",
             evidence=f"{said}; from {len(np.unique(np.asarray(images)))} calibrate images",
             remedy="ask for less, or make a better filter: more human pairs, more steps, text-edited negatives in "
-            "its training (models.filter.edits); `capfilt report-card RUN` tells where it is blind",
+            "its training (FilterSettings.edits); the report card tells where it is blind",
         )
     rounds = []
     for weights in image_weights(images, seed, ROUNDS):

@@ -110,7 +110,7 @@ class Batches:
             raise TrainingError(
                 what="a batch cannot be shared out evenly",
                 evidence=f"{self.size} pairs a step, {world.size} workers",
-                remedy="make batch, divided by accumulate, a multiple of the stage's placement.actors",
+                remedy="make batch, divided by accumulate, a multiple of the number of workers",
             )
         self._readers = [
             _Reader(source.pairs, settings.window, settings.seed + number)

@@ -121,5 +121,5 @@ def demand_variety(human: Pairs) -> None:
         raise TrainingError(
             what="the human captions say the same of most images",
             evidence=f"{times} of {images} images have the caption {text!r}",
-            remedy="bring captions that tell images apart; look at `capfilt inspect RUN human`",
+            remedy="bring captions that tell images apart; look at the rows of `human`",
         )

@@ -12,7 +12,7 @@ EVEN = 0.55  # an AUC below says nothing
 FEW = 40  # validation images: with fewer a figure at chance proves nothing
 LOUD = 0.9  # the share of images that get one and the same caption
 LOOK = (
-    "look whether the human captions fit their images: capfilt inspect RUN human; then train longer, lower lr, or "
+    "look whether the human captions fit their images, in the rows of `human`; then train longer, lower lr, or "
     "bring more pairs"
 )
 

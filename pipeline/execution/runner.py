@@ -32,6 +32,7 @@ from capfilt.pipeline.ledger.index_store import READERS
 from capfilt.pipeline.ledger.lease import Doing, Lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph, Node
+from capfilt.pipeline.planning.recipe_words import errors_in_recipe_words
 from capfilt.pipeline.planning.status import StageStatus, stage_statuses
 from capfilt.pipeline.storage.failpoints import failpoint
 from capfilt.stages.stage import GlobalStage
@@ -94,7 +95,8 @@ class Runner:
             with Lease(self.ledger.storage, join=self._join) as self._lease, self._listeners:
                 self._lease.tell(lambda: self._doing)
                 try:
-                    self._run(until)
+                    with errors_in_recipe_words():
+                        self._run(until)
                 except BaseException as error:
                     self._listeners.hear(RunEnded(error))
                     raise

@@ -11,6 +11,7 @@ from capfilt.models.protocols import Decoding, Inference
 from capfilt.models.statistics.threshold_target import ThresholdTarget
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.pipeline.planning.models import add_models, demand_human, inference_of
+from capfilt.pipeline.planning.recipe_words import errors_in_recipe_words
 from capfilt.pipeline.planning.schema import CaptionKeys, PrecisionTarget, RecallTarget, Recipe, SourceKeys
 from capfilt.pipeline.planning.settings import settings_of
 from capfilt.stages.clean.balance import Balance, CountWords, WordList
@@ -51,7 +52,8 @@ class Plan(Graph):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        _Builder(self, recipe).build()
+        with errors_in_recipe_words():
+            _Builder(self, recipe).build()
         for name in recipe.placement:
             self.demand(name, f"placement.{name}")
 

@@ -37,7 +37,7 @@ class WordList:
         except (OSError, UnicodeDecodeError) as error:
             evidence = str(error)
         raise RecipeError(
-            what=f"select.balance.words: {path} is no list of words",
+            what=f"{path} is not a list of words, as WordList.path has to be",
             evidence=evidence,
             remedy="one word a line, UTF-8; or leave it out: every word that says something counts",
         )

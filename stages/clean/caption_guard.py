@@ -46,7 +46,7 @@ class CaptionGuard:
                 raise RecipeError(
                     what=f"captions cannot be guarded with this {name}",
                     evidence=f"{name} is {value}",
-                    remedy="caption.guard: min_words is 0 (off) or more, repeats 0 (off) or at least 2",
+                    remedy="CaptionGuard.min_words is 0 (off) or more, CaptionGuard.repeats 0 (off) or at least 2",
                 )
 
     def refuse(self, text: str, prompt: str) -> Reason | None:

@@ -89,14 +89,14 @@ class CrawlVectors:
                     raise ContractError(
                         what="the crawl was embedded in vectors of different lengths",
                         evidence=f"{found.shape[1]} components in shard {shard}, {dim} before it",
-                        remedy="all shards have to be embedded by one model: capfilt verify, then resume",
+                        remedy="all shards have to be embedded by one model: verify the run, then resume it",
                     )
                 if ends[-1] * PER_ROW > memory:
                     raise StageError(
                         what="the crawl is too large for the memory that deduplication may use",
                         evidence=f"more than {ends[-2]:,} rows, at about {PER_ROW} bytes each beside their vectors, "
-                        f"and dedup.memory is {memory / 1e9:g} GB",
-                        remedy="give it more: `--set dedup.memory=16GB`; it changes no result",
+                        f"and DedupSettings.memory is {memory / 1e9:g} GB",
+                        remedy="raise DedupSettings.memory, to 16GB say; it changes no result",
                     )
                 file.write(found.tobytes())
                 row_ids.append(unhex(part["row_id"]))
@@ -108,7 +108,7 @@ class CrawlVectors:
             raise StageError(
                 what="there is nothing to deduplicate",
                 evidence="no image was embedded",
-                remedy="see what ingest kept: capfilt inspect RUN ingest --rejects",
+                remedy="see why, in the rejects of `ingest`",
             )
         rows = np.concatenate(row_ids)
         order = np.lexsort(

@@ -123,7 +123,7 @@ def _halves(found: NDArray[np.float32], kind: str, names: Sequence[str]) -> NDAr
         raise ModelError(
             what=f"the model's {kind} vectors cannot be compared: some are zero or not finite",
             evidence=f"{int(unusable.sum())} of {len(found)}, such as that of {first[:200]!r}",
-            remedy="its weights are damaged or its training diverged: use another model, or models.precision: fp32",
+            remedy="its weights are damaged or its training diverged: use another one, or Inference.precision fp32",
         )
     halves: NDArray[np.float16] = (found / lengths[:, None]).astype(np.float16)
     return halves

@@ -58,7 +58,7 @@ class Calibrate(GlobalStage):
             raise CalibrationError(
                 what="the human set is too small to set a threshold from",
                 evidence=f"{count} images in its calibrate split (a tenth), needed: {MINIMUM}",
-                remedy=f"bring {15 * MINIMUM} human images or more, or set select.threshold to a number",
+                remedy=f"bring {15 * MINIMUM} human images or more, or set SelectPairs.threshold to a number",
             )
         own, mismatched = kinds == PairKind.OWN, np.isin(kinds, MISMATCHES)
         try:

@@ -76,7 +76,7 @@ class Preflight(GlobalStage):
             what=f"of a sample of {ended.total()} urls {whole} could be fetched",
             evidence=", ".join(f"{count} {reason or 'whole'}" for reason, count in ended.most_common(5)),
             remedy="see to the network and its name server (a caching resolver helps), or to the list; "
-            "fetch.preflight: 0 goes on without a sample",
+            "Preflight.sample 0 goes on without one",
         )
 
 

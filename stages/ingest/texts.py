@@ -98,7 +98,7 @@ class TextRules:
         if not 0 <= self.min_length <= self.max_length:
             raise RecipeError(
                 what="no text can have such a length",
-                evidence=f"texts.min_length is {self.min_length}, texts.max_length {self.max_length}",
+                evidence=f"TextRules.min_length is {self.min_length}, TextRules.max_length {self.max_length}",
                 remedy="min_length is 0 or more and at most max_length",
             )
 

@@ -54,7 +54,7 @@ class CommittedPairs:
             raise TrainingError(
                 what="there is nothing to train on",
                 evidence=f"no {record.__name__} with a text" + (f" in split {split}" if split else ""),
-                remedy="look at `capfilt inspect RUN human` and `capfilt inspect RUN ingest`",
+                remedy="look at the rows of `human` and the rows of `ingest`",
             )
         self._path = site.scratch / f"{record.__name__}-{split or 'all'}.pixels"
 

@@ -74,7 +74,7 @@ def learnt_by_heart(passes: float, web: int) -> str:
     return (
         f"Pretraining sees each of the {web:,} web images {passes:.0f} times. A model learns so few wrong texts by "
         "heart, and the filter then lets them pass, which test images do not show. Take "
-        "models.pretrain.human_share: 1, fewer steps, or a larger crawl."
+        "human pairs alone (human_share 1), fewer steps, or a larger crawl."
     )
 
 

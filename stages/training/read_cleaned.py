@@ -146,6 +146,6 @@ class ReadCleaned(ShardStage):
         return SourceError(
             what=f"the cleaned set of the parent run {self.parent} cannot be read: images or texts are gone",
             evidence=evidence,
-            remedy="bring back the parent's folder as it was, or leave models.pretrain.from_run out; "
-            "a parent with export.images: embed needs its export alone",
+            remedy="bring back the parent's folder as it was, or pretrain without a parent run; "
+            "a parent whose export embeds its images needs its export alone",
         )

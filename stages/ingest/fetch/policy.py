@@ -67,7 +67,7 @@ class FetchPolicy:
             return tuple(ipaddress.ip_network(network) for network in self.allow_private)
         except ValueError as error:
             raise RecipeError(
-                what="fetch.allow_private is no list of networks",
+                what="FetchPolicy.allow_private is not a list of networks",
                 evidence=str(error),
                 remedy="write networks, as in [10.0.0.0/8, 127.0.0.1/32]",
             ) from None
@@ -79,4 +79,6 @@ class FetchPolicy:
 
 
 def _bad(name: str, value: object, wanted: str) -> RecipeError:
-    return RecipeError(what=f"fetch.{name} is out of range", evidence=repr(value), remedy=f"wanted: {wanted}")
+    return RecipeError(
+        what=f"FetchPolicy.{name} is out of range", evidence=repr(value), remedy=f"wanted: {wanted}"
+    )

@@ -152,7 +152,7 @@ class _Shard:
             what=f"the web has stopped answering: {self._spool.whole} of {ended} urls of a shard were fetched, "
             f"and {self._promised:.0%} of the sample",
             evidence=", ".join(f"{count} {reason}" for reason, count in reasons.most_common(5)),
-            remedy="see to the network and its name server, or lower fetch.threads; then resume",
+            remedy="see to the network and its name server, or lower FetchPolicy.threads; then resume",
         )
 
     def _left(self) -> list[int]:

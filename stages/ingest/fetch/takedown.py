@@ -71,7 +71,7 @@ class TakeDownFile:
             raise SourceError(
                 what=f"the take-down list {self.path} has changed since the run was planned",
                 evidence=f"digest {entries.digest[:12]}, planned with {self.digest[:12]}",
-                remedy="run the recipe again, as a fork: `capfilt run RECIPE --fork NAME`",
+                remedy="run the recipe again, as a fork of this run",
             )
         return entries
 

@@ -68,7 +68,7 @@ def test_too_few_human_pairs() -> None:
         calibrate([0.9] * 7, [0.1] * 50)
     assert "7 human pairs" in caught.value.evidence
     assert "at least 20" in caught.value.evidence
-    assert "select.threshold: NUMBER" in caught.value.remedy
+    assert "SelectPairs.threshold to a number" in caught.value.remedy
     assert calibrate([0.9] * 7, [0.1] * 50, minimum=5).positives == 7
     with pytest.raises(CalibrationError, match="0 mismatched pairs"):
         calibrate([0.9] * 50, [])

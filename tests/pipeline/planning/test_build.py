@@ -473,7 +473,7 @@ def test_a_model_for_deduplication_that_cannot_embed_is_refused(
 def test_words_that_cannot_be_read_are_refused(make: Make, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text(" \n")
     for path in ("words.txt", "gone.txt"):
-        with pytest.raises(RecipeError, match="is no list of words"):
+        with pytest.raises(RecipeError, match="is not a list of words"):
             make(select__balance={"cap": 2, "words": str(tmp_path / path)})
 
 

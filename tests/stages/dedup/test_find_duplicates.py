@@ -274,7 +274,7 @@ def test_an_empty_set_and_too_little_memory_are_refused(tmp_path: Path) -> None:
                 site(tmp_path), MemoryInput({Embedding: [table]})
             )
         )
-    assert "dedup.memory=16GB" in caught.value.remedy
+    assert "DedupSettings.memory" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_network_on_which_nothing_works_is_told(server: Hostile, tmp_path: Pat
     with pytest.raises(StageError, match="of a sample of 20 urls 0 could be fetched") as caught:
         figures(tmp_path, listed(server, 200, dead=1), 20)
     assert "20 http_404" in caught.value.evidence
-    assert "fetch.preflight: 0" in caught.value.remedy
+    assert "Preflight.sample 0" in caught.value.remedy
 
 
 def test_names_that_do_not_resolve_are_told(server: Hostile, tmp_path: Path) -> None:

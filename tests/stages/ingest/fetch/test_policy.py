@@ -34,7 +34,7 @@ def test_what_may_be_fetched_is_identity_and_patience_is_not() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=f"fetch.{next(iter(wrong))}"):
+    with pytest.raises(RecipeError, match=f"FetchPolicy.{next(iter(wrong))}"):
         FetchPolicy(**wrong)
 
 
