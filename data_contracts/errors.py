@@ -31,6 +31,7 @@ class CapfiltError(Exception):
     """The root. ``str()`` gives all three parts on their own lines."""
 
     exit_code: ClassVar[int] = 1
+    fields: ClassVar[tuple[str, ...]] = ("what", "evidence", "remedy")
 
     def __init__(self, *, what: str, evidence: str = "", remedy: str = "") -> None:
         self.what, self.evidence, self.remedy = what, evidence, remedy
@@ -46,11 +47,15 @@ class CapfiltError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keyword-only arguments do not survive pickling by default; errors cross processes."""
-        return partial(type(self), **vars(self)), ()
+        return partial(type(self), **self._values()), ()
 
     def plain(self) -> dict[str, Any]:
         """It as plain values, for another process: the class's name as ``kind``, and what it says."""
-        return {"kind": type(self).__name__, **vars(self)}
+        return {"kind": type(self).__name__, **self._values()}
+
+    def _values(self) -> dict[str, Any]:
+        """Its own fields; a library that it passes through may have hung others on it."""
+        return {name: getattr(self, name) for name in self.fields}
 
 
 def of_plain(values: Mapping[str, Any]) -> CapfiltError:
@@ -103,6 +108,8 @@ class StageError(FailedError):
 class StorageError(FailedError):
     """``run`` is where the run lies, when the storage is a run's."""
 
+    fields = (*FailedError.fields, "run")
+
     def __init__(self, *, what: str, evidence: str = "", remedy: str = "", run: str = "") -> None:
         super().__init__(what=what, evidence=evidence, remedy=remedy)
         self.run = run
@@ -130,6 +137,8 @@ class ConservationError(IntegrityError):
 
 class DamageError(IntegrityError):
     """Names the stage and the part, so that the runner can set it aside and redo its shard."""
+
+    fields = (*IntegrityError.fields, "stage", "part")
 
     def __init__(
         self, *, what: str, evidence: str = "", remedy: str = "", stage: str = "", part: str = ""
