@@ -200,3 +200,16 @@ def test_a_run_in_its_own_source(tmp_path: Path) -> None:
     for path in ("runs", "./", str(tmp_path)):
         with pytest.raises(RecipeError, match="lies in its own source"):
             load(write(tmp_path / "r.yaml", minimal(web={"format": "folder", "path": path})))
+
+
+def test_an_alias_may_lead_back_to_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: &a [1, *a]\n")
+    with pytest.raises(RecipeError, match="recipe key"):
+        load(tmp_path / "r.yaml")
+
+
+def test_a_merged_mapping_that_merges_another_has_no_key_twice(tmp_path: Path) -> None:
+    text = "x: &x {a: 1}\ny: {z: &z {<<: *x, a: 2}}\nw: {<<: *z}\n"  # z is flattened for w before it is read itself
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="unknown recipe key x"):
+        load(tmp_path / "r.yaml")
