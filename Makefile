@@ -16,7 +16,7 @@ help:  ## show this
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,cpu]'
 	touch $@
 
-demo: .venv/installed  ## make a noisy crawl of real pictures in ./demo and clean it
+demo: .venv/installed  ## make a noisy crawl of real images in ./demo and clean it
 	$(BIN)/capfilt demo --out demo
 
 test: .venv/installed  ## all tests but the slow faults

@@ -31,8 +31,8 @@ from capfilt.data_contracts.records import Occurrence, Record, UniqueImage
 from capfilt.pipeline.api.runs import drive
 from capfilt.pipeline.estimate.cost_model import CRAWL
 from capfilt.pipeline.estimate.throughput import Records, turns
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.execution.events import Event, Listener, StageBegun, StageEnded
-from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
 from capfilt.stages.stage import GlobalStage, Rows, ShardInput, ShardStage, Site, StageInput, Transform
@@ -125,7 +125,7 @@ def no_ops(shards: int, sleep: float, within: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=within) as folder:
         graph = plan(folder, shards, sleep)
         ledger = Ledger(graph.recipe.run)
-        open_run(graph, ledger)
+        create_run(graph, ledger)
         clock = Clock()
         drive(graph, ledger, clock)
         records = Records.of(ledger)

@@ -10,7 +10,7 @@ from capfilt.pipeline.api.runs import loaded
 from capfilt.pipeline.estimate.cost_model import CRAWL, estimate
 from capfilt.pipeline.estimate.terms import Estimate, Shape
 from capfilt.pipeline.estimate.throughput import Records
-from capfilt.pipeline.execution.open_run import demand_same
+from capfilt.pipeline.execution.create_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.graph import Graph

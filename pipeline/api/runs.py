@@ -11,8 +11,8 @@ from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.api.run import Run
 from capfilt.pipeline.cluster import environment
 from capfilt.pipeline.execution import retry
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.execution.events import Event, Listener
-from capfilt.pipeline.execution.open_run import open_run
 from capfilt.pipeline.execution.runner import Runner, Workers
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
@@ -143,7 +143,7 @@ def begin(recipe: Recipe, *, until: str | None = None, fork: str | None = None) 
     if until:
         plan.demand(until, f"--until {until}")
     ledger = Ledger(recipe.run)
-    open_run(plan, ledger, parent)
+    create_run(plan, ledger, parent)
     return Begun(plan, ledger, until)
 
 

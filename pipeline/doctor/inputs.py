@@ -20,7 +20,7 @@ from capfilt.models.images.decoder import Decoder, Refused
 from capfilt.models.open import check_model
 from capfilt.pipeline.doctor.finding import Finding
 from capfilt.pipeline.doctor.probe import resolved
-from capfilt.pipeline.execution.open_run import demand_same
+from capfilt.pipeline.execution.create_run import demand_same
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
 from capfilt.pipeline.planning.model_keys import ParentsKeys

@@ -15,7 +15,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.errors import UsageError
 from capfilt.data_contracts.records import Occurrence
 from capfilt.data_contracts.rejects import Reason
-from capfilt.pipeline.execution.open_run import demand_same
+from capfilt.pipeline.execution.create_run import demand_same
 from capfilt.pipeline.execution.part_writer import PartWriter
 from capfilt.pipeline.execution.task import Task
 from capfilt.pipeline.ledger.commit_index import CommitIndex

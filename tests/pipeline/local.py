@@ -8,7 +8,7 @@ from rich.console import Console
 
 from capfilt.data_contracts.identity import image_id, split_of
 from capfilt.data_contracts.records import Split
-from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.execution.runner import Runner
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.build import Plan
@@ -59,7 +59,7 @@ def plan_of(data: Path, checkpoints: Mapping[str, Path], **changes: Any) -> Plan
 def run(plan: Plan, until: str | None = None, parent: Ledger | None = None) -> Ledger:
     """Run a plan, or carry on; as `capfilt run` does."""
     ledger = Ledger(plan.recipe.run)
-    open_run(plan, ledger, parent)
+    create_run(plan, ledger, parent)
     listeners = (RunLog(ledger), Progress(Console(quiet=True)))
     Runner(plan, ledger, listeners, LocalCluster).run(until)
     return ledger

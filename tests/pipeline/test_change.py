@@ -8,7 +8,7 @@ import pytest
 
 from capfilt.data_contracts.errors import RunChangedError
 from capfilt.data_contracts.records import Caption
-from capfilt.pipeline.execution.open_run import demand_same, open_run
+from capfilt.pipeline.execution.create_run import create_run, demand_same
 from capfilt.pipeline.planning import graph
 from capfilt.pipeline.planning.build import Plan
 from tests.pipeline.conftest import World
@@ -82,10 +82,10 @@ def test_a_setting_of_the_recipe(done: World) -> None:
 
 
 def test_a_run_with_nothing_in_it_may_still_be_corrected(world: World) -> None:
-    open_run(world.plan(select={"threshold": 0.2}), world.ledger, None)
+    create_run(world.plan(select={"threshold": 0.2}), world.ledger, None)
     plan = world.plan(select={"threshold": 0.3})
-    open_run(plan, world.ledger, None)
+    create_run(plan, world.ledger, None)
     assert world.ledger.record().recipe["select"]["threshold"] == 0.3
     run(plan, until="list_web")
     with pytest.raises(RunChangedError):
-        open_run(world.plan(select={"threshold": 0.4}), world.ledger, None)
+        create_run(world.plan(select={"threshold": 0.4}), world.ledger, None)

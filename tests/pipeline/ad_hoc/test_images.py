@@ -125,11 +125,11 @@ def test_a_runs_models_and_its_way_of_decoding(
 
 
 def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) -> None:
-    from capfilt.pipeline.execution.open_run import open_run
+    from capfilt.pipeline.execution.create_run import create_run
 
     models = {**world.plan().recipe.plain()["models"], "precision": "bf16", "itm_token": "cls"}
     plan = world.plan(caption={"top_p": 0.7, "per_image": 3}, models=models, seed=4)
-    open_run(plan, world.ledger, None)
+    create_run(plan, world.ledger, None)
     where = world.ledger.url
     assert (inference_for(where), inference_for(str(blip_captioner))) == (Inference("bf16", "cls"), FLOAT32)
     assert decoding_for(where, {}, None) == Decoding(top_p=0.7, per_image=3, seed=4)
@@ -138,10 +138,10 @@ def test_a_runs_own_recipe_is_the_default(world: World, blip_captioner: Path) ->
 
 
 def test_a_run_that_trains_its_models(world: World, blip_filter: Path) -> None:
-    from capfilt.pipeline.execution.open_run import open_run
+    from capfilt.pipeline.execution.create_run import create_run
 
     plan = world.plan(models={"init": "tiny", "tokenizer": "wordpiece:100", "filter": {}, "captioner": {}})
-    open_run(plan, world.ledger, None)
+    create_run(plan, world.ledger, None)
     with pytest.raises(ModelError, match="has not trained its filter yet") as caught:
         model_of(world.ledger.url, "filter")
     assert "--until filter" in caught.value.remedy

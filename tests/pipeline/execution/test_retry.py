@@ -9,7 +9,7 @@ from capfilt.data_contracts.errors import BusyError, UsageError
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.rejects import Reason
 from capfilt.pipeline.execution import retry
-from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.ledger.lease import Lease
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files, query
@@ -129,7 +129,7 @@ def test_not_beside_a_runner(world: World) -> None:
     server, known, folder = world
     plan = web_plan(folder, texts_of(server), known)
     ledger = Ledger(plan.recipe.run)
-    open_run(plan, ledger, None)
+    create_run(plan, ledger, None)
     with Lease(ledger.storage, beat=0.05), pytest.raises(BusyError):
         retry.again(plan, ledger, retry.PASSING)
 

@@ -2,7 +2,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.data_contracts.errors import DamageError, RunChangedError, StageError
-from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from tests.pipeline.conftest import World
 from tests.pipeline.local import WEB, run
@@ -97,9 +97,9 @@ def test_the_damage_of_a_parent_is_not_mended_from_a_fork(done: World) -> None:
 
 def test_opening_twice_is_carrying_on(world: World) -> None:
     ledger = Ledger(world.folder / "run")
-    open_run(world.plan(), ledger)
+    create_run(world.plan(), ledger)
     created = ledger.record()
-    open_run(world.plan(), ledger)
+    create_run(world.plan(), ledger)
     assert ledger.record() == created
     assert created.recipe["select"]["threshold"] == 0.5
     assert {"ray", "torch", "python"} <= created.versions.keys()

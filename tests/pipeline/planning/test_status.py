@@ -1,4 +1,4 @@
-from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.status import State, stage_statuses
 from tests.pipeline.conftest import World
@@ -105,7 +105,7 @@ def test_a_part_of_another_size_is_damage_and_its_dependants_are_superseded(done
 def test_a_fork_has_its_parents_stages(done: World) -> None:
     plan = done.plan(name="strict", select={"threshold": 0.95})
     fork = Ledger(done.folder / "strict")
-    open_run(plan, fork, done.ledger)
+    create_run(plan, fork, done.ledger)
     found = {name: status.state for name, status in stage_statuses(plan, fork).items()}
     assert {name for name, state in found.items() if state is not State.PARENT} == {"select", "export"}
     assert found["select"] is State.TO_RUN

@@ -22,7 +22,7 @@ from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import pair_id
 from capfilt.data_contracts.records import Caption, Decision, Metric, Occurrence, Record, Source
 from capfilt.data_contracts.rejects import Reason
-from capfilt.pipeline.execution.open_run import open_run
+from capfilt.pipeline.execution.create_run import create_run
 from capfilt.pipeline.execution.runner import Runner
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.graph import Graph
@@ -157,7 +157,7 @@ def run(where: Path, parent: Path | None = None) -> None:
     global _diary
     _diary = where.with_suffix(".diary")
     graph, ledger = plan(), Ledger(where)
-    open_run(graph, ledger, Ledger(parent) if parent else None)
+    create_run(graph, ledger, Ledger(parent) if parent else None)
     Runner(graph, ledger, (RunLog(ledger), Progress(Console(quiet=True))), LocalCluster).run()
 
 

@@ -12,7 +12,7 @@ from capfilt.pipeline.ledger.versions import versions
 from capfilt.pipeline.planning.graph import Graph
 
 
-def open_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
+def create_run(plan: Graph, ledger: Ledger, parent: Ledger | None = None) -> None:
     """Create the run, or see that the run on disk is this plan's.
 
     With ``parent`` (a fork) every complete stage of it whose fingerprint holds is referred to, not copied.
