@@ -28,7 +28,7 @@ import psutil
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.identity import row_id
 from capfilt.data_contracts.records import Occurrence, Record, UniqueImage
-from capfilt.pipeline.api.runs import drive
+from capfilt.pipeline.api.runs import Begun, drive
 from capfilt.pipeline.estimate.cost_model import CRAWL
 from capfilt.pipeline.estimate.throughput import Records, turns
 from capfilt.pipeline.execution.create_run import create_run
@@ -127,7 +127,7 @@ def no_ops(shards: int, sleep: float, within: str | None) -> dict[str, Any]:
         ledger = Ledger(graph.recipe.run)
         create_run(graph, ledger)
         clock = Clock()
-        drive(graph, ledger, clock)
+        drive(Begun(graph, ledger, until="measured"), clock)
         records = Records.of(ledger)
         assert records.parts["measured"].num_rows == shards
         wall, driver, below = (
