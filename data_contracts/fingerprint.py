@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -45,6 +45,14 @@ def fingerprint(identity: Any) -> str:
     """sha256 of the canonical JSON of what :func:`identity_of` gave, hex."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def digest_of_contents(contents: Iterable[tuple[object, object]]) -> str:
+    """sha256 over names, in their order, each with what stands for its content: a digest, or a size; hex."""
+    seen = hashlib.sha256()
+    for name, content in contents:
+        seen.update(f"{name}\x1f{content}\x1e".encode("utf-8", "surrogateescape"))
+    return seen.hexdigest()
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:

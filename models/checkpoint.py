@@ -19,6 +19,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from capfilt.data_contracts.errors import ModelError
+from capfilt.data_contracts.fingerprint import digest_of_contents
 
 Role = Literal["filter", "captioner"]
 ROLES: tuple[Role, ...] = ("filter", "captioner")
@@ -236,12 +237,14 @@ def digest_of(where: str) -> str:
         return checkpoint.pinned
     settings = [checkpoint.directory / name for name in SETTINGS]
     files = weight_files(checkpoint) + [file for file in settings if file.is_file()]
-    total = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.name):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.name}\x1f{content}\x1e".encode())
-    return total.hexdigest()
+    return digest_of_contents(
+        (file.name, _sha256(file)) for file in sorted(files, key=lambda file: file.name)
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def brief(error: Exception, length: int = 200) -> str:

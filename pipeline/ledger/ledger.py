@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from capfilt.data_contracts.errors import DamageError, RunChangedError, SourceError
+from capfilt.data_contracts.fingerprint import digest_of_contents
 from capfilt.data_contracts.ledger import FORMAT, RunRecord, ShardRecord, StageTotals
 from capfilt.pipeline.ledger.commit_index import CommitIndex, Part, part_name
 from capfilt.pipeline.ledger.index_store import QUARANTINED, IndexStore, reader_of
@@ -224,11 +225,10 @@ class Ledger:
     def model_digest(self, name: str) -> str:
         """sha256 over the names and contents of all files of a model, hex; of no files when it is gone."""
         storage = self.home(name).storage
-        seen = hashlib.sha256()
-        for file in storage.tree(f"models/{name}"):
-            content = hashlib.sha256(storage.read(f"models/{name}/{file}")).hexdigest()
-            seen.update(f"{file}\x1f{content}\x1e".encode())
-        return seen.hexdigest()
+        return digest_of_contents(
+            (file, hashlib.sha256(storage.read(f"models/{name}/{file}")).hexdigest())
+            for file in storage.tree(f"models/{name}")
+        )
 
     def model(self, name: str, digest: str) -> Path:
         """A local directory with the model, which is checked against its digest once a process.

@@ -31,6 +31,7 @@ from capfilt.pipeline.planning.model_keys import (
 from capfilt.pipeline.planning.parent_run import cleaned_of
 from capfilt.pipeline.planning.schema import Recipe
 from capfilt.pipeline.planning.settings import settings_of
+from capfilt.stages.ingest.sources import folder
 from capfilt.stages.stage import BroughtModel, ModelRef, TrainedModel
 from capfilt.stages.training.finetune import FinetuneCaptioner, FinetuneFilter
 from capfilt.stages.training.pretrain import Pretrain
@@ -245,7 +246,4 @@ def _digest_of_files(images: Path, labels: Path) -> str:
             evidence=f"{missing} is not there",
             remedy="give both, or neither to warm up on the words of the human captions",
         )
-    seen = hashlib.sha256(labels.read_bytes())
-    for path in sorted(path for path in images.rglob("*") if path.is_file()):
-        seen.update(f"{path.relative_to(images)}\x1f{path.stat().st_size}\x1e".encode())
-    return seen.hexdigest()
+    return folder.digest_of(labels, images)

@@ -1,8 +1,7 @@
 """A parent run, whose cleaned dataset joins the pretraining of another: what of it is to be read, and from where."""
 
-import hashlib
-
 from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.fingerprint import digest_of_contents
 from capfilt.data_contracts.records import CleanedPart
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.storage import is_url
@@ -47,12 +46,10 @@ def cleaned_of(run: str) -> tuple[ListCleaned, ReadCleaned]:
         )
         for shard, (part, sha256) in sorted(held["export"].items())
     )
-    seen = hashlib.sha256()
-    for shard, part in parts:
-        seen.update(f"{shard}\x1f{part.sha256}\x1e".encode())
+    digest = digest_of_contents((shard, part.sha256) for shard, part in parts)
     homes = {stage: ledger.home(stage).url for stage in held}
     number = int(record.stages["export"]["stage"]["round"])
-    return ListCleaned(seen.hexdigest(), parts), ReadCleaned(record.name, number, homes)
+    return ListCleaned(digest, parts), ReadCleaned(record.name, number, homes)
 
 
 def _refusal(what: str, evidence: str, remedy: str) -> RecipeError:

@@ -1,6 +1,5 @@
 """Images of an evaluation set, wherever they lie: nothing of the crawl may be like them."""
 
-import hashlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.data_contracts.errors import RecipeError
+from capfilt.data_contracts.fingerprint import digest_of_contents
 from capfilt.stages.ingest.sources.folder import files_below
 from capfilt.stages.ingest.sources.parquet import opened
 from capfilt.stages.ingest.sources.source import IMAGE_COLUMNS, IMAGE_ENDINGS
@@ -36,11 +36,9 @@ class EvaluationImages:
                 evidence=f"{path} " + ("holds none" if Path(path).exists() else "does not exist"),
                 remedy=f"give a folder or a file; what can hold images ends in {', '.join(sorted(_HOLDS))}",
             )
-        seen = hashlib.sha256()
-        for file in found:
-            name = file.relative_to(path) if file != Path(path) else file.name
-            seen.update(f"{name}\x1f{file.stat().st_size}\x1e".encode("utf-8", "surrogateescape"))
-        return cls(Path(path).name, path, seen.hexdigest())
+        named = ((file.relative_to(path) if file != Path(path) else file.name, file) for file in found)
+        digest = digest_of_contents((name, file.stat().st_size) for name, file in named)
+        return cls(Path(path).name, path, digest)
 
     def images(self) -> Iterator[tuple[str, bytes]]:
         """The name of every image, and its bytes."""

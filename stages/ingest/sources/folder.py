@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from capfilt.data_contracts.errors import SourceError
+from capfilt.data_contracts.fingerprint import digest_of_contents
 from capfilt.stages.ingest.sources import tables
 from capfilt.stages.ingest.sources.entries import Listed, Notes, batched, extra_of
 from capfilt.stages.ingest.sources.source import (
@@ -60,10 +61,8 @@ def digest(spec: SourceSpec) -> str:
 def digest_of(table: Path, folder: Path) -> str:
     """sha256 over a table's bytes and the names and sizes of a folder's files, hex."""
     with table.open("rb") as file:
-        seen = hashlib.file_digest(file, "sha256")
-    for name, size in sorted(files_below(folder)):
-        seen.update(f"{name}\x1f{size}\x1e".encode("utf-8", "surrogateescape"))
-    return seen.hexdigest()
+        own = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of_contents([("", own), *sorted(files_below(folder))])
 
 
 def entries(spec: SourceSpec, notes: Notes) -> Iterator[pa.RecordBatch]:
