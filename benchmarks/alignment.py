@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from capfilt.models.open import open_filter
 from capfilt.pipeline.ad_hoc.images import inference_for
 from capfilt.pipeline.demo.crawl import read_truth
-from capfilt.pipeline.demo.planted import TABLE, found_by_truth
+from capfilt.pipeline.demo.planted import TABLE
+from capfilt.pipeline.demo.planted_found import found_by_truth
 from capfilt.pipeline.demo.world import COLOURS, Scene
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.reports.query import files, query

@@ -142,3 +142,6 @@ class Reject(Record):
     unit: str = Field(description="image or text")
     reason: Reason
     detail: str
+    duplicate_of: str | None = Field(
+        default=None, description="of a duplicate: the row_id that stays, or the held-out image's name"
+    )

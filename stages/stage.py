@@ -73,7 +73,9 @@ class Site:
 class Rejected(NamedTuple):
     """A unit that leaves: its id (``row_id`` of an image, ``pair_id`` of a text), its image occurrence, and why.
 
-    ``unit`` is the stage's own, unless a text leaves an image that stays.
+    ``unit`` is the stage's own, unless a text leaves an image that stays. ``duplicate_of`` names what a duplicate is
+    like:
+    the ``row_id`` that stays, or the held-out image.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Rejected(NamedTuple):
     reason: Reason
     detail: str
     unit: str | None = None
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True)

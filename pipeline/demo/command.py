@@ -149,7 +149,8 @@ def _funnel(ledger: Ledger, console: Console) -> None:
 
 def _duplicates(out: Path, ledger: Ledger) -> list[str]:
     """What was found of the planted copies, if there are any."""
-    from capfilt.pipeline.demo.planted import TABLE, found_by_truth
+    from capfilt.pipeline.demo.planted import TABLE
+    from capfilt.pipeline.demo.planted_found import found_by_truth
 
     if not (out / TABLE).exists() or "dedup" not in ledger.record().fingerprints:
         return []

@@ -77,6 +77,7 @@ class PartWriter:
                 unit=one.unit or stage.unit,
                 reason=one.reason,
                 detail=one.detail,
+                duplicate_of=one.duplicate_of,
             )
             for one in rejected
         ]

@@ -243,7 +243,7 @@ class FindDuplicates(GlobalStage):
         told = zip(named, of_names, compared.cosine, compared.differ, how, strict=True)
         for row, of, like, bits, why in told:
             detail = f"keeper {of}, similarity {like:.4f}, {bits} of 256 bits differ: {why}"
-            yield Rejected(row, row, Reason.DUPLICATE_OF, detail)
+            yield Rejected(row, row, Reason.DUPLICATE_OF, detail, duplicate_of=of)
 
     def _like_held_out(
         self, crawl: CrawlVectors, held: HeldOutVectors, found: _Found, rows: NDArray[np.int64]
@@ -254,7 +254,7 @@ class FindDuplicates(GlobalStage):
         named = hexes(crawl.row_ids[rows]).to_pylist()
         for row, other, like, bits in zip(named, others, compared.cosine, compared.differ, strict=True):
             detail = f"{held.names[other]}, similarity {like:.4f}, {bits} of 256 bits differ"
-            yield Rejected(row, row, Reason.HELD_OUT, detail)
+            yield Rejected(row, row, Reason.HELD_OUT, detail, duplicate_of=held.names[other])
 
     def _gathered(
         self, inputs: StageInput, crawl: CrawlVectors, keeper: NDArray[np.int64], stays: NDArray[np.bool_]

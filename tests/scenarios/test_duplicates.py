@@ -8,7 +8,8 @@ import pytest
 
 from capfilt.pipeline.demo.command import prepare
 from capfilt.pipeline.demo.crawl import write_demo
-from capfilt.pipeline.demo.planted import EDITS, found_by_truth
+from capfilt.pipeline.demo.planted import EDITS
+from capfilt.pipeline.demo.planted_found import found_by_truth
 from capfilt.pipeline.ledger.ledger import Ledger
 from capfilt.pipeline.planning.load import load
 from capfilt.pipeline.reports import stages
