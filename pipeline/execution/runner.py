@@ -131,7 +131,7 @@ class Runner:
             if not bad:
                 return statuses
             with ThreadPoolExecutor(READERS) as pool:
-                list(pool.map(lambda one: self._set_aside(*one), bad))
+                list(pool.map(lambda one: self._quarantine(*one), bad))
 
     def _pass(self, until: str | None) -> bool:
         """Go through the plan once; whether it is done."""
@@ -156,10 +156,10 @@ class Runner:
         except DamageError as error:
             if not error.part:
                 raise
-            self._set_aside(self.plan.nodes[error.stage], error.part, error.evidence)
+            self._quarantine(self.plan.nodes[error.stage], error.part, error.evidence)
         return False
 
-    def _set_aside(self, node: Node, part: str, why: str) -> None:
+    def _quarantine(self, node: Node, part: str, why: str) -> None:
         """Quarantine a part. ``why`` is empty for one that is sound but superseded."""
         home = self.ledger.home(node.name)
         if home.url != self.ledger.url:

@@ -180,7 +180,7 @@ def test_deaths_poison_and_damage_are_counted(watched: Watched) -> None:
     total = watched.seen.total
     assert total("ray_capfilt_attempts_failed_total", run="watched", stage="caption", kind="died") == 3
     assert total("ray_capfilt_rows_poison_total", run="watched", stage="caption") == 1
-    assert total("ray_capfilt_parts_set_aside_total", run="watched") == 1
+    assert total("ray_capfilt_parts_quarantined_total", run="watched") == 1
 
 
 def test_a_training_tells_its_step_and_its_loss(watched: Watched) -> None:

@@ -33,7 +33,7 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_did_not(world: World) -> 
     assert texts(run(world.plan())) == EXPECTED
 
 
-def test_a_part_that_was_altered_is_set_aside_and_redone(done: World) -> None:
+def test_a_part_that_was_altered_is_quarantined_and_redone(done: World) -> None:
     ledger = done.ledger
     (ledger.storage.path / "score/part-0000001.parquet").unlink()  # so that the altered part is read again
     path = ledger.storage.path / "ingest/part-0000001.parquet"

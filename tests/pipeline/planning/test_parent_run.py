@@ -94,7 +94,7 @@ def test_images_that_are_gone_are_said_to_be(world: World, images: str, tmp_path
     shutil.rmtree(ledger.storage.path / "ingest")
     with pytest.raises(SourceError, match="images or texts are gone") as caught:
         read(ledger, tmp_path)
-    assert "export.images: embed needs its export alone" in caught.value.remedy
+    assert "whose export embeds its images needs its export alone" in caught.value.remedy
 
 
 def test_an_export_that_embeds_needs_nothing_else(copied: Ledger, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def _flip_weights(model: Path) -> None:
     [_flip_weights, lambda model: (model / "config.json").unlink(), shutil.rmtree],
     ids=["a bit of its weights", "a file of it gone", "gone"],
 )
-def test_a_damaged_model_is_set_aside_and_trained_again_with_what_it_wrote(
+def test_a_damaged_model_is_quarantined_and_trained_again_with_what_it_wrote(
     trained: Path, tmp_path: Path, checkpoints: dict[str, Path], damage: Damage
 ):
     folder = Path(shutil.copytree(trained, tmp_path / "copy")) / "run"

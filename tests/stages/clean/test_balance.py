@@ -67,7 +67,7 @@ def test_only_words_of_the_list_count(tmp_path: Path) -> None:
     assert [row["word"] for row in counted] == ["dog"]
     assert 30 < len(kept) < 75  # 50 of 201 for the dog alone
     (tmp_path / "words.txt").write_text("")
-    with pytest.raises(RecipeError, match="is no list of words"):
+    with pytest.raises(RecipeError, match="is not a list of words"):
         WordList.of(str(tmp_path / "words.txt"))
 
 
