@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
 
-import duckdb
-
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import IngestedImage, Placeholder, Record
+from capfilt.stages.out_of_core import out_of_core
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 
 ALIKE = 0.1  # the line: of two texts, mean share of common trigrams up to which they count as unrelated
@@ -51,10 +50,7 @@ class FindPlaceholders(GlobalStage):
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
         found = []
-        with duckdb.connect(site.scratch / "seen.duckdb") as database:
-            database.execute(f"SET threads TO {site.threads}")
-            database.execute("SET memory_limit = '1GB'")
-            database.execute(f"SET temp_directory = '{site.scratch}/spill'")
+        with out_of_core(site) as database:
             database.execute(
                 "CREATE TABLE seen (image_id VARCHAR, row_id VARCHAR, host VARCHAR, url VARCHAR, text VARCHAR)"
             )

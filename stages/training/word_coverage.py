@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from capfilt.data_contracts.contract import Contract
 from capfilt.data_contracts.records import HumanImage, IngestedImage, Record, Split, WordCoverage
 from capfilt.models.text.normalise import content_words
+from capfilt.stages.out_of_core import out_of_core
 from capfilt.stages.stage import GlobalStage, Rows, Site, StageInput
 from capfilt.stages.training.rehearsal import NARROW, covered_share
 
@@ -36,10 +37,7 @@ class MeasureWordCoverage(GlobalStage):
     may_find_nothing: ClassVar[bool] = True
 
     def run(self, site: Site, inputs: StageInput) -> Iterator[Rows]:
-        with duckdb.connect(site.scratch / "words.duckdb") as database:
-            database.execute(f"SET threads TO {site.threads}")
-            database.execute("SET memory_limit = '1GB'")
-            database.execute(f"SET temp_directory = '{site.scratch}/spill'")
+        with out_of_core(site) as database:
             database.execute("CREATE TABLE seen (word VARCHAR, web BIGINT, human BIGINT)")
             for part in inputs.parts(HumanImage, ["texts", "split"]):
                 own = part.filter(pc.equal(part["split"], str(Split.TRAIN)))
