@@ -1,4 +1,4 @@
-"""The models by hand: caption and score images from files, outside any run and without Ray.
+"""Models without a run: caption and score images from files, outside any run and without Ray.
 
 A caption's draws come from its image's bytes, as in a run: the same model, decoding and seed write the same.
 """

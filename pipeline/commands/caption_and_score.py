@@ -37,7 +37,7 @@ def caption(
     batch: Batch = 16,
     as_json: Json = False,
 ) -> None:
-    """Caption images by hand. Options are the recipe's `caption` keys; a run's own are its defaults."""
+    """Caption images without a run. Options are the recipe's `caption` keys; a run's own are its defaults."""
     from capfilt.pipeline.api import models
 
     decoding = {
@@ -62,7 +62,7 @@ def score(
     batch: Batch = 16,
     as_json: Json = False,
 ) -> None:
-    """Score texts against images by hand: itm is the probability of a match, itc the cosine."""
+    """Score texts against images without a run: itm is the probability of a match, itc the cosine."""
     from capfilt.pipeline.api import models
 
     found = models.score(files, text, model, device=device, batch=batch)

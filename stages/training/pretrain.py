@@ -61,8 +61,8 @@ class Pretrain(Training):
 def web_passes(settings: Mapping[str, Any], web: int, cleaned: int) -> float:
     """How often pretraining sees each of so many web images, beside so many that another run has cleaned.
 
-    The shares are those of :meth:`capfilt.models.training.settings.PretrainSettings.other_shares`, without importing
-    torch.
+    ``settings`` are those of :class:`capfilt.models.training.settings.PretrainSettings` by name, as a run's record
+    has them; the shares are what its ``other_shares`` comes to.
     """
     share = 1 - settings["human_share"] - settings["cleaned_share"]
     if not settings["cleaned_share"] and cleaned:
